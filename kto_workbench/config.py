@@ -1,0 +1,333 @@
+"""Every option of a training, once: type, default, bounds, help.
+
+The YAML keys, the flags of `kto train`, the widgets of the page and the option table of the docs are all made from
+`KTOConfig`. To add an option, add a field here and use it in the engine; nothing else needs to know.
+
+    config = KTOConfig(model="demo", data="thumbs.jsonl", beta=0.1)
+    config = load_config("config.yaml", beta=0.2)      # keyword arguments override the file
+    save_config(config, "config.yaml")
+"""
+
+import difflib
+import typing
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from kto_workbench.errors import ConfigError
+
+DEMO_MODEL = "demo"
+
+# What the tiny demo model wants instead of the defaults below, which are meant for models of a billion parameters:
+# with those it would not move at all. Found by trying; applied wherever the user has said nothing.
+DEMO_DEFAULTS: dict[str, Any] = {
+    "beta": 1.0,
+    "learning_rate": 1.5e-3,
+    "lr_scheduler_type": "linear",
+    "batch_size": 16,
+    "num_train_epochs": 6.0,
+    "lora_r": 8,
+    "lora_alpha": 16,
+    "max_length": 512,
+    "sample_max_new_tokens": 96,
+}
+
+GROUPS = {
+    "basics": "What is trained, on what",
+    "kto": "The KTO objective",
+    "lora": "The adapter",
+    "optimization": "Optimization",
+    "memory": "Length, memory and precision",
+    "records": "Evaluation, checkpoints and records",
+    "samples": "Answers to watch while training",
+}
+
+
+def _option(default: Any, help: str, *, group: str, basic: bool = False, source: str = "", **bounds: Any) -> Any:
+    """A field with its help; `basic` options are those that the page shows unfolded, `source` says where a default is from."""
+    extra = {"group": group, "basic": basic, "source": source}
+    return Field(default, description=help, json_schema_extra=extra, validate_default=True, **bounds)
+
+
+class KTOConfig(BaseModel):
+    """All options of one training run. Unknown names and values out of bounds raise ConfigError with one sentence."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    # basics
+    model: str = _option(
+        DEMO_MODEL, "The causal language model to start from: a folder, a hub id, or `demo`.", group="basics", basic=True
+    )
+    data: str = _option(
+        "demo",
+        "The feedback: a file, or a name: `demo`, `demo-rare` (thumbs up are 1 in 10), `demo-right-or-wrong`, "
+        "`thumbs` (what was collected in this workspace).",
+        group="basics",
+        basic=True,
+    )
+    workspace: str = _option(
+        "workspace", "The folder that holds runs, uploads, cache and collected thumbs.", group="basics"
+    )
+    seed: int = _option(
+        42, "Seeds the adapter, the batches and the watched answers: same seed, same run.", group="basics", ge=0
+    )
+
+    # kto
+    objective: Literal["kto", "sft"] = _option(
+        "kto",
+        "`kto` learns from both thumbs; `sft` only imitates the thumbs up, as a baseline to compare with.",
+        group="kto",
+    )
+    beta: float = _option(
+        0.1,
+        "How sharply a reward saturates, and so how far the model may move from the reference; smaller moves further.",
+        group="kto",
+        basic=True,
+        source="Paper: 0.01-0.1 for large or fine-tuned models, 0.1-1.0 for small models without fine-tuning.",
+        gt=0,
+        le=100,
+    )
+    desirable_weight: float | None = _option(
+        None,
+        "λ_D, the weight of thumbs up. Empty: from the class balance, so that "
+        "(λ_D · thumbs up) / (λ_U · thumbs down) = 1.",
+        group="kto",
+        basic=True,
+        source="Paper v4: the ratio above belongs in [1, 3/2].",
+        ge=0,
+    )
+    undesirable_weight: float | None = _option(
+        None, "λ_U, the weight of thumbs down. Empty: from the class balance.", group="kto", basic=True, ge=0
+    )
+    z0: Literal["batch", "every", "zero"] = _option(
+        "batch",
+        "The reference point z0: `batch` estimates it at each step from the batch's mismatched pairs (a forward pass "
+        "over the completions); `every` re-estimates it each `kl_every` steps from `kl_sample` mismatched pairs "
+        "(cheaper, staler); `zero` fixes it at 0 (free; for data that the model was fine-tuned on; TRL's "
+        "apo_zero_unpaired).",
+        group="kto",
+        source="Paper Eq. 8: batch.",
+    )
+    kl_every: int = _option(10, "With z0 `every`: steps between two estimates.", group="kto", ge=1)
+    kl_sample: int = _option(64, "With z0 `every`: mismatched pairs in an estimate.", group="kto", ge=2)
+    reference: Literal["base", "uniform"] = _option(
+        "base",
+        "`base` compares with the model without its adapter (one forward pass over the data, once, kept on disk); "
+        "`uniform` assumes a uniform reference and needs no pass: r = log π(y|x) + the entropy of π over y's positions.",
+        group="kto",
+    )
+    sft_weight: float = _option(
+        0.0,
+        "Adds this much of the plain next-token loss on thumbs-up completions, averaged over their tokens "
+        "(LLaMA-Factory: pref_ftx); costs nothing extra.",
+        group="kto",
+        ge=0,
+    )
+
+    # lora
+    lora_r: int = _option(16, "Rank of the LoRA adapter.", group="lora", basic=True, ge=1, le=1024)
+    lora_alpha: float = _option(32, "LoRA scaling: the adapter is multiplied by alpha / r.", group="lora", gt=0)
+    lora_dropout: float = _option(
+        0.0,
+        "Dropout before the adapter while training. Rewards are then noisy even at step 0, and the fast paths that "
+        "reuse activations are off.",
+        group="lora",
+        ge=0,
+        lt=1,
+    )
+    lora_targets: str = _option(
+        "all-linear",
+        "Which layers get an adapter: `all-linear`, or names separated by commas. Attention alone learns less.",
+        group="lora",
+    )
+    load_in_4bit: bool = _option(
+        False,
+        "QLoRA: keep the frozen model in 4 bits (NF4, double quantization): a quarter of the memory, somewhat slower.",
+        group="lora",
+        basic=True,
+    )
+
+    # optimization
+    learning_rate: float = _option(
+        5e-5,
+        "Peak learning rate.",
+        group="optimization",
+        basic=True,
+        source="Paper: 5e-6 for full fine-tuning with AdamW; LoRA takes about 10 times more.",
+        gt=0,
+        le=1,
+    )
+    batch_size: int = _option(
+        32,
+        "Examples of one optimizer step, over which z0 and the loss are taken. It is statistics, not memory: "
+        "see tokens_per_pass.",
+        group="optimization",
+        basic=True,
+        source="Paper: at least 2, 8-128 recommended, 32 used.",
+        ge=2,
+        le=4096,
+    )
+    num_train_epochs: float = _option(
+        3.0, "Times to go through the data.", group="optimization", basic=True, gt=0, le=1000
+    )
+    max_steps: int = _option(
+        -1, "Stop after this many steps, whatever the epochs; -1 leaves it to num_train_epochs.", group="optimization", ge=-1
+    )
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = _option(
+        "cosine", "How the learning rate goes down after the warm-up.", group="optimization"
+    )
+    warmup_ratio: float = _option(0.1, "Part of the steps in which the learning rate rises.", group="optimization", ge=0, lt=1)
+    weight_decay: float = _option(0.0, "AdamW's weight decay.", group="optimization", ge=0)
+    max_grad_norm: float = _option(
+        1.0, "Gradients with a larger norm are scaled down to it; 0 leaves them.", group="optimization", ge=0
+    )
+    optim: Literal["adamw", "paged_adamw_8bit"] = _option(
+        "adamw", "The optimizer; the paged 8-bit one saves memory on a GPU.", group="optimization"
+    )
+
+    # memory
+    max_length: int = _option(
+        1024,
+        "Tokens of prompt and completion together; a longer row loses the start of its prompt, then the end of its "
+        "completion, and is counted.",
+        group="memory",
+        basic=True,
+        ge=8,
+    )
+    tokens_per_pass: Literal["auto"] | int = _option(
+        "auto",
+        "Tokens that go through the model at once. Only memory and speed depend on it: gradients and z0 are the same "
+        "for every value. Halved by itself when the GPU runs out of memory.",
+        group="memory",
+    )
+    gradient_checkpointing: bool = _option(
+        False, "Recompute activations in the backward pass: less memory, about a third more time.", group="memory"
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = _option(
+        "auto", "Precision of the frozen weights and activations; `auto`: bfloat16 on a GPU, float32 on a CPU.", group="memory"
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = _option("auto", "Where to train; `auto` takes a GPU if there is one.", group="memory")
+    threads: int = _option(
+        0, "CPU threads; 0 leaves it to torch. On a shared machine 1 is often faster than 2.", group="memory", ge=0
+    )
+
+    # records
+    eval_fraction: float = _option(
+        0.1, "Part of the prompts held out to evaluate on, with all their rows.", group="records", ge=0, lt=1
+    )
+    eval_steps: int = _option(0, "Steps between evaluations; 0: at the end of each epoch.", group="records", ge=0)
+    save_steps: int = _option(
+        50, "Steps between checkpoints, from which a stopped or crashed run resumes; 0: only at the end.", group="records", ge=0
+    )
+    save_total_limit: int = _option(2, "Checkpoints to keep.", group="records", ge=1)
+    logging_steps: int = _option(1, "Steps between two records in metrics.jsonl.", group="records", ge=1)
+    report_to: str = _option(
+        "none", "Also log to `tensorboard`, `wandb` or `trackio` (installed by you); names separated by commas.", group="records"
+    )
+
+    # samples
+    sample_prompts: tuple[str, ...] = _option(
+        (), "Prompts answered by the reference and the tuned model while training; empty: the first few held-out ones.",
+        group="samples",
+    )
+    sample_steps: int = _option(
+        0, "Steps between these answers; 0: five times in a run; -1: never.", group="samples", ge=-1
+    )
+    sample_max_new_tokens: int = _option(128, "Longest answer, in tokens.", group="samples", ge=1)
+    temperature: float = _option(
+        0.7, "Sampling temperature of these answers; 0 is greedy, which misleads on small models.", group="samples", ge=0, le=5
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_demo_defaults(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("model", DEMO_MODEL) == DEMO_MODEL:
+            return {**DEMO_DEFAULTS, **values}
+        return values
+
+    @model_validator(mode="after")
+    def _refuse_what_does_not_go_together(self) -> "KTOConfig":
+        if isinstance(self.tokens_per_pass, int) and self.tokens_per_pass < 1:
+            raise ValueError("option `tokens_per_pass` must be `auto` or at least 1")
+        if self.desirable_weight == 0 and self.undesirable_weight == 0:
+            raise ValueError("options `desirable_weight` and `undesirable_weight` are both 0, so nothing would be learned")
+        if self.objective == "sft" and self.sft_weight:
+            raise ValueError("option `sft_weight` belongs to objective `kto`; with objective `sft` leave it at 0")
+        if self.lora_dropout and self.reference == "uniform":
+            raise ValueError("option `reference` `uniform` needs lora_dropout 0")
+        return self
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(_first_sentence(error)) from None
+
+    def replace(self, **values: Any) -> "KTOConfig":
+        """The same config with some options changed, checked again."""
+        return KTOConfig(**{**self.model_dump(), **values})
+
+
+def options() -> dict[str, FieldInfo]:
+    """Every option by name, in order; `.description`, `.default`, `.json_schema_extra` hold its help, default and group."""
+    return dict(KTOConfig.model_fields)
+
+
+def option_choices(field: FieldInfo) -> tuple[str, ...]:
+    """The words that an option may take, () if it is not a choice."""
+    if typing.get_origin(field.annotation) is Literal:
+        return typing.get_args(field.annotation)
+    return ()
+
+
+def option_bounds(field: FieldInfo) -> dict[str, float]:
+    """The bounds of a number: any of `ge`, `gt`, `le`, `lt`."""
+    names = ("ge", "gt", "le", "lt")
+    return {name: getattr(m, name) for m in field.metadata for name in names if getattr(m, name, None) is not None}
+
+
+def unknown_option(name: str) -> str:
+    """One sentence on an option that does not exist, with the nearest that does."""
+    near = difflib.get_close_matches(name.replace("-", "_"), KTOConfig.model_fields, n=1)
+    return f"There is no option `{name}`" + (f"; did you mean `{near[0]}`?" if near else ".")
+
+
+def _first_sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"] if part in KTOConfig.model_fields) or ""
+    if first["type"] == "extra_forbidden":
+        return unknown_option(str(first["loc"][0]))
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if not name:
+        return message[0].upper() + message[1:] + "."
+    return f"Option `{name}` should be {message}, not {first['input']!r}."
+
+
+def load_config(path: str | Path, **overrides: Any) -> KTOConfig:
+    """Read a YAML file of options; keyword arguments win over it. Raises ConfigError."""
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"There is no config file {path}.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"Can't read the config file {path}: {reason}.") from None
+    values = {} if values is None else values
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ConfigError(f"The config file {path} should hold lines of `option: value`.")
+    return KTOConfig(**{**values, **overrides})
+
+
+def config_to_yaml(config: KTOConfig) -> str:
+    """The complete config as YAML, every option with its value, in the order of this file."""
+    values = config.model_dump(mode="json")
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def save_config(config: KTOConfig, path: str | Path) -> None:
+    """Write the complete config as YAML."""
+    Path(path).write_text(config_to_yaml(config), encoding="utf-8")
