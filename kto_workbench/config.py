@@ -71,6 +71,11 @@ class KTOConfig(BaseModel):
     workspace: str = _option(
         "workspace", "The folder that holds runs, uploads, cache and collected thumbs.", group="basics"
     )
+    template: Literal["auto", "none"] = _option(
+        "auto",
+        "`auto`: prompts and answers go through the model's chat template if it has one; `none`: plain text.",
+        group="basics",
+    )
     seed: int = _option(
         42, "Seeds the adapter, the batches and the watched answers: same seed, same run.", group="basics", ge=0
     )

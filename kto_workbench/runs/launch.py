@@ -1,0 +1,95 @@
+"""From a config to a run, from a run to a child process; follow it, resume it.
+
+The child is a session of its own that writes to a file, so it outlives the page, the shell and the server that
+started it, and nothing that it prints can block it.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from kto_workbench.config import KTOConfig
+from kto_workbench.errors import RunError
+from kto_workbench.feedback import load_feedback, suggest_weights
+from kto_workbench.runs.directory import COMMANDS, Run, Status, new_run
+
+
+def create_run(config: KTOConfig) -> Run:
+    """Check the feedback, settle the weights, and write a new run's directory. Nothing is started.
+
+    Raises DataError if the feedback can't be used.
+    """
+    feedback = load_feedback(config.data, workspace=config.workspace)
+    balance = feedback.balance()
+    weights = suggest_weights(balance.n_desirable, balance.n_undesirable)
+    desirable = weights[0] if config.desirable_weight is None else config.desirable_weight
+    undesirable = weights[1] if config.undesirable_weight is None else config.undesirable_weight
+    path = Path(config.data)
+    # The run must find the file from any folder.
+    data = str(path.resolve()) if path.exists() else config.data
+    settled = config.replace(desirable_weight=desirable, undesirable_weight=undesirable, data=data)
+    return new_run(
+        settled,
+        {
+            "data": data,
+            "rows": balance.n_desirable + balance.n_undesirable,
+            "n_desirable": balance.n_desirable,
+            "n_undesirable": balance.n_undesirable,
+            "problems": len(feedback.problems),
+            "sha256": _sha256(path) if path.is_file() else None,
+        },
+    )
+
+
+def start(run: Run) -> int:
+    """Start the training of a run in a child process and return its PID at once."""
+    if run.status().active and run.status().pid is not None:
+        raise RunError(f"Run {run.id} is {run.status().state} already.")
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with run.log_path.open("ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "kto_workbench.engine.child", str(run.path.resolve())],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=environment,
+        )
+    _children.append(child)
+    return child.pid
+
+
+# Kept so that an ended child is reaped at the next start instead of staying a zombie, and never waited for.
+_children: list[subprocess.Popen] = []
+
+
+def resume(run: Run) -> int:
+    """Go on with a stopped, failed or crashed run from its latest checkpoint, in a child process."""
+    status = run.status()
+    if not status.resumable:
+        raise RunError(f"Run {run.id} is {status.state}; only a stopped, failed or crashed run can be resumed.")
+    for command in COMMANDS:
+        run.was_asked(command, forget=True)
+    run.set_status(state="queued", pid=None, process_started=None, queued=time.time(), ended=None, error="", message="")
+    return start(run)
+
+
+def follow(run: Run, every: float = 0.2) -> Iterator[Status]:
+    """Yield the run's status until it has ended; the last one says how."""
+    while True:
+        for child in [child for child in _children if child.poll() is not None]:
+            _children.remove(child)
+        status = run.status()
+        yield status
+        if not status.active:
+            return
+        time.sleep(every)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
