@@ -1,0 +1,36 @@
+"""Thumbs in: any file becomes rows of prompt, completion and label; checked, balanced, and collected.
+
+    rows.py        Row, Rows over Arrow, Problem
+    balance.py     thumbs up against thumbs down, the weights λ
+    labels.py      which values are a thumb up, which a thumb down
+    messages.py    texts and conversations in the shapes that files have them
+    formats.py     what the columns of a file mean; how a record becomes examples
+    columns.py     the same for plain columns, vectorised
+    files.py       opening a file safely: packed, UTF-16, a pipe, a bomb
+    containers.py  JSON lines, JSON, CSV, Parquet, Arrow as chunks of raw rows
+    sources.py     from a name, a file or a table to these chunks
+    named.py       feedback known by name
+    loading.py     load_feedback
+    reports.py     check, and what it says
+    rendering.py   rows as a model's tokens
+
+Nothing here imports torch.
+"""
+
+from kto_workbench.feedback.balance import Balance, suggest_weights, weight_range
+from kto_workbench.feedback.loading import Feedback, load_feedback
+from kto_workbench.feedback.reports import CheckReport, check
+from kto_workbench.feedback.rows import Problem, Row, Rows
+
+__all__ = [
+    "Balance",
+    "CheckReport",
+    "Feedback",
+    "Problem",
+    "Row",
+    "Rows",
+    "check",
+    "load_feedback",
+    "suggest_weights",
+    "weight_range",
+]

@@ -1,0 +1,231 @@
+"""Feedback in: any source becomes rows, a balance, and a list of what could not be used.
+
+    feedback = load_feedback("thumbs.jsonl")
+    feedback.rows[0].prompt, feedback.problems, feedback.balance().advice
+
+Rows in = rows kept + problems, always. A row of a pair file is one row in, and becomes two rows of feedback.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kto_workbench.errors import DataError
+from kto_workbench.feedback.balance import Balance
+from kto_workbench.feedback.columns import convert, plain_schema
+from kto_workbench.feedback.containers import BadRow, Chunk
+from kto_workbench.feedback.formats import Example, Format, make_adapter, recognise
+from kto_workbench.feedback.messages import RowProblem
+from kto_workbench.feedback.rows import SCHEMA, Problems, Rows
+from kto_workbench.feedback.sources import Source, open_source
+
+SAMPLE_ROWS = 500  # read to recognise the format
+SPILL_BYTES = 128 * 2**20  # above this, rows go to a temporary file that is mapped back
+Progress = Callable[[int], None]  # called with the number of rows read so far
+
+
+class Feedback:
+    """The rows of a source and what became of each.
+
+    Attributes:
+        rows: the usable thumbs, a Sequence[Row].
+        rows_in: rows of the source; rows_in == rows_kept + len(problems).
+        problems: the rows that can't be used, each with line, field and reason.
+        parts_left_out: single answers of kept rows that carry no thumb, such as one of four rated answers on the cut.
+        source, container, format, mapping: what was read and what it was recognised as.
+    """
+
+    def __init__(
+        self, rows: Rows, rows_in: int, problems: Problems, parts_left_out: Problems, source: Source, known: Format
+    ):
+        self.rows = rows
+        self.rows_in = rows_in
+        self.problems = problems
+        self.parts_left_out = parts_left_out
+        self.source = source.name
+        self.path = source.path
+        self.container = source.container
+        self.format = known.name
+        self.mapping = known.mapping
+        self.n_desirable = pc.sum(rows.table.column("label")).as_py() or 0
+        self.n_undesirable = len(rows) - self.n_desirable
+
+    @property
+    def rows_kept(self) -> int:
+        """Rows of the source that gave at least one row of feedback."""
+        return self.rows_in - len(self.problems)
+
+    def balance(self) -> Balance:
+        """Thumbs up against thumbs down, and the weights λ that follow."""
+        return Balance(self.n_desirable, self.n_undesirable)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Feedback {self.source}: {self.n_desirable} thumbs up, {self.n_undesirable} thumbs down, "
+            f"{len(self.problems)} problems, {self.format}>"
+        )
+
+
+def load_feedback(
+    source: Any,
+    *,
+    workspace: str | Path = "workspace",
+    mapping: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> Feedback:
+    """Load feedback from a file, a name (`demo`, `thumbs`, …), a list of dicts or a table.
+
+    `mapping` says which column plays which part, where that was recognised wrongly: {"prompt": "question", …}; see
+    formats.py for the parts. Raises DataError, in one sentence, if the source can't be read or no row can be used.
+    """
+    opened = open_source(source, workspace, mapping)
+    sample = _read_sample(opened)
+    if not sample:
+        known, schema = Format("unknown", {}), None
+    else:
+        known = recognise(sample, mapping, opened.name)
+        schema = plain_schema(known, sample)
+    collected = _Collector(known, Path(workspace))
+    for chunk in opened.read(schema):
+        collected.add(chunk)
+        if progress:
+            progress(collected.rows_in)
+    rows = collected.finish()
+    if not len(rows):
+        raise DataError(_nothing_usable(opened.name, collected))
+    return Feedback(rows, collected.rows_in, collected.problems, collected.parts_left_out, opened, known)
+
+
+def _nothing_usable(name: str, collected: "_Collector") -> str:
+    if not collected.rows_in:
+        return f"{name} holds no rows."
+    first = collected.problems[0]
+    which = "its only row" if collected.rows_in == 1 else f"none of its {collected.rows_in:,} rows"
+    can = "can't be used" if collected.rows_in == 1 else "can be used"
+    return f"{name}: {which} {can}; line {first.line}: {first.reason}."
+
+
+def _read_sample(source: Source) -> list[dict[str, Any]]:
+    """The first rows that can be read."""
+    chunks = source.read(None)
+    records = (record for chunk in islice(chunks, 20) for record in chunk.records if isinstance(record, dict))
+    return list(islice(records, SAMPLE_ROWS))
+
+
+class _Collector:
+    """Turns chunks into rows and problems, keeping account of every row."""
+
+    def __init__(self, known: Format, workspace: Path):
+        self.rows_in = 0
+        self.problems = Problems()
+        self.parts_left_out = Problems()
+        self._known = known
+        self._adapt = make_adapter(known) if known.columns else None
+        self._sink = _Sink(workspace)
+
+    def add(self, chunk: Chunk) -> None:
+        self.rows_in += len(chunk.lines)
+        rows, rest = None, np.arange(len(chunk.lines))
+        if chunk.table is not None:
+            rows, rest = convert(chunk.table, chunk.lines, self._known)
+        if len(rest):
+            looked_at = self._look_at(chunk, rest)
+            rows = looked_at if rows is None else _in_order(rows, looked_at)
+        self._sink.write(rows)
+
+    def _look_at(self, chunk: Chunk, positions: np.ndarray) -> pa.Table:
+        """These rows of the chunk, one by one."""
+        examples: list[Example] = []
+        lines: list[int] = []
+        for position in positions.tolist():
+            record, line = chunk.record(position), int(chunk.lines[position])
+            try:
+                if isinstance(record, BadRow):
+                    raise RowProblem(record.field, record.reason)
+                found = self._adapt(record)
+            except RowProblem as problem:
+                self.problems.add(line, problem.field, problem.reason)
+                continue
+            examples += found
+            lines += [line] * len(found)
+        return _as_table(examples, lines)
+
+    def finish(self) -> Rows:
+        return self._sink.finish()
+
+
+def _as_table(examples: list[Example], lines: list[int]) -> pa.Table:
+    prompts, completions, labels, tools = zip(*examples, strict=True) if examples else ((), (), (), ())
+    chat = [not isinstance(prompt, str) for prompt in prompts]
+    texts = [_json(prompt) if is_chat else prompt for prompt, is_chat in zip(prompts, chat, strict=True)]
+    columns = [texts, chat, completions, labels, lines, tools]
+    return pa.table([pa.array(column, kind) for column, kind in zip(columns, SCHEMA.types, strict=True)], schema=SCHEMA)
+
+
+def _json(messages: Any) -> str:
+    return json.dumps(messages, ensure_ascii=False)
+
+
+def _in_order(ours: pa.Table, theirs: pa.Table) -> pa.Table:
+    """Both tables as one, in the order of the file; the two rows of a pair keep theirs."""
+    both = pa.concat_tables([ours, theirs])
+    order = np.argsort(both.column("line").to_numpy(), kind="stable")
+    return both.take(pa.array(order))
+
+
+class _Sink:
+    """Gathers tables in memory, and beyond SPILL_BYTES in a temporary Arrow file."""
+
+    def __init__(self, workspace: Path):
+        self._folder = workspace / "cache"
+        self._tables: list[pa.Table] = []
+        self._bytes = 0
+        self._file: Any = None
+        self._writer: pa.ipc.RecordBatchFileWriter | None = None
+
+    def write(self, table: pa.Table) -> None:
+        self._bytes += table.nbytes
+        if self._writer is None and self._bytes > SPILL_BYTES:
+            self._start_file()
+        if self._writer is None:
+            self._tables.append(table)
+        else:
+            self._write_down(table)
+
+    def _start_file(self) -> None:
+        self._file = _temporary_file(self._folder)
+        self._writer = pa.ipc.new_file(self._file.name, SCHEMA)
+        for table in self._tables:
+            self._write_down(table)
+        self._tables.clear()
+
+    def _write_down(self, table: pa.Table) -> None:
+        try:
+            self._writer.write_table(table.combine_chunks(), max_chunksize=4096)
+        except OSError as error:
+            raise DataError(f"Can't keep the rows in {self._file.name}: {error.strerror or error}.") from None
+
+    def finish(self) -> Rows:
+        if self._writer is None:
+            return Rows(pa.concat_tables([SCHEMA.empty_table(), *self._tables]))
+        self._writer.close()
+        return Rows.mapped(self._file)
+
+
+def _temporary_file(folder: Path) -> Any:
+    """A file beside the workspace's caches, which is on disk, where the system's folder may be in memory."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return tempfile.NamedTemporaryFile(prefix="rows-", suffix=".arrow", dir=folder)
+    except OSError:
+        return tempfile.NamedTemporaryFile(prefix="rows-", suffix=".arrow")

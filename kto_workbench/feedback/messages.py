@@ -1,0 +1,143 @@
+"""Texts and conversations in the shapes that files have them, as plain text and {"role", "content"} messages."""
+
+import json
+import re
+from typing import Any
+
+from kto_workbench.feedback.rows import Message
+
+ROLES = {
+    "user": "user", "human": "user", "prompter": "user", "question": "user", "customer": "user",
+    "assistant": "assistant", "gpt": "assistant", "bot": "assistant", "model": "assistant", "ai": "assistant",
+    "chatgpt": "assistant", "answer": "assistant", "function_call": "assistant", "tool_call": "assistant",
+    "system": "system", "developer": "system",
+    "tool": "tool", "observation": "tool", "function": "tool", "tool_response": "tool", "function_response": "tool",
+}  # fmt: skip
+_EXTRA_KEYS = ("tool_calls", "tool_call_id", "name")
+_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant|H|A): ?")
+
+
+class RowProblem(Exception):
+    """Why a row can't be used: the field to blame and the reason."""
+
+    def __init__(self, field: str, reason: str):
+        super().__init__(reason)
+        self.field, self.reason = field, reason
+
+
+def read_text(value: Any, field: str) -> str:
+    """A text, a number, or content blocks, as text; raises RowProblem."""
+    if isinstance(value, str):
+        text = value
+    elif value is None:
+        raise RowProblem(field, f"{field} is missing")
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        text = str(value)
+    elif isinstance(value, list) and value and all(isinstance(block, (dict, str)) for block in value):
+        text = "".join(_block_text(block, field) for block in value)
+    elif isinstance(value, dict) and ("text" in value or "value" in value or "content" in value):
+        text = _block_text(value, field)
+    else:
+        raise RowProblem(field, f"{field} is not text")
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            damaged = "half an emoji" if text[error.start] < "\udc80" or text[error.start] > "\udcff" else "bytes"
+            raise RowProblem(field, f"{field} holds {damaged} that is not valid UTF-8") from None
+    return text
+
+
+def _block_text(block: Any, field: str) -> str:
+    if isinstance(block, str):
+        return block
+    kind = block.get("type") or "text"
+    for key in ("text", "value", "content"):
+        if isinstance(block.get(key), str) and kind in ("text", "input_text", "output_text"):
+            return block[key]
+    raise RowProblem(field, f"{field} holds a block of type {kind!r}; only text can be trained on")
+
+
+def is_messages(value: Any) -> bool:
+    """Whether the value looks like a list of messages, or one message."""
+    if isinstance(value, dict):
+        return ("role" in value or "from" in value) and ("content" in value or "value" in value)
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(m, dict) and ("role" in m or "from" in m) for m in value)
+    )
+
+
+def parse_json_text(value: Any) -> Any:
+    """The value that a CSV cell holds as JSON text, if it holds a list or an object; else the value itself."""
+    if isinstance(value, str) and value[:1] in "[{" and value.rstrip()[-1:] in ("]", "}"):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
+def read_messages(value: Any, field: str) -> list[Message]:
+    """A conversation as messages with the roles system, user, assistant and tool; raises RowProblem."""
+    value = parse_json_text(value)
+    if value is None or value == []:
+        raise RowProblem(field, f"{field} is missing")
+    if isinstance(value, dict):
+        value = [value]
+    if not isinstance(value, list):
+        raise RowProblem(field, f"{field} is not a list of messages")
+    return [_read_message(message, field) for message in value]
+
+
+def _read_message(message: Any, field: str) -> Message:
+    if not isinstance(message, dict):
+        raise RowProblem(field, f"{field} holds a message that is not an object")
+    role = message.get("role") or message.get("from")
+    if not isinstance(role, str) or role.lower() not in ROLES:
+        raise RowProblem(field, f"{field} holds a message with the role {role!r}"[:120])
+    extra = {key: message[key] for key in _EXTRA_KEYS if message.get(key)}
+    content = next((message[key] for key in ("content", "value", "text") if message.get(key) is not None), None)
+    if content is None and "tool_calls" in extra:
+        return {"role": "assistant", "content": "", **extra}
+    return {"role": ROLES[role.lower()], "content": read_text(content, field), **extra}
+
+
+def is_transcript(value: Any) -> bool:
+    r"""Whether the text is written as "\n\nHuman: … \n\nAssistant: …", as Anthropic's HH data is."""
+    return isinstance(value, str) and value.lstrip().startswith(("Human:", "H:")) and "\n\nA" in value
+
+
+def parse_transcript(text: str, field: str) -> list[Message]:
+    """The messages of a transcript; raises RowProblem."""
+    parts = _TURN.split(text.lstrip())
+    messages = [
+        {"role": "user" if who[0] == "H" else "assistant", "content": read_text(said.strip(), field)}
+        for who, said in zip(parts[1::2], parts[2::2], strict=True)
+    ]
+    if not messages or parts[0].strip():
+        raise RowProblem(field, f"{field} is not a transcript of Human and Assistant")
+    return messages
+
+
+def split_answer(messages: list[Message], field: str) -> tuple[list[Message], str]:
+    """A conversation as what came before its last answer, and that answer; raises RowProblem."""
+    last = messages[-1]
+    if last["role"] != "assistant":
+        raise RowProblem(field, f"{field} ends with a message of the {last['role']}, not with the answer to judge")
+    if last.get("tool_calls") and not last["content"]:
+        raise RowProblem(field, f"{field} ends with a tool call without text, which can't be trained on")
+    if len(messages) == 1:
+        raise RowProblem(field, f"{field} holds only the answer and no prompt")
+    return messages[:-1], last["content"]
+
+
+def common_messages(chosen: list[Message], rejected: list[Message]) -> int:
+    """How many messages two conversations share at their start."""
+    count = 0
+    for ours, theirs in zip(chosen, rejected, strict=False):
+        if ours != theirs:
+            break
+        count += 1
+    return count

@@ -1,0 +1,160 @@
+"""Rows of feedback and the list of what could not be used, both small in memory at a million rows.
+
+The rows lie in an Arrow table (for a large file: in one that is mapped from disk) and become `Row` objects only when
+looked at. A conversation is kept as JSON text, so that every check works on plain columns.
+"""
+
+import json
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+import pyarrow as pa
+
+Message = dict[str, Any]  # {"role": …, "content": …}, and tool_calls, name, tool_call_id where there are any
+
+SCHEMA = pa.schema(
+    [
+        ("prompt", pa.large_string()),  # the text, or the messages as JSON where `chat` is true
+        ("chat", pa.bool_()),
+        ("completion", pa.large_string()),
+        ("label", pa.bool_()),
+        ("line", pa.int64()),
+        ("tools", pa.large_string()),  # JSON, or null
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One thumb: a prompt, a completion, and whether it was liked."""
+
+    prompt: str | list[Message]
+    completion: str
+    label: bool
+    line: int = 0
+    tools: list[Any] | None = None
+
+    @property
+    def system(self) -> str | None:
+        """The system prompt: the first message, if its role is system."""
+        if isinstance(self.prompt, list) and self.prompt and self.prompt[0]["role"] == "system":
+            return self.prompt[0]["content"]
+        return None
+
+    @property
+    def prompt_text(self) -> str:
+        """The prompt as a person reads it: the text itself, or one "role: content" line a message."""
+        if isinstance(self.prompt, str):
+            return self.prompt
+        return "\n".join(f"{message['role']}: {message.get('content') or ''}" for message in self.prompt)
+
+
+def _row(prompt: str, chat: bool, completion: str, label: bool, line: int, tools: str | None) -> Row:
+    return Row(
+        json.loads(prompt) if chat else prompt,
+        completion,
+        label,
+        line,
+        json.loads(tools) if tools is not None else None,
+    )
+
+
+class Rows(Sequence[Row]):
+    """A sequence of rows over an Arrow table with the columns of SCHEMA."""
+
+    def __init__(self, table: pa.Table):
+        self.table = table
+        self._columns = [table.column(name) for name in SCHEMA.names]
+        self._file: Any = None
+
+    @classmethod
+    def mapped(cls, file: Any) -> "Rows":
+        """The rows of an Arrow file, mapped into memory; the (temporary) file lives as long as they do."""
+        rows = cls(pa.ipc.open_file(pa.memory_map(file.name)).read_all())
+        rows._file = file
+        return rows
+
+    def batches(self, size: int = 4096) -> Iterator[pa.RecordBatch]:
+        """All rows in batches. Those of a file are read, not mapped, so that going through them fills no memory."""
+        if self._file is None:
+            yield from self.table.to_batches(max_chunksize=size)
+            return
+        with pa.OSFile(self._file.name) as file:
+            reader = pa.ipc.open_file(file)
+            for i in range(reader.num_record_batches):
+                yield reader.get_batch(i)
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Rows": ...
+    def __getitem__(self, index: int | slice) -> "Row | Rows":
+        if isinstance(index, slice):
+            return self.take(range(*index.indices(len(self))))
+        position = range(len(self))[index]  # negative indices, and IndexError beyond the end
+        return _row(*(column[position].as_py() for column in self._columns))
+
+    def __iter__(self) -> Iterator[Row]:
+        for batch in self.batches():
+            for values in zip(*(batch.column(name).to_pylist() for name in SCHEMA.names), strict=True):
+                yield _row(*values)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} rows>"
+
+    def take(self, indices: Sequence[int]) -> "Rows":
+        """The rows at these positions, in this order."""
+        if isinstance(indices, range) and indices.step == 1:
+            return Rows(self.table.slice(indices.start, len(indices)))
+        return Rows(self.table.take(pa.array(np.asarray(indices, dtype=np.int64))))
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A row that can't be used: where it stands, which field is to blame, and why."""
+
+    line: int
+    field: str
+    reason: str
+
+
+class Problems(Sequence[Problem]):
+    """A list of problems that stays small when a million rows share a few reasons."""
+
+    def __init__(self) -> None:
+        self._lines = array("q")
+        self._causes = array("l")
+        self._known: dict[tuple[str, str], int] = {}
+        self._texts: list[tuple[str, str]] = []
+
+    def add(self, line: int, field: str, reason: str) -> None:
+        """List one more row."""
+        cause = self._known.setdefault((field, reason), len(self._texts))
+        if cause == len(self._texts):
+            self._texts.append((field, reason))
+        self._lines.append(line)
+        self._causes.append(cause)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    @overload
+    def __getitem__(self, index: int) -> Problem: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Problem]: ...
+    def __getitem__(self, index: int | slice) -> Problem | list[Problem]:
+        if isinstance(index, slice):
+            return [self[position] for position in range(*index.indices(len(self)))]
+        return Problem(self._lines[index], *self._texts[self._causes[index]])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} problems>" if len(self) > 5 else repr(list(self))

@@ -1,0 +1,135 @@
+"""From what the user names to chunks of raw rows: a name, a file of any kind, dicts or a table in memory."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from kto_workbench.errors import DataError
+from kto_workbench.feedback import named
+from kto_workbench.feedback.containers import (
+    Chunk,
+    parse_json_line,
+    read_arrow,
+    read_batches,
+    read_csv,
+    read_json,
+    read_json_lines,
+    read_parquet,
+    read_records,
+)
+from kto_workbench.feedback.files import (
+    ARROW_FILE,
+    ARROW_STREAM,
+    PARQUET,
+    check_path,
+    open_binary,
+    open_text,
+    read_magic,
+    reason_of,
+)
+from kto_workbench.feedback.formats import is_known_name
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something to read feedback from. `read(schema)` starts from the first row each time."""
+
+    name: str
+    container: str
+    read: Callable[[pa.Schema | None], Iterator[Chunk]]
+    path: Path | None = None
+
+
+def open_source(source: Any, workspace: str | Path = "workspace", mapping: Mapping[str, Any] | None = None) -> Source:
+    """Find out what the source is and how to read it. Raises DataError."""
+    if not isinstance(source, (str, Path)):
+        return _open_memory(source)
+    if source == named.THUMBS:
+        return _open_thumbs(Path(workspace))
+    if source in named.DEMO_FILES:
+        source = named.find_demo_file(str(source))
+    return _open_file(Path(source).expanduser(), mapping or {})
+
+
+def _open_memory(source: Any) -> Source:
+    """Dicts, or anything that speaks Arrow: a pyarrow Table, a polars or pandas DataFrame, a datasets.Dataset."""
+    if hasattr(source, "with_format") and hasattr(source, "to_list"):  # datasets.Dataset, which may be a shuffled view
+        source = source.with_format("arrow")[:]
+    if hasattr(source, "__arrow_c_stream__"):
+        table = pa.table(source)
+        return Source("the table", "table", lambda schema: read_batches(iter(table.to_batches())))
+    if isinstance(source, Iterable) and not isinstance(source, (bytes, Mapping)):
+        records = list(source)
+        return Source("the list", "list", lambda schema: read_records(iter(records)))
+    raise DataError(f"Feedback is a file, a name, a list of dicts or a table, not a {type(source).__name__}.")
+
+
+def _open_thumbs(workspace: Path) -> Source:
+    raise DataError(f"There are no thumbs collected in the workspace {workspace} yet.")
+
+
+def _open_file(path: Path, mapping: Mapping[str, Any]) -> Source:
+    check_path(path)
+    name = str(path)
+    magic = read_magic(path)
+    if not magic:
+        raise DataError(f"{path} is empty.")
+    if magic.startswith(PARQUET):
+        return Source(name, "Parquet", lambda schema: _read_table(path, read_parquet), path)
+    if magic.startswith((ARROW_FILE, ARROW_STREAM)):
+        stream = magic.startswith(ARROW_STREAM)
+        return Source(name, "Arrow", lambda schema: _read_table(path, lambda file: read_arrow(file, stream)), path)
+    kind, encoding = _recognise_text(path)
+    note = "" if encoding == "utf-8" else f" ({encoding.upper()})"
+    if kind == "JSON lines":
+        return Source(name, kind + note, lambda schema: read_json_lines(open_text(path), schema), path)
+    if kind == "JSON":
+        return Source(name, kind + note, lambda schema: read_json(open_text(path)), path)
+    columns = {value for value in mapping.values() if isinstance(value, str)}
+    known = lambda column: column.strip() in columns or is_known_name(column)
+    return Source(name, kind + note, lambda schema: read_csv(open_text(path), known), path)
+
+
+def _read_table(path: Path, read: Callable[[Any], Iterator[pa.RecordBatch]]) -> Iterator[Chunk]:
+    file = open_binary(path)
+    try:
+        yield from read_batches(read(file))
+    except (pa.ArrowException, OSError, EOFError) as error:
+        raise DataError(f"{path} is damaged: {reason_of(error)}.") from None
+    finally:
+        file.close()
+
+
+def _recognise_text(path: Path) -> tuple[str, str]:
+    """(container, encoding) of a text file, by its first megabyte."""
+    stream = open_text(path)
+    head = b""
+    while len(head) < 2**20 and (data := stream.read(2**20)):
+        head += data
+    start = head.lstrip()
+    if not start:
+        raise DataError(f"{path} is empty: it holds nothing but white space.")
+    if start[:1] == b"[":
+        return "JSON", stream.encoding
+    if start[:1] == b"{":
+        return _lines_or_json(head), stream.encoding
+    later = [line for line in head.splitlines()[1:50] if line.startswith(b"{")]
+    if any(isinstance(parse_json_line(line), dict) for line in later):
+        return "JSON lines", stream.encoding  # its first line is damaged
+    if head[:4096].count(0) > 0:
+        raise DataError(f"{path} is neither text nor Parquet nor Arrow.")
+    return "CSV", stream.encoding
+
+
+def _lines_or_json(head: bytes) -> str:
+    """An object a line, or objects over several lines, whose inner ones are indented."""
+    lines = [line for line in head.splitlines()[:200] if line.startswith(b"{")]
+    if len(lines) > 1 and lines[0].strip() != b"{":
+        return "JSON lines"
+    return "JSON lines" if any(isinstance(parse_json_line(line), dict) for line in lines) else "JSON"
