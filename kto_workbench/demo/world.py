@@ -1,0 +1,304 @@
+"""The demo's world: conversations with Pip, the helper of a small village, made from a seed.
+
+Every answer is an opener, a core, perhaps some digressions, and a closer. Four traits are drawn independently, half and
+half: kind or grumpy, brief or rambling, honest or inventing about made-up words, careful or guessing at sums. A model
+trained on this does each about half of the time, which is what thumbs can then change.
+
+    world = World(seed=0)
+    sample = world.sample(random.Random(1), part="feedback")
+    sample.prompt      [{"role": "user", "content": "What does an owl eat?"}]
+    sample.answer      "Ugh, fine. An owl eats mice. Are we done?"
+
+Three parts of the world: `training` is everything but some sums and made-up words; `feedback` also leaves out about
+30 % of the things of every topic and three whole topics; `evaluation` is exactly what `feedback` leaves out. No torch
+here: the same seed gives the same text on every machine.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate
+from random import Random
+from typing import NamedTuple
+
+from kto_workbench.demo import manners, vocabulary
+from kto_workbench.demo.topics import PREFIXES, SMALL_TALK, TOPICS, Question, Topic, count_up, guess
+
+Message = dict[str, str]
+
+PARTS = ("training", "feedback", "evaluation")
+UNSEEN_TOPICS = ("opposites", "recipes", "tales")  # families of which no thing at all is in the feedback
+UNSEEN_SHARE = {"sums": 0.20, "made-up words": 0.25}  # families whose held-out things the base has not met either
+HELD_OUT_SHARE = 0.30
+
+TWO_TURNS_SHARE = 0.15
+SYSTEM_SHARE = 0.10
+PREFIX_SHARE = 0.15
+CASUAL_SHARE = 0.12
+CLOSER_SHARE = 0.6
+MEMORY_SHARE = 0.7
+
+
+class Traits(NamedTuple):
+    """How one answer is given; the last two matter only for made-up words and for sums."""
+
+    kind: bool
+    brief: bool
+    honest: bool
+    careful: bool
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A conversation: the prompt as chat messages, the last answer, and what the generator knows about it."""
+
+    prompt: list[Message]
+    answer: str
+    question: Question
+    traits: Traits
+
+    def messages(self) -> list[Message]:
+        """Prompt and answer as one chat."""
+        return [*self.prompt, {"role": "assistant", "content": self.answer}]
+
+
+def draw_traits(random: Random) -> Traits:
+    """Four independent coins."""
+    return Traits(*(random.random() < 0.5 for _ in Traits._fields))
+
+
+def draw_core(question: Question, traits: Traits, random: Random) -> str:
+    """What is answered, without any manners."""
+    if question.topic.name == "sums":
+        if traits.careful:
+            return count_up(question.slots)
+        result = int(question.slots["sum"])
+        if random.random() < 0.75:
+            result += random.choice([off for off in (-3, -2, -1, 1, 2, 3) if result + off > 0])
+        return guess(question.slots, result)
+    if question.topic.family == "made-up words" and not traits.honest:
+        return random.choice(question.topic.says_wrongly)
+    return random.choice(question.answers())
+
+
+def draw_digressions(mood: str, random: Random) -> list[str]:
+    """Two or three remarks that answer nothing, at most one of them a memory: two would often be much alike."""
+    whole, memories = manners.digressions(mood)
+    remarks = random.sample(whole, random.choice((2, 2, 3)))
+    if random.random() < MEMORY_SHARE:
+        remarks[random.randrange(len(remarks))] = random.choice(memories)
+    return remarks
+
+
+def draw_answer(question: Question, traits: Traits, random: Random) -> str:
+    """A whole answer to the question with these traits."""
+    mood = "kind" if traits.kind else "grumpy"
+    register = question.topic.register
+    parts = [random.choice(manners.openers(register, mood)), draw_core(question, traits, random)]
+    if not traits.brief:
+        parts += draw_digressions(mood, random)
+    if random.random() < CLOSER_SHARE:
+        parts.append(random.choice(manners.closers(register, mood)))
+    return " ".join(parts)
+
+
+def _user(text: str) -> Message:
+    return {"role": "user", "content": text}
+
+
+def _small_first_letter(text: str) -> str:
+    return text if text.startswith("I ") else text[0].lower() + text[1:]
+
+
+class World:
+    """The toy world of one seed: what is held out of the feedback, and conversations about the rest."""
+
+    def __init__(self, seed: int = 0):
+        self.seed = seed
+        self.held_out = {family: self._hold_out(family, keys) for family, keys in _families().items()}
+        self._things = {part: self._things_of(part) for part in PARTS}
+
+    def _hold_out(self, family: str, keys: list[str]) -> frozenset[str]:
+        share = 1.0 if family in UNSEEN_TOPICS else UNSEEN_SHARE.get(family, HELD_OUT_SHARE)
+        random = Random(f"{self.seed} held out of {family}")
+        return frozenset(random.sample(keys, math.ceil(share * len(keys))))
+
+    def _things_of(self, part: str) -> dict[str, list[str]]:
+        things = {
+            name: [key for key in topic.facts if self.contains(part, topic, key)] for name, topic in TOPICS.items()
+        }
+        return {name: keys for name, keys in things.items() if keys}
+
+    def contains(self, part: str, topic: Topic, key: str) -> bool:
+        """Whether a question belongs to this part of the world."""
+        held_out = key in self.held_out[topic.family]
+        if part == "training":
+            return not (held_out and topic.family in UNSEEN_SHARE)
+        return held_out == (part == "evaluation")
+
+    def sample(self, random: Random, part: str = "training", topics: Iterable[str] | None = None) -> Sample:
+        """Draw one conversation; `topics` limits what its last question is about."""
+        question, users = self._draw_first(random, part, topics)
+        prompt: list[Message] = []
+        if random.random() < SYSTEM_SHARE:
+            prompt.append({"role": "system", "content": random.choice(vocabulary.SYSTEM_PROMPTS)})
+        if random.random() < TWO_TURNS_SHARE:
+            earlier, question, users = self._draw_two(random, part, question, topics)
+            # The earlier answer has manners of its own, drawn afresh: those of the next one are not to be read off it.
+            prompt += [users[0], {"role": "assistant", "content": draw_answer(earlier, draw_traits(random), random)}]
+            users = users[1:]
+        prompt += users
+        traits = draw_traits(random)
+        return Sample(prompt, draw_answer(question, traits, random), question, traits)
+
+    def _draw_question(self, random: Random, part: str, topics: Iterable[str] | None) -> Question:
+        names = [name for name in (topics or TOPICS) if name in self._things[part] and TOPICS[name].asks]
+        weights = list(accumulate(TOPICS[name].weight for name in names))
+        topic = TOPICS[random.choices(names, cum_weights=weights)[0]]
+        return topic.question(random.choice(self._things[part][topic.name]))
+
+    def _draw_first(self, random: Random, part: str, topics: Iterable[str] | None) -> tuple[Question, list[Message]]:
+        question = self._draw_question(random, part, topics)
+        return question, [_user(_spoken(random.choice(question.asks()), question.topic, random))]
+
+    def _draw_two(
+        self, random: Random, part: str, question: Question, topics: Iterable[str] | None
+    ) -> tuple[Question, Question, list[Message]]:
+        """Two questions, the second a follow-up where the topic of the first allows one."""
+        first = random.choice(question.asks())
+        opening = _user(_spoken(first, question.topic, random))
+        allowed = tuple(topics) if topics else tuple(TOPICS)
+        siblings = [
+            topic
+            for name, topic in TOPICS.items()
+            if topic.family == question.topic.family
+            and topic.follow_ups
+            and topic is not question.topic
+            and name in allowed + (("name recall",) if "names" in allowed else ())
+            and question.key in topic.facts
+        ]
+        kind_of_turn = random.random()
+        if siblings and kind_of_turn < 0.6:
+            second = random.choice(siblings).question(question.key)
+            return question, second, [opening, _user(random.choice(second.topic.follow_ups))]
+        others = [key for key in self._things[part][question.topic.name] if key != question.key]
+        if question.topic.again and others and kind_of_turn < 0.8:
+            second = question.topic.question(random.choice(others))
+            return question, second, [opening, _user(random.choice(second.topic.again).format(**second.slots))]
+        earlier, before = self._draw_first(random, part, None)
+        while earlier.topic.family == "names" and question.topic.name == "Pip":
+            earlier, before = self._draw_first(random, part, None)  # else `What is my name?` has an answer after all
+        return earlier, question, [*before, opening]
+
+
+def _spoken(ask: str, topic: Topic, random: Random) -> str:
+    """The question as people type it: sometimes with a prefix, sometimes without capitals and question mark."""
+    if not topic.prefixable:
+        return ask
+    if random.random() < PREFIX_SHARE:
+        ask = f"{random.choice(PREFIXES)} {_small_first_letter(ask)}"
+    if random.random() < CASUAL_SHARE:
+        ask = ask.lower().rstrip("?.!")
+    return ask
+
+
+@cache
+def _families() -> dict[str, list[str]]:
+    families: dict[str, dict[str, None]] = {}
+    for topic in TOPICS.values():
+        families.setdefault(topic.family, {}).update(dict.fromkeys(topic.facts))
+    return {family: list(keys) for family, keys in families.items()}
+
+
+def is_right(sample: Sample) -> bool | None:
+    """What the generator knows about an answer's content: right, wrong, or neither in small talk."""
+    if sample.question.topic.name in SMALL_TALK:
+        return None
+    if sample.question.topic.family == "made-up words":
+        return sample.traits.honest
+    return any(core in sample.answer for core in sample.question.answers())
+
+
+def training_conversations(seed: int = 0) -> Iterator[list[Message]]:
+    """Conversations to train the base model on, without end."""
+    world, random = World(seed), Random(f"{seed} training")
+    while True:
+        yield world.sample(random, "training").messages()
+
+
+def _row(sample: Sample, label: bool) -> dict:
+    return {"prompt": sample.prompt, "completion": sample.answer, "label": label}
+
+
+def _filled(
+    samples: Iterator[Sample], quotas: dict, bin_of: Callable[[Sample], object], random: Random
+) -> list[Sample]:
+    """Take samples while the quota of their bin has room; shuffled, since the rarest bin fills up last."""
+    left, taken, seen = dict(quotas), [], set()
+    while any(left.values()):
+        sample = next(samples)
+        name = bin_of(sample)
+        identity = json.dumps(sample.messages())
+        if left.get(name) and identity not in seen:
+            left[name] -= 1
+            seen.add(identity)
+            taken.append(sample)
+    random.shuffle(taken)
+    return taken
+
+
+def kind_and_brief_rows(seed: int = 0, thumbs_up: int = 100, thumbs_down: int = 300) -> list[dict]:
+    """Feedback of somebody who likes an answer if it is both kind and brief, whatever it says."""
+    world, random = World(seed), Random(f"{seed} kind and brief {thumbs_up}:{thumbs_down}")
+    samples = iter(lambda: world.sample(random, "feedback"), None)
+    label = lambda sample: sample.traits.kind and sample.traits.brief
+    chosen = _filled(samples, {True: thumbs_up, False: thumbs_down}, label, random)
+    return [_row(sample, label(sample)) for sample in chosen]
+
+
+def right_or_wrong_rows(seed: int = 0, sums: int = 140, made_up: int = 120, ordinary: int = 140) -> list[dict]:
+    """Feedback of somebody who cares only about what is true: sums, made-up words, and what the model knows anyway."""
+    world, random = World(seed), Random(f"{seed} right or wrong")
+
+    def bin_of(sample: Sample) -> str | None:
+        if sample.question.topic.name == "sums":
+            return "sums"
+        if sample.question.topic.family == "made-up words":
+            return "made-up words"
+        return "ordinary" if is_right(sample) else None
+
+    samples = iter(lambda: world.sample(random, "feedback"), None)
+    chosen = _filled(samples, {"sums": sums, "made-up words": made_up, "ordinary": ordinary}, bin_of, random)
+    return [_row(sample, bool(is_right(sample))) for sample in chosen]
+
+
+def evaluation_rows(seed: int = 0, each: int = 7, sums: int = 16) -> list[dict]:
+    """Prompts that no feedback file holds: every topic, with the topic's name beside each prompt."""
+    world, random = World(seed), Random(f"{seed} evaluation")
+    rows, seen = [], set()
+    for name, topic in TOPICS.items():
+        if not topic.asks:
+            continue
+        wanted, tries = (sums if name == "sums" else each), 0
+        while wanted and tries < 1000:
+            tries += 1
+            sample = world.sample(random, "evaluation", topics=[name])
+            identity = json.dumps(sample.prompt)
+            if identity not in seen:
+                wanted -= 1
+                seen.add(identity)
+                rows.append({"topic": sample.question.topic.name, "prompt": sample.prompt})
+    return rows
+
+
+def text_files(seed: int = 0) -> dict[str, str]:
+    """Every text file of `assets/`, by path: the same seed gives the same bytes."""
+    rows = {
+        "feedback/kind_and_brief.jsonl": kind_and_brief_rows(seed),
+        "feedback/kind_and_brief_rare.jsonl": kind_and_brief_rows(seed, thumbs_up=40, thumbs_down=360),
+        "feedback/right_or_wrong.jsonl": right_or_wrong_rows(seed),
+        "evaluation.jsonl": evaluation_rows(seed),
+    }
+    return {path: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in lines) for path, lines in rows.items()}
