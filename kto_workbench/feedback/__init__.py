@@ -4,12 +4,14 @@
     balance.py     thumbs up against thumbs down, the weights λ
     labels.py      which values are a thumb up, which a thumb down
     messages.py    texts and conversations in the shapes that files have them
+    wrappers.py    rows that hide their feedback inside: logs, exports, several rated answers
     formats.py     what the columns of a file mean; how a record becomes examples
     columns.py     the same for plain columns, vectorised
     files.py       opening a file safely: packed, UTF-16, a pipe, a bomb
     containers.py  JSON lines, JSON, CSV, Parquet, Arrow as chunks of raw rows
     sources.py     from a name, a file or a table to these chunks
     named.py       feedback known by name
+    store.py       the thumbs collected in a workspace
     loading.py     load_feedback
     reports.py     check, and what it says
     rendering.py   rows as a model's tokens
@@ -21,6 +23,7 @@ from kto_workbench.feedback.balance import Balance, suggest_weights, weight_rang
 from kto_workbench.feedback.loading import Feedback, load_feedback
 from kto_workbench.feedback.reports import CheckReport, check
 from kto_workbench.feedback.rows import Problem, Row, Rows
+from kto_workbench.feedback.store import Thumb, ThumbStore
 
 __all__ = [
     "Balance",
@@ -29,6 +32,8 @@ __all__ = [
     "Problem",
     "Row",
     "Rows",
+    "Thumb",
+    "ThumbStore",
     "check",
     "load_feedback",
     "suggest_weights",

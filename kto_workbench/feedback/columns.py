@@ -22,7 +22,7 @@ _LABEL_TYPES = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.
 
 def plain_schema(known: Format, sample: Sequence[dict[str, Any]]) -> pa.Schema | None:
     """The columns and types to read a JSON file with, if it has one flat column for each part; else None."""
-    if known.columns.keys() not in (JUDGED, PAIRS) or len(set(known.columns.values())) < 3:
+    if known.wrapper is not None or known.columns.keys() not in (JUDGED, PAIRS) or len(set(known.columns.values())) < 3:
         return None
     fields = []
     for part, name in known.columns.items():
@@ -42,7 +42,11 @@ def convert(table: pa.Table, lines: np.ndarray, known: Format) -> tuple[pa.Table
     That is (None, all positions) if the table's columns are not plain. A pair gives two rows, one after the other.
     """
     everything = np.arange(len(lines))
-    if known.columns.keys() not in (JUDGED, PAIRS) or not set(known.columns.values()) <= set(table.column_names):
+    if (
+        known.wrapper is not None
+        or known.columns.keys() not in (JUDGED, PAIRS)
+        or not set(known.columns.values()) <= set(table.column_names)
+    ):
         return None, everything
     parts = {part: table.column(name) for part, name in known.columns.items()}
     texts = [part for part in parts if part != "label"]

@@ -14,12 +14,12 @@ A mapping says which column (or dotted path, "request.messages") plays which par
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from kto_workbench.errors import DataError
-from kto_workbench.feedback.labels import LabelRule, UnclearLabel, choose_rule
+from kto_workbench.feedback.labels import LABEL_NAMES, LabelRule, UnclearLabel, choose_rule
 from kto_workbench.feedback.messages import (
     RowProblem,
     common_messages,
@@ -32,6 +32,7 @@ from kto_workbench.feedback.messages import (
     split_answer,
 )
 from kto_workbench.feedback.rows import Message
+from kto_workbench.feedback.wrappers import Wrapper, find_wrapper
 
 PARTS = ("prompt", "completion", "label", "chosen", "rejected", "messages", "system", "tools", "input", "history")
 SETTINGS = ("threshold", "up", "down")
@@ -46,11 +47,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
         "completion", "response", "answer", "output", "reply", "generation", "generated_text", "assistant", "bot",
         "model_output", "model_response", "assistant_message", "assistant_response", "prediction", "text",
     ),
-    "label": (
-        "label", "kto_tag", "thumb", "thumbs", "feedback", "rating", "vote", "score", "overall_score", "stars",
-        "liked", "like", "thumbs_up", "is_good", "good", "sentiment", "reaction", "preference", "judgement",
-        "judgment", "verdict", "quality", "labels", "user_feedback", "grade",
-    ),
+    "label": LABEL_NAMES,
     "chosen": ("chosen", "preferred", "preferred_output", "accepted", "chosen_response", "response_chosen", "win",
                "better"),
     "rejected": (
@@ -75,6 +72,7 @@ class Format:
     name: str
     columns: Mapping[str, str]
     rule: LabelRule = field(default_factory=LabelRule)
+    wrapper: Wrapper | None = None
 
     @property
     def mapping(self) -> dict[str, Any]:
@@ -121,9 +119,17 @@ def recognise(sample: Sequence[Record], mapping: Mapping[str, Any] | None = None
     for key in mapping:
         if key not in PARTS + SETTINGS:
             raise DataError(f"A mapping has no part `{key}`; its parts are {', '.join(PARTS + SETTINGS)}.")
+    wrapper = find_wrapper(sample)
+    if wrapper is not None:
+        unwrapped = list(_unwrap_all(wrapper, sample))
+        # A mapping of columns that are there only in the file as it stands wants it left as it stands.
+        if all(_has(unwrapped, path) or not _has(sample, path) for path in _paths(mapping)):
+            sample = unwrapped
+        else:
+            wrapper = None
     names = column_names(sample)
     for part in PARTS:
-        if part in mapping and not any(pick(record, mapping[part]) is not None for record in sample):
+        if part in mapping and not _has(sample, mapping[part]):
             raise DataError(f"{where} has no column `{mapping[part]}` for {part}; its columns are {_listed(names)}.")
     given = {part: mapping[part] for part in PARTS if part in mapping}
     columns = _complete(given, sample, names)
@@ -137,7 +143,24 @@ def recognise(sample: Sequence[Record], mapping: Mapping[str, Any] | None = None
         rule = choose_rule([unwrap_label(pick(record, columns["label"])) for record in sample], columns["label"])
     if SETTINGS & mapping.keys():
         rule = _corrected(rule, mapping)
-    return Format(_name(columns, sample), columns, rule)
+    name = _name(columns, sample)
+    return Format(f"{wrapper.name}: {name}" if wrapper else name, columns, rule, wrapper)
+
+
+def _has(sample: Sequence[Record], path: str) -> bool:
+    return any(pick(record, path) is not None for record in sample)
+
+
+def _paths(mapping: Mapping[str, Any]) -> list[str]:
+    return [mapping[part] for part in PARTS if part in mapping]
+
+
+def _unwrap_all(wrapper: Wrapper, sample: Sequence[Record]) -> Iterator[Record]:
+    for record in sample:
+        try:
+            yield from wrapper.unwrap(record)
+        except RowProblem:
+            continue
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -239,8 +262,31 @@ def unwrap_label(value: Any) -> Any:
     return value
 
 
-def make_adapter(known: Format) -> Callable[[Record], list[Example]]:
-    """The function that turns a record of this format into its examples; it raises RowProblem."""
+def make_adapter(known: Format) -> Callable[[Record], tuple[list[Example], list[RowProblem]]]:
+    """The function that turns a record of this format into its examples, and the parts of it that are left out.
+
+    It raises RowProblem where no part can be used.
+    """
+    adapt = _make_flat_adapter(known)
+    if known.wrapper is None:
+        return lambda record: (adapt(record), [])
+
+    def adapt_wrapped(record: Record) -> tuple[list[Example], list[RowProblem]]:
+        examples: list[Example] = []
+        left_out: list[RowProblem] = []
+        for part in known.wrapper.unwrap(record):
+            try:
+                examples += adapt(part)
+            except RowProblem as problem:
+                left_out.append(problem)
+        if not examples:
+            raise left_out[0] if left_out else RowProblem("", "the row holds no answer")
+        return examples, left_out
+
+    return adapt_wrapped
+
+
+def _make_flat_adapter(known: Format) -> Callable[[Record], list[Example]]:
     columns, rule = known.columns, known.rule
 
     def value_of(record: Record, part: str) -> Any:

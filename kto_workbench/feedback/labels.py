@@ -14,6 +14,12 @@ DOWN_WORDS = frozenset(
     "undesirable rejected reject declined disapprove disapproved incorrect wrong unhelpful ❌ ✖ 踩 坏 差".split()
 ) | {"thumbs down", "thumb down"}
 
+# What a column of labels is called in the wild, in order of preference.
+LABEL_NAMES = (
+    "label", "kto_tag", "thumb", "thumbs", "feedback", "rating", "vote", "score", "overall_score", "stars", "liked",
+    "like", "thumbs_up", "is_good", "good", "sentiment", "reaction", "preference", "judgement", "judgment", "verdict",
+    "quality", "labels", "user_feedback", "grade",
+)  # fmt: skip
 RATING_NAMES = ("rating", "score", "stars", "star", "grade", "points", "quality")
 _SKIN_TONES_AND_VARIANTS = {code: None for code in (0xFE0F, *range(0x1F3FB, 0x1F400))}
 

@@ -152,10 +152,12 @@ class _Collector:
             try:
                 if isinstance(record, BadRow):
                     raise RowProblem(record.field, record.reason)
-                found = self._adapt(record)
+                found, left_out = self._adapt(record)
             except RowProblem as problem:
                 self.problems.add(line, problem.field, problem.reason)
                 continue
+            for part in left_out:
+                self.parts_left_out.add(line, part.field, part.reason)
             examples += found
             lines += [line] * len(found)
         return _as_table(examples, lines)

@@ -1,16 +1,20 @@
 """From what the user names to chunks of raw rows: a name, a file of any kind, dicts or a table in memory."""
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from kto_workbench.errors import DataError
 from kto_workbench.feedback import named
 from kto_workbench.feedback.containers import (
+    CHUNK_ROWS,
     Chunk,
     parse_json_line,
     read_arrow,
@@ -32,6 +36,7 @@ from kto_workbench.feedback.files import (
     reason_of,
 )
 from kto_workbench.feedback.formats import is_known_name
+from kto_workbench.feedback.store import ThumbStore
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -71,10 +76,25 @@ def _open_memory(source: Any) -> Source:
 
 
 def _open_thumbs(workspace: Path) -> Source:
-    raise DataError(f"There are no thumbs collected in the workspace {workspace} yet.")
+    """The votes of the workspace's store; a line is a vote's id."""
+    store = ThumbStore(workspace)
+    if not len(store):
+        raise DataError(f"No thumbs have been collected in the workspace {workspace} yet.")
+
+    def read(schema: pa.Schema | None) -> Iterator[Chunk]:
+        votes = store.thumbs()
+        while some := list(islice(votes, CHUNK_ROWS)):
+            records = [{"prompt": v.prompt, "completion": v.completion, "label": v.label} for v in some]
+            yield Chunk(np.array([vote.id for vote in some], dtype=np.int64), records.__getitem__)
+
+    return Source(named.THUMBS, "the workspace's thumbs", read)
 
 
 def _open_file(path: Path, mapping: Mapping[str, Any]) -> Source:
+    if HUB_ID.fullmatch(str(path)) and not path.exists():
+        return _open_hub(str(path))
+    if path.is_dir() and (folder := _find_split(path)):
+        return Source(str(path), "datasets folder", lambda schema: read_batches(_read_folder(folder)), path)
     check_path(path)
     name = str(path)
     magic = read_magic(path)
@@ -94,6 +114,39 @@ def _open_file(path: Path, mapping: Mapping[str, Any]) -> Source:
     columns = {value for value in mapping.values() if isinstance(value, str)}
     known = lambda column: column.strip() in columns or is_known_name(column)
     return Source(name, kind + note, lambda schema: read_csv(open_text(path), known), path)
+
+
+def _open_hub(name: str) -> Source:
+    """A dataset of the Hugging Face hub: its train split, from the local cache or the network."""
+    import datasets  # slow to import, and rarely needed
+
+    try:
+        dataset = datasets.load_dataset(name, split="train")
+    except Exception as error:  # a dozen kinds, of several libraries
+        raise DataError(
+            f"There is no file {name}, and no such dataset can be had from the hub: {reason_of(error)}."
+        ) from None
+    source = _open_memory(dataset)
+    return Source(name, "hub dataset", source.read)
+
+
+def _find_split(folder: Path) -> Path | None:
+    """The folder of a dataset that save_to_disk wrote: this one, its train split, or its only one."""
+    if (folder / "state.json").is_file():
+        return folder
+    splits = [path.parent for path in sorted(folder.glob("*/state.json"))]
+    return next((path for path in splits if path.name == "train"), splits[0] if len(splits) == 1 else None)
+
+
+def _read_folder(folder: Path) -> Iterator[pa.RecordBatch]:
+    try:
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        for part in state["_data_files"]:
+            path = folder / Path(part["filename"]).name  # never a path that leads out of the folder
+            with pa.OSFile(str(path)) as file:
+                yield from pa.ipc.open_stream(file)
+    except (ValueError, KeyError, TypeError, OSError, pa.ArrowException) as error:
+        raise DataError(f"The dataset in {folder} is damaged: {reason_of(error)}.") from None
 
 
 def _read_table(path: Path, read: Callable[[Any], Iterator[pa.RecordBatch]]) -> Iterator[Chunk]:

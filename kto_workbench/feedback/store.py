@@ -1,0 +1,227 @@
+"""The thumbs collected in a workspace: a SQLite file that several processes may write to, and that survives a kill.
+
+    store = ThumbStore("workspace")
+    thumb = store.add("Hello!", "Good day to you.", True, model="demo", run="r1")
+    store.change(thumb, False)          # the same person changes their mind …
+    store.retract(thumb)                # … or takes the vote back
+    store.export("thumbs.jsonl")        # or .parquet; and `data: thumbs` trains on them
+
+Every call opens the file, does one transaction and closes it, so threads and processes need no care. A call that has
+returned is on disk (WAL, synchronous=FULL).
+"""
+
+import json
+import os
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from kto_workbench.errors import DataError
+from kto_workbench.feedback.balance import Balance
+from kto_workbench.feedback.rows import Message
+
+FILE_NAME = "feedback.sqlite"
+VERSION = 1
+PATIENCE = 30.0  # seconds to wait for another process's write
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS thumbs (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    prompt TEXT NOT NULL,           -- JSON: a text or a list of messages
+    completion TEXT NOT NULL,
+    label INTEGER,                  -- 1 up, 0 down, NULL taken back
+    model TEXT NOT NULL, adapter TEXT NOT NULL, run TEXT NOT NULL,
+    sampling TEXT NOT NULL,         -- JSON: temperature, seed, …
+    who TEXT NOT NULL,
+    created REAL NOT NULL, changed REAL NOT NULL    -- seconds since 1970
+)"""
+
+
+@dataclass(frozen=True)
+class Thumb:
+    """One vote, and what it was given to. `label` is None once it is taken back; times are seconds since 1970."""
+
+    id: int
+    prompt: str | list[Message]
+    completion: str
+    label: bool | None
+    model: str = ""
+    adapter: str = ""
+    run: str = ""
+    sampling: dict[str, Any] = field(default_factory=dict)
+    who: str = ""
+    created: float = 0.0
+    changed: float = 0.0
+
+
+class ThumbStore:
+    """The thumbs of one workspace. Methods raise DataError in one sentence when the file can't be used."""
+
+    def __init__(self, workspace: str | Path = "workspace"):
+        self.path = Path(workspace) / FILE_NAME
+
+    def add(
+        self,
+        prompt: str | Sequence[Message],
+        completion: str,
+        label: bool,
+        *,
+        model: str = "",
+        adapter: str = "",
+        run: str = "",
+        sampling: Mapping[str, Any] | None = None,
+        who: str = "",
+    ) -> int:
+        """Keep a vote and return its id; when this returns, the vote is on disk."""
+        now = time.time()
+        text = json.dumps(prompt if isinstance(prompt, str) else list(prompt), ensure_ascii=False)
+        settings = json.dumps(dict(sampling or {}), ensure_ascii=False)
+        values = (text, completion, int(bool(label)), model, adapter, run, settings, who, now, now)
+        columns = "prompt, completion, label, model, adapter, run, sampling, who, created, changed"
+        with self._writing() as database:
+            added = database.execute(f"INSERT INTO thumbs ({columns}) VALUES ({', '.join('?' * len(values))})", values)
+            return int(added.lastrowid)
+
+    def change(self, thumb: int, label: bool) -> None:
+        """Turn a vote around, or give one again that was taken back."""
+        self._set(thumb, int(bool(label)))
+
+    def retract(self, thumb: int) -> None:
+        """Take a vote back: it stays in the file, and is no longer trained on."""
+        self._set(thumb, None)
+
+    def _set(self, thumb: int, label: int | None) -> None:
+        with self._writing() as database:
+            done = database.execute(
+                "UPDATE thumbs SET label = ?, changed = ? WHERE id = ?", (label, time.time(), thumb)
+            )
+            if not done.rowcount:
+                raise DataError(f"There is no thumb {thumb} in {self.path}.")
+
+    def get(self, thumb: int) -> Thumb:
+        """One vote by its id."""
+        for found in self._select("WHERE id = ?", (thumb,)):
+            return found
+        raise DataError(f"There is no thumb {thumb} in {self.path}.")
+
+    def thumbs(self, *, retracted: bool = False) -> Iterator[Thumb]:
+        """All votes as they stand at this moment, oldest first; those taken back only if asked for."""
+        return self._select("" if retracted else "WHERE label IS NOT NULL", ())
+
+    def balance(self) -> Balance:
+        """Thumbs up against thumbs down."""
+        if not self.path.exists():
+            return Balance(0, 0)
+        with self._reading() as database:
+            up, down = database.execute(
+                "SELECT COUNT(*) FILTER (WHERE label), COUNT(*) FILTER (WHERE NOT label) FROM thumbs"
+            ).fetchone()
+        return Balance(up, down)
+
+    def __len__(self) -> int:
+        balance = self.balance()
+        return balance.n_desirable + balance.n_undesirable
+
+    def export(self, path: str | Path) -> int:
+        """Write all votes to a .jsonl or .parquet file, whole or not at all; returns their number.
+
+        Where one prompt is a conversation all are, and so are the completions, as TRL and `datasets` want it.
+        """
+        path = Path(path)
+        if path.suffix not in (".jsonl", ".parquet"):
+            raise DataError(f"Thumbs are exported to a .jsonl or a .parquet file, not to {path.name}.")
+        rows = [asdict(thumb) for thumb in self.thumbs()]
+        if any(not isinstance(row["prompt"], str) for row in rows):
+            for row in rows:
+                if isinstance(row["prompt"], str):
+                    row["prompt"] = [{"role": "user", "content": row["prompt"]}]
+                row["completion"] = [{"role": "assistant", "content": row["completion"]}]
+        for row in rows:
+            row["sampling"] = json.dumps(row["sampling"], ensure_ascii=False)
+        try:
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    if path.suffix == ".parquet":
+                        pa.parquet.write_table(pa.Table.from_pylist(rows, None if rows else _EMPTY), file)
+                    else:
+                        file.writelines(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, path)
+            except BaseException:
+                os.unlink(temporary)
+                raise
+        except OSError as error:
+            raise DataError(f"Can't write {path}: {error.strerror}.") from None
+        return len(rows)
+
+    # SQLite
+
+    def _select(self, where: str, values: tuple[Any, ...]) -> Iterator[Thumb]:
+        if not self.path.exists():
+            return
+        with self._reading() as database:
+            for row in database.execute(f"SELECT * FROM thumbs {where} ORDER BY id", values):
+                kept = dict(row)
+                kept["prompt"], kept["sampling"] = json.loads(kept["prompt"]), json.loads(kept["sampling"])
+                kept["label"] = None if kept["label"] is None else bool(kept["label"])
+                yield Thumb(**kept)
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with self._errors_said(), closing(self._open()) as database:
+            yield database
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction, alone: others wait for their turn."""
+        with self._errors_said():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with closing(self._open()) as database:
+                database.execute("BEGIN IMMEDIATE")
+                try:
+                    yield database
+                    database.execute("COMMIT")
+                except BaseException:
+                    database.execute("ROLLBACK")
+                    raise
+
+    def _open(self) -> sqlite3.Connection:
+        database = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None)
+        try:
+            database.row_factory = sqlite3.Row
+            (version,) = database.execute("PRAGMA user_version").fetchone()
+            if version > VERSION:
+                raise DataError(f"{self.path} was written by a newer workbench; update this one.")
+            database.execute("PRAGMA synchronous = FULL")
+            if version < VERSION:
+                database.execute("PRAGMA journal_mode = WAL")
+                database.execute(_TABLE)
+                database.execute(f"PRAGMA user_version = {VERSION}")
+            return database
+        except BaseException:
+            database.close()
+            raise
+
+    @contextmanager
+    def _errors_said(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise DataError(f"Can't use the thumbs in {self.path}: {error}.") from None
+
+
+_EMPTY = pa.schema(
+    [("id", pa.int64()), ("prompt", pa.string()), ("completion", pa.string()), ("label", pa.bool_())]
+    + [(name, pa.string()) for name in ("model", "adapter", "run", "sampling", "who")]
+    + [("created", pa.float64()), ("changed", pa.float64())]
+)

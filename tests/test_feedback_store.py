@@ -1,0 +1,158 @@
+"""The store of thumbs: votes, several processes, kills, exports."""
+
+import json
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow.parquet as pq
+import pytest
+
+from kto_workbench.errors import DataError
+from kto_workbench.feedback import ThumbStore, load_feedback
+
+CHAT = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi 👋"}]
+
+
+def test_a_vote_is_kept_with_all_that_belongs_to_it(tmp_path):
+    store = ThumbStore(tmp_path)
+    before = time.time()
+    thumb = store.add(
+        CHAT, "Hello!", True, model="demo", adapter="runs/a/adapter", run="a", sampling={"temperature": 0.7}, who="ann"
+    )
+    kept = ThumbStore(tmp_path).get(thumb)
+    assert (kept.prompt, kept.completion, kept.label, kept.model) == (CHAT, "Hello!", True, "demo")
+    assert (kept.adapter, kept.run, kept.sampling, kept.who) == ("runs/a/adapter", "a", {"temperature": 0.7}, "ann")
+    assert before <= kept.created == kept.changed <= time.time()
+
+
+def test_a_vote_can_be_changed_taken_back_and_given_again(tmp_path):
+    store = ThumbStore(tmp_path)
+    first, second = store.add("p", "a", True), store.add("p", "b", False)
+    store.change(first, False)
+    store.retract(second)
+    assert [(t.id, t.label) for t in store.thumbs()] == [(first, False)] and len(store) == 1
+    assert store.get(second).label is None
+    assert [t.id for t in store.thumbs(retracted=True)] == [first, second]
+    store.change(second, True)
+    assert (store.balance().n_desirable, store.balance().n_undesirable) == (1, 1)
+    assert store.get(second).changed >= store.get(second).created
+    for act in (lambda: store.change(99, True), lambda: store.retract(99), lambda: store.get(99)):
+        with pytest.raises(DataError, match="no thumb 99"):
+            act()
+
+
+def test_an_empty_workspace_has_no_thumbs_and_gets_no_file(tmp_path):
+    store = ThumbStore(tmp_path / "new")
+    assert len(store) == 0 and list(store.thumbs()) == [] and not store.path.parent.exists()
+    with pytest.raises(DataError, match="No thumbs have been collected"):
+        load_feedback("thumbs", workspace=tmp_path / "new")
+
+
+def test_thumbs_are_training_data_by_name(tmp_path):
+    store = ThumbStore(tmp_path)
+    store.add("p", "a", True)
+    gone = store.add("p", "b", False)
+    store.add(CHAT, "c", False)
+    store.retract(gone)
+    feedback = load_feedback("thumbs", workspace=tmp_path)
+    assert [(row.prompt, row.completion, row.label, row.line) for row in feedback.rows] == [
+        ("p", "a", True, 1), (CHAT, "c", False, 3),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("prompts", [["p", "q"], ["p", CHAT]])
+def test_an_export_loads_to_the_same_rows(tmp_path, suffix, prompts):
+    store = ThumbStore(tmp_path)
+    for prompt in prompts:
+        store.add(prompt, "a\n=1+1", prompt == "p", sampling={"seed": 1})
+    out = tmp_path / f"out{suffix}"
+    assert store.export(out) == 2
+    rows = load_feedback(out).rows
+    expected = [p if prompts[1] == "q" or p is CHAT else [{"role": "user", "content": p}] for p in prompts]
+    assert [(row.prompt, row.completion, row.label) for row in rows] == [
+        (expected[0], "a\n=1+1", True), (expected[1], "a\n=1+1", False),
+    ]  # fmt: skip
+    first = json.loads(out.read_text().splitlines()[0]) if suffix == ".jsonl" else pq.read_table(out).to_pylist()[0]
+    assert json.loads(first["sampling"]) == {"seed": 1}
+
+
+def test_an_export_that_can_not_be_written_says_so_and_leaves_nothing(tmp_path):
+    store = ThumbStore(tmp_path)
+    assert store.export(tmp_path / "none.parquet") == 0 and pq.read_table(tmp_path / "none.parquet").num_rows == 0
+    with pytest.raises(DataError, match="jsonl or a .parquet"):
+        store.export(tmp_path / "a.csv")
+    with pytest.raises(DataError, match="Can't write"):
+        store.export(tmp_path / "nowhere" / "a.jsonl")
+    assert [p.name for p in tmp_path.iterdir()] == ["none.parquet"]
+
+
+def test_a_file_that_is_no_store_is_one_sentence(tmp_path):
+    store = ThumbStore(tmp_path)
+    store.path.write_bytes(b"not a database, whatever its name says" * 50)
+    with pytest.raises(DataError, match="Can't use the thumbs in"):
+        store.add("p", "a", True)
+    store.path.unlink()
+    sqlite3.connect(store.path).execute("PRAGMA user_version = 99").connection.close()
+    with pytest.raises(DataError, match="newer workbench"):
+        len(store)
+
+
+def test_threads_wait_for_each_other(tmp_path):
+    store = ThumbStore(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        ids = list(pool.map(lambda i: store.add("p", str(i), i % 2 == 0), range(80)))
+    assert len(set(ids)) == 80 == len(store)
+
+
+WRITER = """
+import sys
+from kto_workbench.feedback.store import ThumbStore
+store, name = ThumbStore(sys.argv[1]), sys.argv[2]
+for i in range(100_000):
+    thumb = store.add("p", f"{name} {i}", True, who=name)
+    if i % 3 == 0:
+        store.change(thumb, False)
+    print(thumb, i % 3 != 0, flush=True)     # what is printed has been acknowledged
+"""
+
+
+def test_kills_lose_no_acknowledged_thumb(tmp_path):
+    """Two processes write at once and are killed, three times over; what they had acknowledged is all there."""
+    chance = random.Random(1)
+    acknowledged = {}
+    for turn in range(3):
+        writers = [
+            subprocess.Popen(
+                [sys.executable, "-c", WRITER, str(tmp_path), f"{turn}-{i}"], stdout=subprocess.PIPE, text=True
+            )
+            for i in range(2)
+        ]
+        for writer in writers:
+            acknowledged.update(_said(writer.stdout.readline()))  # it has begun
+        time.sleep(chance.uniform(0.05, 0.3))
+        for writer in writers:
+            writer.send_signal(signal.SIGKILL)
+        for writer in writers:
+            # a kill may cut the last line short: that one was not acknowledged
+            acknowledged.update(pair for line in writer.stdout if line.endswith("\n") for pair in _said(line).items())
+            writer.stdout.close()
+            assert writer.wait() == -signal.SIGKILL
+    store = ThumbStore(tmp_path)
+    kept = {thumb.id: thumb.label for thumb in store.thumbs()}
+    assert len(acknowledged) >= 6 and acknowledged.items() <= kept.items()
+    assert len(kept) - len(acknowledged) <= 6  # at most the one that each of 6 writers was busy with
+    database = sqlite3.connect(store.path)
+    assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    database.close()
+    assert store.add("p", "after", True) > max(kept)
+
+
+def _said(line):
+    thumb, label = line.split()
+    return {int(thumb): label == "True"}
