@@ -1,0 +1,13 @@
+"""The page: one file a tab, widgets made from config.py, every string in words.py.
+
+app.py        build the page, serve it
+security.py   who may talk to it
+words.py      every string, English and Chinese
+style.py      theme and CSS
+html.py       small pieces of escaped HTML
+fields.py     widgets from KTOConfig, and back
+workbench.py  what all tabs share: the workspace, its feedback, its runs
+data.py, train.py, live.py, compare.py, runs.py    the tabs; live.py is the lower half of Train
+
+Nothing here imports torch: the page opens at once, holds no GPU memory and survives any crash of a training.
+"""

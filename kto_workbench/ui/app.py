@@ -1,0 +1,152 @@
+"""Build the page and serve it.
+
+serve("workspace") opens http://127.0.0.1:7860; `build` makes the FastAPI app alone, for tests and for other servers.
+"""
+
+import os
+import secrets
+import socket
+import sys
+import webbrowser
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+# Read by gradio when it is imported: it shall not look anything up, nor keep a history of what was typed.
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("GRADIO_RUN_HISTORY", "False")
+
+import gradio as gr  # noqa: E402
+import uvicorn  # noqa: E402
+from fastapi import FastAPI  # noqa: E402
+
+from kto_workbench.errors import WorkbenchError  # noqa: E402
+from kto_workbench.ui import compare, data, runs, train  # noqa: E402
+from kto_workbench.ui.security import LOOPBACK, is_loopback, protect  # noqa: E402
+from kto_workbench.ui.style import CSS, theme  # noqa: E402
+from kto_workbench.ui.words import TRANSLATIONS, label  # noqa: E402
+from kto_workbench.ui.workbench import Workbench  # noqa: E402
+
+MAX_UPLOAD = "2gb"
+PORTS_TRIED = 20
+
+
+def build(workspace: str | Path = "workspace", *, host: str = "127.0.0.1", password: str | None = None) -> FastAPI:
+    """The page of a workspace as a FastAPI app, guarded as it is when served."""
+    refuse_open_door(host, password)
+    bench = Workbench(workspace)
+    _private_uploads(bench.workspace)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.router.add_event_handler("shutdown", bench.close) if hasattr(app.router, "add_event_handler") else None
+    gr.mount_gradio_app(
+        app,
+        lay_out(bench),
+        path="/",
+        server_name=host,
+        auth=_check(password) if password else None,
+        allowed_paths=[],
+        max_file_size=MAX_UPLOAD,
+        show_error=False,
+        ssr_mode=False,
+        run_history=False,
+        enable_monitoring=False,
+        footer_links=[],
+        mcp_server=False,
+        pwa=False,
+        i18n=gr.I18n(**TRANSLATIONS),
+        theme=theme(),
+        css=CSS,
+    )
+    protect(app, None if password else [*LOOPBACK, host])
+    return app
+
+
+def lay_out(bench: Workbench) -> gr.Blocks:
+    """All tabs, in the order in which the work goes."""
+    with gr.Blocks(title="KTO Workbench", analytics_enabled=False, fill_width=True) as page:
+        gr.HTML(label("app.header"), elem_classes="kto-bare")
+        with gr.Tabs() as tabs:
+            with gr.Tab(label("tab.data"), id="data"):
+                data_tab = data.build(bench, page)
+            with gr.Tab(label("tab.train"), id="train"):
+                train.build(bench, page, data_tab)
+            with gr.Tab(label("tab.compare"), id="compare") as compare_tab:
+                compare.build(bench, page, compare_tab)
+            with gr.Tab(label("tab.runs"), id="runs") as runs_tab:
+                runs.build(bench, page, runs_tab)
+        data_tab.train.click(lambda: gr.Tabs(selected="train"), None, [tabs], queue=False, show_progress="hidden")
+    return page
+
+
+def serve(
+    workspace: str | Path = "workspace",
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    open_browser: bool = True,
+    password: str | None = None,
+) -> None:
+    """Serve the page until interrupted. A taken port makes way for the next free one. Raises WorkbenchError."""
+    refuse_open_door(host, password)
+    listener, found = _listen(host, port)
+    if found != port:
+        print(f"Port {port} is taken, so the page is on {found}.", file=sys.stderr)
+    address = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{found}"
+    server = uvicorn.Server(
+        uvicorn.Config(build(workspace, host=host, password=password), log_level="warning", timeout_graceful_shutdown=2)
+    )
+    print(f"KTO Workbench is on {address} (Ctrl+C stops the page; training goes on).", flush=True)
+    if open_browser:
+        Thread(target=_open_browser, args=(address,), daemon=True).start()
+    with listener:
+        server.run(sockets=[listener])
+
+
+def refuse_open_door(host: str, password: str | None) -> None:
+    """Raise WorkbenchError if other machines could reach the page without a password."""
+    if not is_loopback(host) and not password:
+        raise WorkbenchError(
+            f"Host {host} can be reached from other machines, so the page needs a password: add --password."
+        )
+
+
+def _check(password: str) -> Any:
+    """Whoever knows the password may come in, under any name."""
+    return lambda name, given: secrets.compare_digest(str(given).encode(), password.encode())
+
+
+def _private_uploads(workspace: Path) -> None:
+    """Have gradio keep what the browser sends inside the workspace, in a folder that only its owner can open."""
+    folder = workspace / "cache" / "page"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+    except OSError as error:
+        raise WorkbenchError(f"Can't write to the workspace {workspace}: {error.strerror}.") from None
+    os.environ["GRADIO_TEMP_DIR"] = str(folder.resolve())
+
+
+def _listen(host: str, port: int) -> tuple[socket.socket, int]:
+    """A socket that listens on the port or on the next free one; port 0 takes any."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for candidate in range(port, port + PORTS_TRIED) if port else [0]:
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, candidate))
+            listener.listen(128)
+        except OSError as error:
+            listener.close()
+            reason = error.strerror
+            continue
+        return listener, listener.getsockname()[1]
+    raise WorkbenchError(f"Can't listen on {host}, ports {port} to {port + PORTS_TRIED - 1}: {reason}.")
+
+
+def _open_browser(address: str) -> None:
+    """Show the page; a machine without a browser or a screen is no reason to fail."""
+    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return  # what webbrowser finds without a screen would take over the terminal
+    try:
+        webbrowser.open(address)
+    except Exception:  # webbrowser runs whatever the system has registered
+        pass

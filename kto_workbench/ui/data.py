@@ -1,0 +1,172 @@
+"""Data: which thumbs, how they balance, what is wrong with them, what they say."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from kto_workbench.errors import WorkbenchError
+from kto_workbench.feedback import Feedback, suggest_weights
+from kto_workbench.ui import html
+from kto_workbench.ui.words import label, language_of, say
+from kto_workbench.ui.workbench import DEMO_NAMES, THUMBS, Workbench
+
+PAGE_ROWS = 8
+
+
+@dataclass
+class DataTab:
+    """What the other tabs need of this one."""
+
+    source: gr.Dropdown
+    ratio: gr.Slider
+    train: gr.Button
+
+
+def build(bench: Workbench, page: gr.Blocks) -> DataTab:
+    """Lay out the tab and wire what happens inside it."""
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=260):
+            source = gr.Dropdown(
+                choices=sources(bench),
+                value="demo",
+                label=label("data.source"),
+                info=label("data.source.help"),
+                elem_id="data-source",
+                allow_custom_value=True,
+            )
+            upload = gr.File(label=label("data.upload"), elem_id="data-upload", type="filepath", height=150)
+            told = gr.HTML(elem_id="data-message", elem_classes="kto-bare")
+        with gr.Column(scale=5, min_width=300):
+            cards = gr.HTML(elem_id="data-cards", elem_classes="kto-bare")
+            balance = gr.HTML(elem_id="data-balance", elem_classes="kto-bare")
+            ratio = gr.Slider(
+                1.0,
+                1.5,
+                value=1.0,
+                step=0.05,
+                label=label("data.ratio"),
+                info=label("data.ratio.help"),
+                elem_id="data-ratio",
+            )
+            problems = gr.HTML(elem_id="data-problems", elem_classes="kto-bare")
+    with gr.Row(equal_height=True):
+        side = gr.Radio(
+            [(label("rows.all"), "all"), (label("rows.up"), "up"), (label("rows.down"), "down")],
+            value="all",
+            label=label("rows.title"),
+            elem_id="data-side",
+            scale=3,
+            min_width=260,
+        )
+        with gr.Column(scale=2, min_width=260):
+            where = gr.HTML(elem_id="data-where", elem_classes="kto-bare")
+            with gr.Row(elem_classes="kto-buttons"):
+                before = gr.Button(label("rows.before"), size="sm", min_width=80)
+                after = gr.Button(label("rows.after"), size="sm", min_width=80)
+    position = gr.State(0)
+    rows = gr.HTML(elem_id="data-rows", elem_classes="kto-bare")
+    train = gr.Button(label("data.train"), variant="primary", elem_id="data-train")
+
+    def take(path: str | None, request: gr.Request) -> tuple[Any, ...]:
+        language = language_of(request)
+        if not path:
+            return gr.skip(), gr.skip(), ""
+        try:
+            kept = bench.keep_upload(path)
+            bench.feedback(kept)
+        except WorkbenchError as error:
+            return None, gr.skip(), html.message(str(error))
+        except OSError as error:
+            return None, gr.skip(), html.message(say(language, "data.not_kept", reason=error.strerror or error))
+        return None, gr.Dropdown(choices=sources(bench), value=kept), ""
+
+    def show(source: str, ratio: float, side: str, request: gr.Request) -> tuple[Any, ...]:
+        language = language_of(request)
+        try:
+            feedback = bench.feedback(source)
+        except WorkbenchError as error:
+            return html.message(str(error)), "", "", "", 0, *_no_rows(language)
+        counted, weighed = overview(language, feedback, ratio)
+        found = html.problems(language, feedback.problems)
+        return "", counted, weighed, found, 0, *show_rows(language, feedback, side, 0)
+
+    def weigh(source: str, ratio: float, request: gr.Request) -> tuple[Any, ...]:
+        try:
+            return overview(language_of(request), bench.feedback(source), ratio)
+        except WorkbenchError:
+            return gr.skip(), gr.skip()
+
+    def turn(by: int) -> Any:
+        def turned(source: str, side: str, page: int, request: gr.Request) -> tuple[Any, ...]:
+            language = language_of(request)
+            try:
+                feedback = bench.feedback(source)
+            except WorkbenchError:
+                return 0, *_no_rows(language)
+            last = max(0, len(_chosen(feedback, side)) - 1) // PAGE_ROWS
+            now = min(max(0, (page or 0) + by), last) if by else 0
+            return now, *show_rows(language, feedback, side, now)
+
+        return turned
+
+    everything = [told, cards, balance, problems, position, rows, where, before, after]
+    quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
+    upload.upload(take, [upload], [upload, source, told], show_progress="minimal")
+    gr.on([source.change, page.load], show, [source, ratio, side], everything, **quiet)
+    ratio.change(weigh, [source, ratio], [cards, balance], **quiet)
+    for event, by in ((side.change, 0), (before.click, -1), (after.click, 1)):
+        event(turn(by), [source, side, position], [position, rows, where, before, after], **quiet)
+    return DataTab(source, ratio, train)
+
+
+def sources(bench: Workbench) -> list[tuple[Any, str]]:
+    """The feedback that can be chosen: what was dropped here, the demo's files, the collected thumbs."""
+    uploaded = [(path.name, str(path)) for path in bench.uploaded()]
+    thumbs = [(label("source.thumbs"), THUMBS)] if (bench.workspace / "thumbs.jsonl").is_file() else []
+    return [*uploaded, *thumbs, *((label(f"source.{name}"), name) for name in DEMO_NAMES)]
+
+
+def overview(language: str, feedback: Feedback, ratio: float) -> tuple[str, str]:
+    """The cards and the picture of the balance."""
+    counts = feedback.balance()
+    up, down = counts.n_desirable, counts.n_undesirable
+    weight_up, weight_down = suggest_weights(up, down, ratio=float(ratio or 1.0))
+    odds = f"1 : {down / up:.2g}" if 0 < up <= down else f"{up / down:.2g} : 1" if down else "–"
+    numbers = html.cards(
+        [
+            (say(language, "card.rows"), f"{len(feedback.rows):,}", say(language, "card.rows.hint")),
+            (say(language, "side.up"), f"{up:,}", say(language, "card.up.hint")),
+            (say(language, "side.down"), f"{down:,}", say(language, "card.down.hint")),
+            (say(language, "card.odds"), odds, say(language, "card.odds.hint")),
+            ("λ_D", f"{weight_up:.3g}", say(language, "card.weight_up.hint")),
+            ("λ_U", f"{weight_down:.3g}", say(language, "card.weight_down.hint")),
+        ]
+    )
+    return numbers, html.balance(language, up, down, weight_up, weight_down)
+
+
+def _chosen(feedback: Feedback, side: str) -> np.ndarray:
+    labels = np.asarray(feedback.rows.table.column("label"))
+    return np.arange(len(labels)) if side not in ("up", "down") else np.flatnonzero(labels == (side == "up"))
+
+
+def show_rows(language: str, feedback: Feedback, side: str, page: int) -> tuple[Any, ...]:
+    """One page of rows, where it is, and the two buttons that turn pages."""
+    chosen = _chosen(feedback, side)
+    start = page * PAGE_ROWS
+    shown = list(feedback.rows.take(chosen[start : start + PAGE_ROWS]))
+    where = (
+        say(language, "rows.where", first=start + 1, last=start + len(shown), total=f"{len(chosen):,}") if shown else ""
+    )
+    return (
+        html.rows(language, shown),
+        f'<p class="kto-plain">{html.esc(where)}</p>',
+        gr.Button(interactive=page > 0),
+        gr.Button(interactive=start + PAGE_ROWS < len(chosen)),
+    )
+
+
+def _no_rows(language: str) -> tuple[Any, ...]:
+    return html.rows(language, []), "", gr.Button(interactive=False), gr.Button(interactive=False)

@@ -1,0 +1,195 @@
+"""Small pieces of HTML. Every text that comes from outside goes through `esc`: answers and rows may hold anything."""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+from kto_workbench.runs import Run, Status
+from kto_workbench.ui.words import say
+
+LONGEST_TEXT = 4000  # characters of one answer or prompt on the page
+
+
+def esc(value: Any) -> str:
+    """A text safe inside an element or a quoted attribute, cut where nobody reads on."""
+    text = str(value)
+    if len(text) > LONGEST_TEXT:
+        text = text[:LONGEST_TEXT] + " …"
+    return escape(text, quote=True)
+
+
+def message(text: str, kind: str = "error") -> str:
+    """One sentence for the user, read aloud by screen readers; nothing for an empty text."""
+    if not text:
+        return ""
+    role = "alert" if kind == "error" else "status"
+    return f'<p class="kto-message kto-{kind}" role="{role}">{esc(text)}</p>'
+
+
+def heading(title: str, text: str = "") -> str:
+    """A heading with a line of explanation; both are ours and may not contain markup."""
+    line = f"<p>{esc(text)}</p>" if text else ""
+    return f'<div class="kto-heading"><h2>{esc(title)}</h2>{line}</div>'
+
+
+def cards(items: Iterable[tuple[str, str, str]]) -> str:
+    """Numbers in a row of cards: (name, value, hint)."""
+    cells = "".join(
+        f'<div class="kto-card"><dt>{esc(name)}</dt><dd>{esc(value)}</dd><span>{esc(hint)}</span></div>'
+        for name, value, hint in items
+    )
+    return f'<dl class="kto-cards">{cells}</dl>'
+
+
+def balance(language: str, n_up: int, n_down: int, weight_up: float, weight_down: float) -> str:
+    """Two bars: the thumbs as counted, and as they weigh with λ."""
+    rows = [
+        (say(language, "balance.counted"), n_up, n_down, f"{n_up:,}", f"{n_down:,}"),
+        (
+            say(language, "balance.weighted"),
+            n_up * weight_up,
+            n_down * weight_down,
+            f"{weight_up:.3g} × {n_up:,}",
+            f"{weight_down:.3g} × {n_down:,}",
+        ),
+    ]
+    bars = "".join(_bar(language, *row) for row in rows)
+    key = "".join(
+        f'<span class="kto-key kto-{side}">{esc(say(language, f"side.{side}"))}</span>' for side in ("up", "down")
+    )
+    return f'<div class="kto-balance">{bars}<div class="kto-keys">{key}</div></div>'
+
+
+def _bar(language: str, name: str, up: float, down: float, up_text: str, down_text: str) -> str:
+    whole = up + down
+    share = 100 * up / whole if whole else 50.0
+    spoken = say(language, "balance.spoken", name=name, up=up_text, down=down_text)
+    # The numbers stand beside the bar: a side of 2 % could not hold its own.
+    return (
+        f'<div class="kto-bar-row"><span class="kto-bar-name">{esc(name)}</span>'
+        f'<div class="kto-bar" role="img" aria-label="{esc(spoken)}">'
+        f'<i class="kto-up" style="width:{share:.2f}%"></i>'
+        f'<i class="kto-down" style="width:{100 - share:.2f}%"></i></div>'
+        f'<span class="kto-bar-numbers"><b class="kto-up">{esc(up_text)}</b> · '
+        f'<b class="kto-down">{esc(down_text)}</b></span></div>'
+    )
+
+
+def problems(language: str, found: Sequence[Any], shown: int = 50) -> str:
+    """The rows that were skipped: line, field, reason."""
+    if not found:
+        return f'<p class="kto-message kto-fine" role="status">{esc(say(language, "problems.none"))}</p>'
+    heads = "".join(f"<th>{esc(say(language, f'problems.{name}'))}</th>" for name in ("line", "field", "reason"))
+    body = "".join(
+        f"<tr><td>{esc(one.line)}</td><td><code>{esc(one.field)}</code></td><td>{esc(one.reason)}</td></tr>"
+        for one in found[:shown]
+    )
+    more = f"<p>{esc(say(language, 'problems.more', count=len(found) - shown))}</p>" if len(found) > shown else ""
+    title = esc(say(language, "problems.some", count=len(found)))
+    return (
+        f'<p class="kto-message kto-warning" role="status">{title}</p><div class="kto-scroll" tabindex="0">'
+        f'<table class="kto-table"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>{more}'
+    )
+
+
+def rows(language: str, page: Sequence[Any]) -> str:
+    """A page of feedback: thumb, prompt, answer."""
+    if not page:
+        return f'<p class="kto-empty">{esc(say(language, "rows.none"))}</p>'
+    items = []
+    for row in page:
+        side = "up" if row.label else "down"
+        items.append(
+            f'<li class="kto-row kto-{side}"><span class="kto-thumb" role="img" '
+            f'aria-label="{esc(say(language, f"side.{side}"))}">{"👍" if row.label else "👎"}</span>'
+            f"<div>{_conversation(row.prompt)}<p class='kto-answer'>{esc(row.completion)}</p></div>"
+            f'<span class="kto-line">{esc(row.line)}</span></li>'
+        )
+    return f'<ul class="kto-rows">{"".join(items)}</ul>'
+
+
+def _conversation(prompt: Any) -> str:
+    if isinstance(prompt, str):
+        return f'<p class="kto-prompt">{esc(prompt)}</p>'
+    if len(prompt) == 1:
+        return f'<p class="kto-prompt">{esc(prompt[0].get("content") or "")}</p>'
+    return "".join(
+        f'<p class="kto-prompt"><small>{esc(turn.get("role", ""))}</small> {esc(turn.get("content") or "")}</p>'
+        for turn in prompt
+    )
+
+
+def time_left(language: str, seconds: float | None) -> str:
+    """A duration as people say it."""
+    if seconds is None:
+        return ""
+    if seconds < 90:
+        return say(language, "time.seconds", count=round(seconds))
+    if seconds < 5400:
+        return say(language, "time.minutes", count=round(seconds / 60))
+    return say(language, "time.hours", hours=int(seconds // 3600), minutes=int(seconds % 3600 // 60))
+
+
+def state_pill(language: str, state: str) -> str:
+    """A run's state as a coloured word."""
+    return f'<span class="kto-pill kto-state-{esc(state)}">{esc(say(language, f"state.{state}"))}</span>'
+
+
+def progress(language: str, run: Run, status: Status) -> str:
+    """Where a run is: state, step, epoch, time left, and what it says about itself."""
+    total = status.total_steps
+    share = 100 * status.step / total if total else 0.0
+    facts = []
+    if total:
+        facts.append(say(language, "progress.step", step=status.step, total=total))
+        facts.append(say(language, "progress.epoch", epoch=f"{status.epoch:.2g}"))
+    if left := time_left(language, status.seconds_left):
+        facts.append(say(language, "progress.left", time=left))
+    elif status.state == "finished" and status.training_started and status.ended:
+        took = time_left(language, status.ended - status.training_started)
+        facts.append(say(language, "progress.took", time=took))
+    spoken = f"{share:.0f} %"
+    says = status.error or status.message
+    kind = "error" if status.state in ("failed", "crashed") else "plain"
+    return (
+        f'<div class="kto-progress"><div class="kto-progress-line">{state_pill(language, status.state)}'
+        f'<span class="kto-facts">{" · ".join(map(esc, facts))}</span><code>{esc(run.id)}</code></div>'
+        f'<div class="kto-track" role="progressbar" aria-valuemin="0" aria-valuemax="{total}" '
+        f'aria-valuenow="{status.step}" aria-label="{esc(say(language, "progress.label"))}" aria-valuetext="{spoken}">'
+        f'<i class="kto-state-{esc(status.state)}" style="width:{share:.2f}%"></i></div>{message(says, kind)}</div>'
+    )
+
+
+def log_tail(language: str, text: str) -> str:
+    """The end of a run's log, folded away."""
+    if not text.strip():
+        return ""
+    title = esc(say(language, "progress.log"))
+    return f'<details class="kto-log"><summary>{title}</summary><pre>{esc(text)}</pre></details>'
+
+
+def samples(language: str, found: Sequence[dict[str, Any]]) -> str:
+    """The watched prompts, each with the reference's and the tuned model's newest answer."""
+    newest: dict[str, dict[str, Any]] = {}
+    for sample in found:
+        newest[str(sample.get("prompt"))] = sample
+    if not newest:
+        return f'<p class="kto-empty">{esc(say(language, "samples.none"))}</p>'
+    blocks = []
+    for prompt, sample in newest.items():
+        step = say(language, "samples.step", step=sample.get("step", 0))
+        sides = "".join(
+            f'<div class="kto-side"><h4>{esc(say(language, f"answer.{side}"))}</h4>'
+            f"<p class='kto-answer'>{esc(sample.get(side) or '')}</p></div>"
+            for side in ("reference", "tuned")
+        )
+        blocks.append(
+            f'<article class="kto-sample"><header><p class="kto-prompt">{esc(prompt)}</p><small>{esc(step)}</small>'
+            f'</header><div class="kto-sides">{sides}</div></article>'
+        )
+    return "".join(blocks)
+
+
+def answer(text: str, done: bool) -> str:
+    """An answer as it grows."""
+    return f'<div class="kto-answer-box" aria-live="polite" aria-busy="{str(not done).lower()}">{esc(text)}</div>'

@@ -1,0 +1,187 @@
+"""Theme and CSS: system fonts (nothing is fetched), one accent, thin lines, the same distances everywhere."""
+
+import gradio as gr
+from gradio.themes.utils import colors, sizes
+
+from kto_workbench.views.curves import DOWN, REFERENCE, UP
+
+FONT = ("Inter", "system-ui", "-apple-system", "Segoe UI", "Noto Sans", "Noto Sans CJK SC", "PingFang SC", "sans-serif")
+MONO = ("ui-monospace", "SFMono-Regular", "Consolas", "DejaVu Sans Mono", "monospace")
+
+
+def theme() -> gr.themes.Base:
+    """A quiet theme for light and dark."""
+    return gr.themes.Base(
+        primary_hue=colors.teal,
+        secondary_hue=colors.teal,
+        neutral_hue=colors.slate,
+        spacing_size=sizes.spacing_md,
+        radius_size=sizes.radius_md,
+        text_size=sizes.text_md,
+        font=[gr.themes.Font(name) for name in FONT],
+        font_mono=[gr.themes.Font(name) for name in MONO],
+    ).set(
+        body_background_fill="*neutral_50",
+        body_background_fill_dark="*neutral_950",
+        block_background_fill="white",
+        block_background_fill_dark="*neutral_900",
+        block_border_width="1px",
+        block_border_color="*neutral_200",
+        block_border_color_dark="*neutral_800",
+        block_shadow="none",
+        block_label_background_fill="transparent",
+        block_label_background_fill_dark="transparent",
+        block_label_border_width="0px",
+        block_label_text_color="*neutral_600",
+        block_label_text_color_dark="*neutral_300",
+        block_title_text_color="*neutral_800",
+        block_title_text_color_dark="*neutral_100",
+        block_title_text_weight="500",
+        block_info_text_color="*neutral_500",
+        block_info_text_color_dark="*neutral_400",
+        input_background_fill="white",
+        input_background_fill_dark="*neutral_950",
+        input_border_color="*neutral_300",
+        input_border_color_dark="*neutral_700",
+        input_border_color_focus="*primary_500",
+        input_border_color_focus_dark="*primary_500",
+        input_border_width="1px",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover_dark="*primary_500",
+        button_primary_text_color="white",
+        button_primary_text_color_dark="white",
+        button_secondary_background_fill="white",
+        button_secondary_background_fill_hover="*neutral_100",
+        button_secondary_background_fill_dark="*neutral_900",
+        button_secondary_background_fill_hover_dark="*neutral_800",
+        button_secondary_border_color="*neutral_300",
+        button_secondary_border_color_dark="*neutral_700",
+        button_border_width="1px",
+        button_transform_hover="none",
+        button_transform_active="none",
+        shadow_drop="none",
+        slider_color="*primary_600",
+        checkbox_background_color_selected="*primary_600",
+        link_text_color="*primary_700",
+        link_text_color_dark="*primary_400",
+    )
+
+
+CSS = (
+    f":root {{ --kto-up: {UP}; --kto-down: {DOWN}; --kto-reference: {REFERENCE}; }}"
+    + """
+.gradio-container { max-width: 1240px !important; margin: 0 auto !important; padding: 20px 20px 48px !important; }
+.gradio-container .prose, .gradio-container .html-container { color: var(--body-text-color); }
+footer { display: none !important; }
+.block.kto-bare { border: 0 !important; background: none !important; padding: 0 !important;
+  box-shadow: none !important; }
+.kto-bare .html-container, .kto-bare > .html-container { padding: 0 !important; }
+.kto-bare .status-tracker, .kto-quiet .eta-bar { display: none; }
+:focus-visible { outline: 2px solid var(--primary-500) !important; outline-offset: 2px; }
+
+.kto-title { display: flex; align-items: baseline; gap: 14px; flex-wrap: wrap; margin-bottom: 4px; }
+.kto-title h1 { font-size: 22px; font-weight: 650; letter-spacing: -.01em; margin: 0; }
+.kto-title p { margin: 0; color: var(--block-info-text-color); }
+.kto-heading h2 { font-size: 15px; font-weight: 600; margin: 0 0 2px; }
+.kto-heading p { margin: 0; font-size: 13px; line-height: 1.45; color: var(--block-info-text-color); max-width: 72ch; }
+
+.kto-cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(116px, 1fr)); gap: 12px; margin: 0; }
+.kto-card { border: 1px solid var(--block-border-color); border-radius: 8px; padding: 12px 14px;
+  background: var(--block-background-fill); }
+.kto-card dt { font-size: 12.5px; color: var(--block-info-text-color); }
+.kto-card dd { margin: 2px 0 0; font-size: 22px; font-weight: 600; font-variant-numeric: tabular-nums; }
+.kto-card span { font-size: 12px; color: var(--block-info-text-color); }
+
+.kto-balance { border: 1px solid var(--block-border-color); border-radius: 8px; padding: 16px;
+  background: var(--block-background-fill); display: grid; gap: 12px; }
+.kto-bar-row { display: grid; grid-template-columns: 84px 1fr minmax(128px, max-content); gap: 12px;
+  align-items: center;
+  font-size: 13px; }
+.kto-bar { display: flex; height: 18px; border-radius: 5px; overflow: hidden; gap: 2px; background: none; }
+.kto-bar i { display: block; height: 100%; transition: width .25s ease; }
+.kto-bar i.kto-up, .kto-key.kto-up::before { background: var(--kto-up); }
+.kto-bar i.kto-down, .kto-key.kto-down::before { background: var(--kto-down); }
+.kto-bar-numbers { font-variant-numeric: tabular-nums; white-space: nowrap; }
+.kto-bar-numbers b { font-weight: 600; }
+.kto-keys { display: flex; gap: 18px; font-size: 12.5px; color: var(--block-info-text-color); padding-left: 96px; }
+.kto-key::before { content: ""; display: inline-block; width: 9px; height: 9px; border-radius: 2px; margin-right: 6px; }
+
+.kto-message { margin: 0 !important; padding: 8px 12px; border-radius: 7px; font-size: 14px; line-height: 1.45;
+  border-left: 3px solid currentColor; }
+.kto-error { color: #a61b1b; background: #fdecec; }
+.kto-warning { color: #8a5300; background: #fdf3e1; }
+.kto-fine { color: #0b6b61; background: #e8f6f3; }
+.kto-plain { color: var(--block-info-text-color); background: none; padding: 4px 0 0; border: 0; }
+.dark .kto-error { color: #ffb4b4; background: #3b1616; }
+.dark .kto-warning { color: #f5cd8c; background: #33260f; }
+.dark .kto-fine { color: #8fdccf; background: #0f2d29; }
+.dark .kto-plain { background: none; color: var(--block-info-text-color); }
+.kto-empty { color: var(--block-info-text-color); font-size: 14px; margin: 0; padding: 12px 0; }
+
+.kto-scroll { overflow: auto; max-height: 280px; }
+.kto-table { width: 100%; border-collapse: collapse; font-size: 13.5px; margin: 0; }
+.kto-table th { text-align: left; font-weight: 500; color: var(--block-info-text-color); padding: 7px 10px;
+  white-space: nowrap; }
+.kto-table td { padding: 7px 10px; border-top: 1px solid var(--block-border-color); vertical-align: top;
+  font-variant-numeric: tabular-nums; }
+.kto-table td.kto-number, .kto-table th.kto-number { text-align: right; }
+
+.kto-rows { list-style: none; margin: 0 !important; padding: 0 !important; border: 1px solid var(--block-border-color);
+  border-radius: 8px; background: var(--block-background-fill); }
+.kto-row { display: grid; grid-template-columns: 30px 1fr auto; gap: 10px; padding: 11px 14px; margin: 0 !important; }
+.kto-row + .kto-row { border-top: 1px solid var(--block-border-color); }
+.kto-row > div { min-width: 0; }
+.kto-thumb { font-size: 16px; line-height: 22px; }
+.kto-prompt { margin: 0 !important; font-weight: 550; overflow-wrap: anywhere; white-space: pre-wrap; }
+.kto-prompt small, .kto-line, .kto-sample small { color: var(--block-info-text-color); font-weight: 400;
+  font-size: 12px; }
+.kto-answer { margin: 3px 0 0 !important; white-space: pre-wrap; overflow-wrap: anywhere; }
+
+.kto-progress { border: 1px solid var(--block-border-color); border-radius: 8px; padding: 14px 16px;
+  background: var(--block-background-fill); display: grid; gap: 10px; }
+.kto-progress-line { display: flex; gap: 12px; align-items: center; flex-wrap: wrap; font-size: 14px; }
+.kto-progress-line code { margin-left: auto; font-size: 12px; color: var(--block-info-text-color); background: none; }
+.kto-facts { font-variant-numeric: tabular-nums; }
+.kto-track { height: 8px; border-radius: 4px; background: var(--neutral-200); overflow: hidden; }
+.dark .kto-track { background: var(--neutral-800); }
+.kto-track i { display: block; height: 100%; background: var(--primary-600); transition: width .6s linear; }
+.kto-track i.kto-state-failed, .kto-track i.kto-state-crashed { background: #c73a3a; }
+.kto-track i.kto-state-stopped { background: var(--neutral-400); }
+.kto-pill { font-size: 12.5px; font-weight: 550; padding: 2px 9px; border-radius: 99px; background: var(--neutral-200);
+  color: var(--neutral-800); white-space: nowrap; }
+.dark .kto-pill { background: var(--neutral-800); color: var(--neutral-200); }
+.kto-pill.kto-state-running, .kto-pill.kto-state-finished { background: #d6f1ec; color: #0b5f56; }
+.kto-pill.kto-state-failed, .kto-pill.kto-state-crashed { background: #fbdcdc; color: #94191b; }
+.dark .kto-pill.kto-state-running, .dark .kto-pill.kto-state-finished { background: #10403a; color: #9fe5d9; }
+.dark .kto-pill.kto-state-failed, .dark .kto-pill.kto-state-crashed { background: #4a1919; color: #ffb9b9; }
+.kto-log summary { cursor: pointer; font-size: 13px; }
+.kto-log pre, pre.kto-code { overflow: auto; max-height: 320px; font-size: 12.5px; line-height: 1.5;
+  white-space: pre-wrap;
+  overflow-wrap: anywhere; padding: 10px 12px; border-radius: 7px; background: var(--neutral-100); margin: 6px 0 0; }
+.dark .kto-log pre, .dark pre.kto-code { background: var(--neutral-950); }
+
+.kto-sample { border: 1px solid var(--block-border-color); border-radius: 8px; background: var(--block-background-fill);
+  padding: 12px 16px; margin-bottom: 12px; }
+.kto-sample header { display: flex; justify-content: space-between; gap: 12px; margin-bottom: 8px; }
+.kto-sides { display: grid; grid-template-columns: 1fr 1fr; gap: 20px; }
+.kto-side h4, .kto-answer-title { margin: 0; font-size: 12.5px; font-weight: 500; color: var(--block-info-text-color); }
+.kto-answer-box { min-height: 120px; padding: 14px 16px; white-space: pre-wrap; overflow-wrap: anywhere;
+  line-height: 1.55;
+  border: 1px solid var(--block-border-color); border-radius: 8px; background: var(--block-background-fill); }
+#compare-tuned .kto-answer-box { border-color: var(--primary-600); }
+.kto-buttons button { flex: 0 1 auto; }
+
+@media (max-width: 640px) {
+  .gradio-container { padding: 12px 12px 40px !important; }
+  .kto-cards { grid-template-columns: repeat(2, 1fr); gap: 8px; }
+  .kto-bar-row { grid-template-columns: 1fr auto; gap: 4px 10px; }
+  .kto-bar { grid-column: 1 / -1; grid-row: 2; }
+  .kto-keys { padding-left: 0; }
+  .kto-sides { grid-template-columns: 1fr; gap: 12px; }
+  .kto-progress-line code { margin-left: 0; }
+}
+@media (prefers-reduced-motion: reduce) { .kto-bar i, .kto-track i { transition: none; } }
+"""
+)

@@ -1,0 +1,135 @@
+"""Train: the fields that matter, the rest folded away, what Start will run, and below it the live run."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from kto_workbench.config import KTOConfig, config_to_yaml
+from kto_workbench.errors import WorkbenchError
+from kto_workbench.feedback import suggest_weights
+from kto_workbench.runs import create_run, resume, start
+from kto_workbench.ui import fields, html, live
+from kto_workbench.ui.data import DataTab
+from kto_workbench.ui.words import label, language_of, say
+from kto_workbench.ui.workbench import Workbench
+
+
+@dataclass
+class TrainTab:
+    """What the other tabs need of this one."""
+
+    run: gr.Dropdown
+
+
+def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
+    """Lay out the tab and wire it to the Data tab."""
+    defaults = fields.defaults("demo")
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=4, min_width=300):
+            gr.HTML(label("train.new"), elem_classes="kto-bare kto-section")
+            widgets = _basic_fields(defaults)
+            with gr.Accordion(label("train.more"), open=False, elem_id="train-more"):
+                for group, options in fields.folded_groups().items():
+                    gr.HTML(label(f"group.{group}"), elem_classes="kto-bare kto-section")
+                    for name in options:
+                        widgets[name] = fields.widget(name, defaults[name])
+            with gr.Accordion(label("train.exact"), open=False, elem_id="train-exact"):
+                command = gr.Textbox(label=label("train.command"), lines=2, buttons=["copy"], interactive=False)
+                yaml = gr.Code(label="config.yaml", language="yaml", interactive=False, max_lines=18)
+        with gr.Column(scale=7, min_width=300):
+            with gr.Row(elem_classes="kto-buttons", equal_height=True):
+                begin = gr.Button(label("train.start"), variant="primary", elem_id="train-start", min_width=120)
+                stop = gr.Button(label("train.stop"), elem_id="train-stop", interactive=False, min_width=100)
+                again = gr.Button(label("train.resume"), elem_id="train-resume", visible=False, min_width=100)
+            told = gr.HTML(elem_id="train-message", elem_classes="kto-bare")
+            view = live.build(bench, page, stop, again)
+
+    keyed: dict[Component, str] = {widget: name for name, widget in widgets.items()}
+    asked = {*keyed, data.source}
+
+    def config_from(values: dict[Component, Any]) -> KTOConfig:
+        chosen = {name: values[widget] for widget, name in keyed.items()}
+        chosen["data"], chosen["workspace"] = values[data.source], str(bench.workspace)
+        return fields.read(chosen)
+
+    def preview(values: dict[Component, Any]) -> tuple[str, Any, Any]:
+        try:
+            config = config_from(values)
+        except WorkbenchError as error:
+            return html.message(str(error)), gr.skip(), gr.skip()
+        return "", fields.command(config), config_to_yaml(config)
+
+    def begin_run(values: dict[Component, Any], request: gr.Request) -> tuple[Any, str]:
+        language = language_of(request)
+        try:
+            bench.feedback(values[data.source])  # no other file than those offered
+            busy = any(run.status().active for run in bench.runs())
+            run = create_run(config_from(values))
+            start(run)
+        except WorkbenchError as error:
+            return gr.skip(), html.message(str(error))
+        note = html.message(say(language, "train.queued"), "warning") if busy else ""
+        return gr.Dropdown(choices=live.run_choices(bench, language), value=run.id), note
+
+    def stop_run(run_id: str, request: gr.Request) -> str:
+        try:
+            bench.run(run_id).ask("stop")
+        except WorkbenchError as error:
+            return html.message(str(error))
+        return html.message(say(language_of(request), "train.stopping"), "fine")
+
+    def resume_run(run_id: str) -> str:
+        try:
+            resume(bench.run(run_id))
+        except WorkbenchError as error:
+            return html.message(str(error))
+        return ""
+
+    def weights(source: str, ratio: float) -> tuple[float, float]:
+        try:
+            counts = bench.feedback(source).balance()
+        except WorkbenchError:
+            return gr.skip(), gr.skip()
+        up, down = suggest_weights(counts.n_desirable, counts.n_undesirable, ratio=float(ratio or 1.0))
+        return round(up, 4), round(down, 4)
+
+    def follow_model(values: dict[Component, Any]) -> dict[Component, Any]:
+        model = str(values[widgets["model"]] or "").strip() or "demo"
+        chosen = {name: values[widget] for widget, name in keyed.items()}
+        changed = fields.follow_model(chosen, values[last_model] or "demo", model)
+        return {last_model: model, **{widgets[name]: fields.to_widget(name, new) for name, new in changed.items()}}
+
+    last_model = gr.State("demo")
+    quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
+    opened = page.load
+    gr.on(
+        [opened, data.source.change, data.ratio.change],
+        weights,
+        [data.source, data.ratio],
+        [widgets["desirable_weight"], widgets["undesirable_weight"]],
+        **quiet,
+    )
+    widgets["model"].change(follow_model, {*keyed, last_model}, [*keyed, last_model], **quiet)
+    changes = [widget.change for widget in keyed] + [data.source.change, opened]
+    gr.on(changes, preview, asked, [told, command, yaml], trigger_mode="always_last", **quiet)
+    begin.click(begin_run, asked, [view.run, told], show_progress="minimal")
+    stop.click(stop_run, [view.run], [told], **quiet)
+    again.click(resume_run, [view.run], [told], **quiet)
+    return TrainTab(view.run)
+
+
+def _basic_fields(defaults: dict[str, Any]) -> dict[str, Component]:
+    """The unfolded fields, two a line, the model alone on its own."""
+    names = fields.names(basic=True)
+    widgets: dict[str, Component] = {}
+    lines = [["model"]] + [
+        rest[i : i + 2] for rest in [[n for n in names if n != "model"]] for i in range(0, len(rest), 2)
+    ]
+    with gr.Group():
+        for line in lines:
+            with gr.Row():
+                for name in line:
+                    widgets[name] = fields.widget(name, defaults[name])
+    return widgets

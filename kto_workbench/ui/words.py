@@ -1,0 +1,292 @@
+"""Every string of the page, English and Simplified Chinese side by side.
+
+    label("tab.data")                            for what stands still: the browser picks its language (gr.I18n)
+    say(language, "progress.step", step=3, …)    for what the server writes: pass language_of(request)
+
+The help of an option is written once, in config.py; only its translation is here.
+"""
+
+from typing import Any
+
+import gradio as gr
+from gradio.i18n import I18nData
+
+from kto_workbench.config import options
+
+LANGUAGES = ("en", "zh")
+
+WORDS: dict[str, tuple[str, str]] = {
+    "app.header": (
+        '<div class="kto-title"><h1>KTO Workbench</h1><p>Thumbs in, a better model out.</p></div>',
+        '<div class="kto-title"><h1>KTO Workbench</h1><p>用点赞与点踩，炼出更好的模型。</p></div>',
+    ),
+    "tab.data": ("Data", "数据"),
+    "tab.train": ("Train", "训练"),
+    "tab.compare": ("Compare", "对比"),
+    "tab.runs": ("Runs", "历史"),
+    # data
+    "data.source": ("Feedback", "反馈数据"),
+    "data.source.help": ("A demo, or a file that you drop below.", "选择示例，或在下方拖入文件。"),
+    "data.upload": ("Drop a file: JSONL, JSON, CSV or Parquet", "拖入文件：JSONL、JSON、CSV 或 Parquet"),
+    "data.not_kept": ("The file could not be kept: {reason}.", "文件无法保存：{reason}。"),
+    "data.ratio": ("Weight of all thumbs up ÷ weight of all thumbs down", "点赞总权重 ÷ 点踩总权重"),
+    "data.ratio.help": (
+        "The paper asks for 1 to 1.5; the weights λ follow, and fill the fields on the Train tab.",
+        "论文建议取 1 到 1.5；权重 λ 随之确定，并填入“训练”页。",
+    ),
+    "data.train": ("Train on this →", "用这些数据训练 →"),
+    "source.demo": ("Demo: kind and brief", "示例：友善而简短"),
+    "source.demo-rare": ("Demo: thumbs up are rare (1 in 10)", "示例：点赞稀少（十分之一）"),
+    "source.demo-right-or-wrong": ("Demo: right or wrong", "示例：对与错"),
+    "source.thumbs": ("Thumbs collected here", "在此收集的反馈"),
+    "side.up": ("Thumbs up", "点赞"),
+    "side.down": ("Thumbs down", "点踩"),
+    "card.rows": ("Rows", "行数"),
+    "card.rows.hint": ("that can be used", "可用"),
+    "card.up.hint": ("desirable", "想要的"),
+    "card.down.hint": ("undesirable", "不想要的"),
+    "card.odds": ("Up : down", "赞 : 踩"),
+    "card.odds.hint": ("as counted", "按数量"),
+    "card.weight_up.hint": ("weight of an up", "每个点赞的权重"),
+    "card.weight_down.hint": ("weight of a down", "每个点踩的权重"),
+    "balance.counted": ("Counted", "数量"),
+    "balance.weighted": ("With λ", "乘以 λ"),
+    "balance.spoken": ("{name}: thumbs up {up}, thumbs down {down}", "{name}：点赞 {up}，点踩 {down}"),
+    "problems.none": ("Every row can be used.", "所有行都可用。"),
+    "problems.some": ("{count:,} rows were skipped; the rest can be used.", "跳过 {count:,} 行，其余可用。"),
+    "problems.more": ("and {count:,} more", "还有 {count:,} 行"),
+    "problems.line": ("Line", "行"),
+    "problems.field": ("Field", "字段"),
+    "problems.reason": ("Reason", "原因"),
+    "rows.title": ("Rows", "数据行"),
+    "rows.all": ("All", "全部"),
+    "rows.up": ("👍 Up", "👍 点赞"),
+    "rows.down": ("👎 Down", "👎 点踩"),
+    "rows.before": ("← Back", "← 上一页"),
+    "rows.after": ("Next →", "下一页 →"),
+    "rows.where": ("{first:,}–{last:,} of {total}", "第 {first:,}–{last:,} 行，共 {total} 行"),
+    "rows.none": ("No rows to show.", "没有可显示的行。"),
+    # train
+    "train.new": ("<h2>New run</h2>", "<h2>新的训练</h2>"),
+    "train.more": ("More options", "更多选项"),
+    "train.exact": ("What Start will run", "“开始”将执行的命令"),
+    "train.command": ("The same in a shell", "等价的命令行"),
+    "train.start": ("Start", "开始"),
+    "train.stop": ("Stop", "停止"),
+    "train.resume": ("Resume", "继续"),
+    "train.queued": (
+        "Another run is at work, so this one waits for its turn.",
+        "另一个训练正在进行，本次训练已排队等候。",
+    ),
+    "train.stopping": (
+        "Stopping at the next step; the adapter so far is kept.",
+        "将在下一步停止；目前的适配器会保留。",
+    ),
+    "live.run": ("Run shown", "当前显示"),
+    "live.none": ("No run yet. Start trains on the chosen feedback.", "还没有训练。点击“开始”即可用所选数据训练。"),
+    "live.part": ("Curves of", "曲线来源"),
+    "live.train": ("training rows", "训练数据"),
+    "live.eval": ("held-out rows", "留出数据"),
+    "live.smoothing": ("Smoothing", "平滑"),
+    "live.chart": ("Third chart", "第三张图"),
+    "chart.rewards": ("Rewards, and β·z0 between them", "奖励，以及其间的 β·z0"),
+    "chart.z0": ("Reference point z0 (KL, in nats)", "参考点 z0（KL，单位 nat）"),
+    "chart.other": ("Another look", "其他指标"),
+    "chart.loss": ("Loss", "损失"),
+    "chart.logps": ("Log-probabilities of the answers", "回答的对数概率"),
+    "chart.learning_rate": ("Learning rate", "学习率"),
+    "chart.grad_norm": ("Gradient norm", "梯度范数"),
+    "chart.tokens_per_second": ("Tokens a second", "每秒词元数"),
+    "chart.memory": ("Memory (GiB)", "内存（GiB）"),
+    "curve.chosen": ("thumbs up", "点赞"),
+    "curve.rejected": ("thumbs down", "点踩"),
+    "curve.margin": ("margin", "差值"),
+    "curve.beta_z0": ("β·z0", "β·z0"),
+    "curve.z0": ("z0", "z0"),
+    "curve.z0_raw": ("before clamping at 0", "截断到 0 之前"),
+    "curve.loss": ("loss", "损失"),
+    "curve.learning_rate": ("learning rate", "学习率"),
+    "curve.grad_norm": ("gradient norm", "梯度范数"),
+    "curve.tokens_per_second": ("tokens a second", "每秒词元数"),
+    "curve.memory": ("GiB", "GiB"),
+    "progress.label": ("Progress of the training", "训练进度"),
+    "progress.step": ("step {step:,} of {total:,}", "第 {step:,} / {total:,} 步"),
+    "progress.epoch": ("epoch {epoch}", "第 {epoch} 轮"),
+    "progress.left": ("{time} left", "剩余 {time}"),
+    "progress.took": ("took {time}", "用时 {time}"),
+    "progress.log": ("End of its log", "日志末尾"),
+    "time.seconds": ("{count} s", "{count} 秒"),
+    "time.minutes": ("{count} min", "{count} 分钟"),
+    "time.hours": ("{hours} h {minutes} min", "{hours} 小时 {minutes} 分"),
+    "state.queued": ("waiting", "排队中"),
+    "state.starting": ("starting", "启动中"),
+    "state.running": ("training", "训练中"),
+    "state.stopping": ("stopping", "停止中"),
+    "state.finished": ("finished", "已完成"),
+    "state.stopped": ("stopped", "已停止"),
+    "state.failed": ("failed", "失败"),
+    "state.crashed": ("crashed", "已崩溃"),
+    "samples.none": ("Watched answers appear here while the run trains.", "训练期间，这里会显示观察用的回答。"),
+    "samples.step": ("at step {step:,}", "第 {step:,} 步"),
+    "answer.reference": ("Reference", "参考模型"),
+    "answer.tuned": ("Tuned", "训练后"),
+    # compare
+    "compare.intro": (
+        "<h2>The same prompt, the same seed, with and without what was learned</h2>",
+        "<h2>同样的提示、同样的种子：学习前后对照</h2>",
+    ),
+    "compare.prompt": ("Prompt", "提示"),
+    "compare.ideas": ("Try one of these", "试试这些"),
+    "compare.run": ("Run", "训练"),
+    "compare.settings": ("Sampling", "采样设置"),
+    "compare.system": ("System prompt", "系统提示"),
+    "compare.temperature": ("Temperature", "温度"),
+    "compare.temperature.help": (
+        "0 is greedy, which misleads on small models.",
+        "0 为贪心解码，对小模型容易误导。",
+    ),
+    "compare.length": ("Longest answer, in tokens", "最长回答（词元）"),
+    "compare.seed": ("Seed", "种子"),
+    "compare.generate": ("Answer", "生成"),
+    "compare.another": ("Another seed", "换个种子"),
+    "compare.halt": ("Stop", "停止"),
+    "compare.empty": ("Write a prompt first.", "请先输入提示。"),
+    "compare.waiting": ("Waking the model …", "正在唤醒模型……"),
+    "compare.same": (
+        "Both sides answered the same; try another seed, or train longer.",
+        "两边回答相同；换个种子，或训练更久再试。",
+    ),
+    # runs
+    "runs.refresh": ("Refresh", "刷新"),
+    "runs.run": ("Run", "训练"),
+    "runs.state": ("State", "状态"),
+    "runs.data": ("Data", "数据"),
+    "runs.beta": ("β", "β"),
+    "runs.weights": ("λ_D / λ_U", "λ_D / λ_U"),
+    "runs.rate": ("Learning rate", "学习率"),
+    "runs.steps": ("Steps", "步数"),
+    "runs.chosen": ("Reward up", "点赞奖励"),
+    "runs.rejected": ("Reward down", "点踩奖励"),
+    "runs.margin": ("Margin", "差值"),
+    # groups of options, as GROUPS in config.py has them
+    "group.basics": ("<h3>Model and data</h3>", "<h3>模型与数据</h3>"),
+    "group.kto": ("<h3>The KTO objective</h3>", "<h3>KTO 目标</h3>"),
+    "group.lora": ("<h3>The adapter</h3>", "<h3>适配器</h3>"),
+    "group.optimization": ("<h3>Optimization</h3>", "<h3>优化</h3>"),
+    "group.memory": ("<h3>Length, memory and precision</h3>", "<h3>长度、内存与精度</h3>"),
+    "group.records": ("<h3>Evaluation, checkpoints and records</h3>", "<h3>评估、检查点与记录</h3>"),
+    "group.samples": ("<h3>Answers to watch while training</h3>", "<h3>训练时观察的回答</h3>"),
+    # what the unfolded options do, in one line; the whole help is in config.py
+    "short.model": ("demo, a folder, or a hub id", "demo、文件夹或 Hub 名称"),
+    "short.data": ("the feedback", "反馈数据"),
+    "short.beta": ("smaller moves further from the reference", "越小，离参考模型越远"),
+    "short.desirable_weight": ("weight of a thumb up; follows the data", "点赞的权重；随数据而定"),
+    "short.undesirable_weight": ("weight of a thumb down; follows the data", "点踩的权重；随数据而定"),
+    "short.lora_r": ("rank of the adapter", "适配器的秩"),
+    "short.load_in_4bit": ("QLoRA: a quarter of the memory", "QLoRA：约四分之一的显存"),
+    "short.learning_rate": ("at its peak", "峰值"),
+    "short.batch_size": ("examples of one step; at least 2", "每步的样本数，至少 2"),
+    "short.num_train_epochs": ("times through the data", "遍历数据的次数"),
+    "short.max_length": ("tokens of prompt and answer", "提示与回答的词元数"),
+}
+
+# Names of options where the option's own name says too little; the others are called as in YAML.
+OPTION_NAMES: dict[str, tuple[str, str]] = {
+    "model": ("Model", "模型"),
+    "beta": ("β (beta)", "β (beta)"),
+    "desirable_weight": ("λ_D (desirable_weight)", "λ_D (desirable_weight)"),
+    "undesirable_weight": ("λ_U (undesirable_weight)", "λ_U (undesirable_weight)"),
+    "learning_rate": ("Learning rate", "学习率"),
+    "batch_size": ("Batch size", "批大小"),
+    "num_train_epochs": ("Epochs", "轮数"),
+    "max_length": ("Longest row", "最大长度"),
+    "lora_r": ("LoRA rank", "LoRA 秩"),
+    "load_in_4bit": ("4-bit model", "4 位模型"),
+}
+
+OPTION_HELP_ZH: dict[str, str] = {
+    "model": "作为起点的因果语言模型：文件夹、Hub 名称或 `demo`。",
+    "data": "反馈数据：文件，或名称 `demo`、`demo-rare`（点赞占十分之一）、`demo-right-or-wrong`、"
+    "`thumbs`（在此工作区收集的反馈）。",
+    "workspace": "存放训练、上传文件、缓存与收集到的反馈的文件夹。",
+    "template": "`auto`：若模型有对话模板，则提示与回答都经过模板；`none`：纯文本。",
+    "seed": "适配器、批次与观察回答的随机种子：种子相同，训练相同。",
+    "objective": "`kto` 同时从点赞与点踩中学习；`sft` 只模仿点赞，作为对照基线。",
+    "beta": "奖励饱和得多快，也就是模型可以离参考模型多远；越小走得越远。",
+    "desirable_weight": "λ_D，点赞的权重。留空则由类别比例决定，使 (λ_D · 点赞数) / (λ_U · 点踩数) = 1。",
+    "undesirable_weight": "λ_U，点踩的权重。留空则由类别比例决定。",
+    "z0": "参考点 z0：`batch` 每步由批内错配对估计（多一次前向）；"
+    "`every` 每 `kl_every` 步由 `kl_sample` 个错配对重新估计（更省，但更旧）；"
+    "`zero` 固定为 0（免费；适用于模型已在同一数据上微调的情形）。",
+    "kl_every": "z0 为 `every` 时：两次估计之间的步数。",
+    "kl_sample": "z0 为 `every` 时：一次估计所用的错配对数。",
+    "reference": "`base` 与去掉适配器的模型比较（对数据做一次前向并存盘）；"
+    "`uniform` 假设参考分布均匀，无需前向：r = log π(y|x) + π 在 y 各位置上的熵。",
+    "sft_weight": "在点赞回答上按此比例加入普通的下一词损失，按词元平均（LLaMA-Factory 的 pref_ftx）；没有额外开销。",
+    "lora_r": "LoRA 适配器的秩。",
+    "lora_alpha": "LoRA 缩放：适配器乘以 alpha / r。",
+    "lora_dropout": "训练时适配器之前的 dropout。这样即使在第 0 步奖励也有噪声，且无法使用复用激活的快速路径。",
+    "lora_targets": "哪些层加适配器：`all-linear`，或用逗号分隔的名称。只加注意力层学得较少。",
+    "load_in_4bit": "QLoRA：冻结的模型以 4 位保存（NF4，双重量化）：约四分之一的内存，稍慢。",
+    "learning_rate": "峰值学习率。",
+    "batch_size": "一个优化步的样本数，z0 与损失都在其上计算。它关乎统计而非内存：见 tokens_per_pass。",
+    "num_train_epochs": "遍历数据的次数。",
+    "max_steps": "无论轮数，到此步数即停；-1 表示由 num_train_epochs 决定。",
+    "lr_scheduler_type": "预热之后学习率如何下降。",
+    "warmup_ratio": "学习率上升阶段占总步数的比例。",
+    "weight_decay": "AdamW 的权重衰减。",
+    "max_grad_norm": "范数更大的梯度会缩放到此值；0 表示不缩放。",
+    "optim": "优化器；分页 8 位版本可节省显存。",
+    "max_length": "提示与回答合计的词元数；更长的行先截去提示的开头，再截去回答的结尾，并会计数。",
+    "tokens_per_pass": "一次送入模型的词元数。只影响内存与速度：梯度与 z0 不变。显存不足时自动减半。",
+    "gradient_checkpointing": "反向传播时重算激活：更省内存，时间约多三分之一。",
+    "dtype": "冻结权重与激活的精度；`auto`：GPU 上为 bfloat16，CPU 上为 float32。",
+    "device": "在哪里训练；`auto` 有 GPU 就用 GPU。",
+    "threads": "CPU 线程数；0 表示由 torch 决定。在共享的机器上，1 常比 2 快。",
+    "eval_fraction": "留出用于评估的提示比例，连同它们的所有行。",
+    "eval_steps": "两次评估之间的步数；0：每轮结束时评估。",
+    "save_steps": "两个检查点之间的步数，停止或崩溃后可从检查点继续；0：只在结束时保存。",
+    "save_total_limit": "保留的检查点数。",
+    "logging_steps": "metrics.jsonl 中两条记录之间的步数。",
+    "report_to": "另外记录到 `tensorboard`、`wandb` 或 `trackio`（需自行安装）；用逗号分隔。",
+    "sample_prompts": "训练时由参考模型与训练后的模型回答的提示；留空：取前几个留出的提示。",
+    "sample_steps": "两次回答之间的步数；0：整个训练五次；-1：从不。",
+    "sample_max_new_tokens": "最长回答的词元数。",
+    "temperature": "这些回答的采样温度；0 为贪心解码，对小模型容易误导。",
+}
+
+
+def _with_options() -> dict[str, tuple[str, str]]:
+    words = dict(WORDS)
+    for name, field in options().items():
+        words[f"option.{name}"] = OPTION_NAMES.get(name, (name, name))
+        words[f"help.{name}"] = (field.description or "", OPTION_HELP_ZH.get(name, field.description or ""))
+    return words
+
+
+_ALL = _with_options()
+
+# The browser asks for its own language first, then for the plain one; whoever reads Chinese gets the Chinese we have.
+TRANSLATIONS: dict[str, dict[str, str]] = {
+    locale: {key: pair[LANGUAGES.index(language)] for key, pair in _ALL.items()}
+    for locale, language in (("en", "en"), ("zh", "zh"), ("zh-CN", "zh"), ("zh-TW", "zh"))
+}
+
+
+def label(key: str) -> I18nData:
+    """A string that the browser shows in its own language."""
+    if key not in _ALL:
+        raise KeyError(key)
+    return I18nData(key)
+
+
+def say(language: str, key: str, **values: Any) -> str:
+    """A string in a language, its places filled."""
+    text = _ALL[key][LANGUAGES.index(language)]
+    return text.format(**values) if values else text
+
+
+def language_of(request: gr.Request | None) -> str:
+    """The language that the browser asks for: `zh` if it begins with that, else `en`."""
+    headers = getattr(request, "headers", None) or {}
+    return "zh" if str(headers.get("accept-language", "")).strip().lower().startswith("zh") else "en"

@@ -1,0 +1,126 @@
+"""What all tabs share: the workspace with its feedback and its runs."""
+
+import functools
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from kto_workbench.errors import DataError, RunError, WorkbenchError
+from kto_workbench.feedback import Feedback, load_feedback
+from kto_workbench.runs import Run, find_run, list_runs
+
+DEMO_NAMES = ("demo", "demo-rare", "demo-right-or-wrong")
+THUMBS = "thumbs"
+RUNS_OFFERED = 50  # in a list to choose from; the Runs tab shows them all
+
+
+class Workbench:
+    """A workspace folder as the page sees it."""
+
+    def __init__(self, workspace: str | Path) -> None:
+        self.workspace = Path(workspace)
+        self._answerer: Any = None
+
+    # feedback
+
+    @property
+    def uploads(self) -> Path:
+        """Where files that were dropped on the page are kept."""
+        return self.workspace / "uploads"
+
+    def uploaded(self) -> list[Path]:
+        """The files that were dropped on the page, the newest first."""
+        files = [path for path in self.uploads.glob("*") if path.is_file() and not path.name.startswith(".")]
+        return sorted(files, key=lambda path: path.stat().st_mtime, reverse=True)
+
+    def keep_upload(self, path: str | Path) -> str:
+        """Copy a file from the browser into the workspace under a tame name; returns it as a source."""
+        name = re.sub(r"[^\w.\-]+", "_", Path(path).name).lstrip("._")[-100:] or "feedback"
+        self.uploads.mkdir(parents=True, exist_ok=True)
+        target = self.uploads / name
+        stem, dot, suffix = name.partition(".")
+        count = 2
+        while target.exists() and not _same_bytes(target, Path(path)):
+            target = self.uploads / f"{stem}-{count}{dot}{suffix}"
+            count += 1
+        shutil.copyfile(path, target)
+        return str(target)
+
+    def feedback(self, source: str) -> Feedback:
+        """Load one of the feedback sources that the page offers, and no other file. Raises DataError."""
+        if source in (*DEMO_NAMES, THUMBS):
+            return _load(source, str(self.workspace), _stamp(self.workspace / "thumbs.jsonl"))
+        path = Path(str(source))
+        if path not in self.uploaded():
+            raise DataError(f"There is no feedback {path.name!r} here; drop the file again.")
+        return _load(str(path), str(self.workspace), _stamp(path))
+
+    # runs
+
+    def runs(self) -> list[Run]:
+        """Every run, the newest first."""
+        return list_runs(self.workspace)
+
+    def run(self, run_id: str | None) -> Run:
+        """One run by its exact id. Raises RunError."""
+        if not run_id or not re.fullmatch(r"[\w.\-]+", run_id) or run_id.startswith("."):
+            raise RunError("There is no run yet.")
+        return find_run(self.workspace / "runs" / run_id, self.workspace)
+
+    def run_or_none(self, run_id: str | None) -> Run | None:
+        """The run, or None if it is gone or there is none yet."""
+        try:
+            return self.run(run_id)
+        except WorkbenchError:
+            return None
+
+    def run_to_watch(self) -> str | None:
+        """The run that a page should show when it opens: the one at work, else the newest."""
+        runs = self.runs()
+        states = [(run, run.status().state) for run in runs[:RUNS_OFFERED]]
+        for wanted in (("running", "starting", "stopping"), ("queued",)):
+            for run, state in states:
+                if state in wanted:
+                    return run.id
+        return runs[0].id if runs else None
+
+    # answers
+
+    @property
+    def answerer(self) -> Any:
+        """The child process that answers prompts, started at its first answer."""
+        if self._answerer is None:
+            from kto_workbench.runs.answering import Answerer
+
+            self._answerer = Answerer(self.workspace)
+        return self._answerer
+
+    def close(self) -> None:
+        """Let the answering process go; training goes on."""
+        if self._answerer is not None:
+            self._answerer.close()
+            self._answerer = None
+
+
+@functools.lru_cache(maxsize=4)
+def _load(source: str, workspace: str, stamp: float) -> Feedback:
+    return load_feedback(source, workspace=workspace)
+
+
+def _stamp(path: Path) -> float:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0.0
+
+
+def _same_bytes(one: Path, other: Path) -> bool:
+    if os.path.getsize(one) != os.path.getsize(other):
+        return False
+    with one.open("rb") as a, other.open("rb") as b:
+        while chunk := a.read(1 << 20):
+            if chunk != b.read(1 << 20):
+                return False
+    return True

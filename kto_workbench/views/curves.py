@@ -1,0 +1,97 @@
+"""Which curves a training has, smoothed, and thinned out so that no peak is lost.
+
+Rewards contain β and z0 does not, so a picture that lays z0 over rewards draws β·z0.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kto_workbench.views.records import Columns
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a chart: what it is called and which column it draws, times β if `scaled`."""
+
+    name: str
+    column: str
+    color: str
+    scaled: bool = False
+
+
+# Colours that people with red-green blindness can tell apart, readable on white and on near-black.
+UP, DOWN, REFERENCE, PLAIN, FAINT = "#0d8f83", "#d9730d", "#8b6bd8", "#7b8794", "#a8b0ba"
+
+CHARTS: dict[str, tuple[Curve, ...]] = {
+    "rewards": (
+        Curve("chosen", "rewards/chosen", UP),
+        Curve("rejected", "rewards/rejected", DOWN),
+        Curve("margin", "rewards/margins", PLAIN),
+        Curve("beta_z0", "kl", REFERENCE, scaled=True),
+    ),
+    "z0": (Curve("z0", "kl", REFERENCE), Curve("z0_raw", "kl_raw", FAINT)),
+    "loss": (Curve("loss", "loss", PLAIN),),
+    "logps": (Curve("chosen", "logps/chosen", UP), Curve("rejected", "logps/rejected", DOWN)),
+    "learning_rate": (Curve("learning_rate", "learning_rate", PLAIN),),
+    "grad_norm": (Curve("grad_norm", "grad_norm", PLAIN),),
+    "tokens_per_second": (Curve("tokens_per_second", "tokens_per_second", PLAIN),),
+    "memory": (Curve("memory", "memory_gigabytes", PLAIN),),
+}
+
+Points = tuple[np.ndarray, np.ndarray]
+
+
+def points(columns: Columns, curve: Curve, beta: float = 1.0) -> Points:
+    """The (steps, values) of a curve, without those steps that have no value: a batch may hold one class only."""
+    if curve.column == "memory_gigabytes":
+        values = columns["memory_bytes"] / 2**30
+    else:
+        values = columns[curve.column] * (beta if curve.scaled else 1.0)
+    steps = columns["step"]
+    known = np.isfinite(values) & np.isfinite(steps)
+    return steps[known], values[known]
+
+
+def smooth(values: np.ndarray, weight: float) -> np.ndarray:
+    """Exponential moving average: 0 leaves the values, towards 1 they follow slower; unbiased from the first value on.
+
+    out_i = Σ_j≤i weight^(i−j) v_j / Σ_j≤i weight^(i−j), so with weight ½ the values 0, 3 become 0, (0 + 2·3)/3 = 2.
+    """
+    if not 0 < weight < 1 or len(values) < 2:
+        return values
+    smoothed = np.empty(len(values))
+    total = share = 0.0
+    for index, value in enumerate(values.tolist()):
+        total = total * weight + value
+        share = share * weight + 1.0
+        smoothed[index] = total / share
+    return smoothed
+
+
+def downsample(steps: np.ndarray, values: np.ndarray, limit: int) -> Points:
+    """At most `limit` of the points: of each stretch its lowest and its highest, and always the first and the last."""
+    count = len(steps)
+    if count <= max(limit, 4):
+        return steps, values
+    stretches = (limit - 2) // 2
+    edges = np.linspace(1, count - 1, stretches + 1).astype(int)
+    kept = {0, count - 1}
+    for start, end in zip(edges[:-1], edges[1:], strict=True):
+        if start < end:
+            stretch = values[start:end]
+            kept.update((start + int(stretch.argmin()), start + int(stretch.argmax())))
+    index = np.array(sorted(kept))
+    return steps[index], values[index]
+
+
+def chart_points(
+    columns: Columns, chart: str, *, beta: float = 1.0, smoothing: float = 0.0, limit: int = 600
+) -> dict[str, Points]:
+    """The points of every curve of a chart by the curve's name, at most `limit` for the whole chart."""
+    curves = CHARTS[chart]
+    result = {}
+    for curve in curves:
+        steps, values = points(columns, curve, beta)
+        result[curve.name] = downsample(steps, smooth(values, smoothing), limit // len(curves))
+    return result

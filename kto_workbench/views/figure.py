@@ -1,0 +1,118 @@
+"""The curves of a run as one matplotlib figure, for notebooks and reports.
+
+from kto_workbench import Run, plot
+plot(Run("workspace/runs/20260101-120000-ab12")).savefig("curves.png")
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kto_workbench.runs import Run
+from kto_workbench.views.curves import CHARTS, DOWN, FAINT, PLAIN, UP, Points, points, smooth
+from kto_workbench.views.records import records_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+NAMES = {
+    "chosen": "thumbs up (chosen)",
+    "rejected": "thumbs down (rejected)",
+    "margin": "margin",
+    "beta_z0": "β·z0",
+    "z0": "z0",
+    "z0_raw": "z0 before clamping at 0",
+    "loss": "loss",
+}
+
+
+def plot(run: Run | Sequence[Run], smoothing: float = 0.6) -> "Figure":
+    """Draw rewards with β·z0, the margin, z0 and the loss of a run; several runs are laid over each other.
+
+    Lines are smoothed, the faint ones behind them are not, and dots are the held-out rows.
+    """
+    from matplotlib.figure import Figure
+
+    runs = [run] if isinstance(run, Run) else list(run)
+    figure = Figure(figsize=(10, 6.4), layout="constrained")
+    axes = figure.subplots(2, 2)
+    for (left, right), row in zip(axes, (("rewards", "margin"), ("z0", "loss")), strict=True):
+        _decorate(left, row[0])
+        _decorate(right, row[1])
+    for index, one in enumerate(runs):
+        _draw(axes, one, index if len(runs) > 1 else None, smoothing)
+    for axis in axes.flat:
+        handles, _ = axis.get_legend_handles_labels()
+        if handles:
+            axis.legend(fontsize=8, frameon=False)
+        else:
+            axis.text(0.5, 0.5, "nothing logged yet", transform=axis.transAxes, ha="center", color=PLAIN)
+    figure.suptitle(_title(runs), fontsize=11, x=0.01, ha="left")
+    return figure
+
+
+TITLES = {
+    "rewards": "Rewards, with β·z0 between them",
+    "margin": "Margin: chosen − rejected",
+    "z0": "Reference point z0 (nats, without β)",
+    "loss": "Loss",
+}
+SEVERAL = (UP, DOWN, "#8b6bd8", "#3c78c8", "#b0479a", "#6b8e23")
+
+
+def _decorate(axis: "Axes", chart: str) -> None:
+    axis.set_title(TITLES[chart], fontsize=10, loc="left")
+    axis.set_xlabel("step", fontsize=9)
+    axis.tick_params(labelsize=8)
+    axis.grid(color="#8884", linewidth=0.6)
+    axis.spines[["top", "right"]].set_visible(False)
+    if chart != "loss":
+        axis.axhline(0, color=PLAIN, linewidth=0.8)
+
+
+def _draw(axes: np.ndarray, run: Run, position: int | None, smoothing: float) -> None:
+    records, beta = records_of(run), run.config().beta
+    several = position is not None
+    rewards, margin, z0, loss = axes.flat
+    places = [*((margin if curve.name == "margin" else rewards, curve) for curve in CHARTS["rewards"])]
+    places += [*((z0, curve) for curve in reversed(CHARTS["z0"])), (loss, CHARTS["loss"][0])]
+    for axis, curve in places:
+        if several and curve.name in ("beta_z0", "z0_raw"):
+            continue  # three runs of four lines each would be a thicket
+        # One colour a run: its rejected rewards are the dashed ones.
+        dashed = several and curve.name == "rejected"
+        color = SEVERAL[position % len(SEVERAL)] if position is not None else curve.color
+        name = (f"{run.id} rejected" if dashed else run.id) if several else NAMES[curve.name]
+        _line(axis, points(records.train, curve, beta), color, "--" if dashed else "-", name, smoothing)
+        held_out = points(records.eval, curve, beta)
+        if len(held_out[0]) and curve.color != FAINT:
+            axis.plot(*held_out, "o", color=color, markersize=3.5, markerfacecolor="none")
+    if not several and len(records.eval):
+        for axis in (rewards, margin, loss):
+            axis.plot([], [], "o", color=PLAIN, markersize=3.5, markerfacecolor="none", label="held-out rows")
+
+
+def _line(axis: "Axes", drawn: Points, color: str, style: str, name: str, smoothing: float) -> None:
+    steps, values = drawn
+    if not len(steps):
+        return
+    axis.plot(steps, values, color=color, alpha=0.22, linewidth=0.8)
+    marker = "o" if len(steps) == 1 else None
+    axis.plot(steps, smooth(values, smoothing), style, color=color, linewidth=1.6, label=name, marker=marker)
+
+
+def _title(runs: Sequence[Run]) -> str:
+    if len(runs) != 1:
+        return f"{len(runs)} runs"
+    config = runs[0].config()
+    return (
+        f"{runs[0].id}   model {_end_of(config.model)}   data {_end_of(config.data)}   β {config.beta:g}   "
+        f"λ_D {config.desirable_weight or 1:.3g}   λ_U {config.undesirable_weight or 1:.3g}   "
+        f"learning rate {config.learning_rate:g}"
+    )
+
+
+def _end_of(path: str) -> str:
+    return path.rstrip("/").rsplit("/", 1)[-1]
