@@ -1,0 +1,49 @@
+"""KTO Workbench: turn thumbs up and thumbs down into a better language model.
+
+    from kto_workbench import KTOConfig, load_feedback, suggest_weights, train, compare, plot, Run
+
+    feedback = load_feedback("thumbs.jsonl")                    # .rows, .problems, .balance()
+    run = train(KTOConfig(model="demo", data="thumbs.jsonl"))   # in this process
+    plot(run)                                                   # rewards, z0, loss as a figure
+    compare(run, ["Hello!"])                                    # reference and tuned, same seed
+
+The rooms, each of which imports only from those above it:
+
+    config, errors   every option once; every message to the user is a WorkbenchError
+    feedback         thumbs in: any file becomes rows; checks, balance and weights; the store of collected thumbs
+    runs             a run's directory, the queue, child processes
+    engine           KTO itself: objective, batches, scoring, reference, trainer, generation, export
+    demo             the small world of the demo: its text, its judge, its figures
+    views            figures and reports from records
+    ui               the page
+
+`ui`, `runs` and `feedback` never import torch; `engine` never imports gradio. What needs torch loads when first used.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_WHERE = {
+    "KTOConfig": "kto_workbench.config",
+    "Run": "kto_workbench.runs.directory",
+    "WorkbenchError": "kto_workbench.errors",
+    "compare": "kto_workbench.engine.comparison",
+    "load_config": "kto_workbench.config",
+    "load_feedback": "kto_workbench.feedback",
+    "plot": "kto_workbench.views",
+    "suggest_weights": "kto_workbench.feedback",
+    "train": "kto_workbench.engine.training",
+}
+
+__all__ = sorted(_WHERE)
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -33,6 +33,7 @@ DEMO_DEFAULTS: dict[str, Any] = {
     "lora_alpha": 16,
     "max_length": 512,
     "sample_max_new_tokens": 96,
+    "threads": 1,  # two are a third faster on an idle machine, and five times slower when something else runs
 }
 
 GROUPS = {
@@ -47,7 +48,7 @@ GROUPS = {
 
 
 def _option(default: Any, help: str, *, group: str, basic: bool = False, source: str = "", **bounds: Any) -> Any:
-    """A field with its help; `basic` options are those that the page shows unfolded, `source` says where a default is from."""
+    """A field with its help; the page shows `basic` ones unfolded; `source` says where a default is from."""
     extra = {"group": group, "basic": basic, "source": source}
     return Field(default, description=help, json_schema_extra=extra, validate_default=True, **bounds)
 
@@ -59,7 +60,10 @@ class KTOConfig(BaseModel):
 
     # basics
     model: str = _option(
-        DEMO_MODEL, "The causal language model to start from: a folder, a hub id, or `demo`.", group="basics", basic=True
+        DEMO_MODEL,
+        "The causal language model to start from: a folder, a hub id, or `demo`.",
+        group="basics",
+        basic=True,
     )
     data: str = _option(
         "demo",
@@ -121,7 +125,7 @@ class KTOConfig(BaseModel):
     reference: Literal["base", "uniform"] = _option(
         "base",
         "`base` compares with the model without its adapter (one forward pass over the data, once, kept on disk); "
-        "`uniform` assumes a uniform reference and needs no pass: r = log π(y|x) + the entropy of π over y's positions.",
+        "`uniform` assumes a uniform reference and needs no pass: r = log π(y|x) + the entropy of π along y.",
         group="kto",
     )
     sft_weight: float = _option(
@@ -179,12 +183,17 @@ class KTOConfig(BaseModel):
         3.0, "Times to go through the data.", group="optimization", basic=True, gt=0, le=1000
     )
     max_steps: int = _option(
-        -1, "Stop after this many steps, whatever the epochs; -1 leaves it to num_train_epochs.", group="optimization", ge=-1
+        -1,
+        "Stop after this many steps, whatever the epochs; -1 leaves it to num_train_epochs.",
+        group="optimization",
+        ge=-1,
     )
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = _option(
         "cosine", "How the learning rate goes down after the warm-up.", group="optimization"
     )
-    warmup_ratio: float = _option(0.1, "Part of the steps in which the learning rate rises.", group="optimization", ge=0, lt=1)
+    warmup_ratio: float = _option(
+        0.1, "Part of the steps in which the learning rate rises.", group="optimization", ge=0, lt=1
+    )
     weight_decay: float = _option(0.0, "AdamW's weight decay.", group="optimization", ge=0)
     max_grad_norm: float = _option(
         1.0, "Gradients with a larger norm are scaled down to it; 0 leaves them.", group="optimization", ge=0
@@ -212,9 +221,13 @@ class KTOConfig(BaseModel):
         False, "Recompute activations in the backward pass: less memory, about a third more time.", group="memory"
     )
     dtype: Literal["auto", "float32", "bfloat16"] = _option(
-        "auto", "Precision of the frozen weights and activations; `auto`: bfloat16 on a GPU, float32 on a CPU.", group="memory"
+        "auto",
+        "Precision of the frozen weights and activations; `auto`: bfloat16 on a GPU, float32 on a CPU.",
+        group="memory",
     )
-    device: Literal["auto", "cpu", "cuda", "mps"] = _option("auto", "Where to train; `auto` takes a GPU if there is one.", group="memory")
+    device: Literal["auto", "cpu", "cuda", "mps"] = _option(
+        "auto", "Where to train; `auto` takes a GPU if there is one.", group="memory"
+    )
     threads: int = _option(
         0, "CPU threads; 0 leaves it to torch. On a shared machine 1 is often faster than 2.", group="memory", ge=0
     )
@@ -225,17 +238,23 @@ class KTOConfig(BaseModel):
     )
     eval_steps: int = _option(0, "Steps between evaluations; 0: at the end of each epoch.", group="records", ge=0)
     save_steps: int = _option(
-        50, "Steps between checkpoints, from which a stopped or crashed run resumes; 0: only at the end.", group="records", ge=0
+        50,
+        "Steps between checkpoints, from which a stopped or crashed run resumes; 0: only at the end.",
+        group="records",
+        ge=0,
     )
     save_total_limit: int = _option(2, "Checkpoints to keep.", group="records", ge=1)
     logging_steps: int = _option(1, "Steps between two records in metrics.jsonl.", group="records", ge=1)
     report_to: str = _option(
-        "none", "Also log to `tensorboard`, `wandb` or `trackio` (installed by you); names separated by commas.", group="records"
+        "none",
+        "Also log to `tensorboard`, `wandb` or `trackio` (installed by you); names separated by commas.",
+        group="records",
     )
 
     # samples
     sample_prompts: tuple[str, ...] = _option(
-        (), "Prompts answered by the reference and the tuned model while training; empty: the first few held-out ones.",
+        (),
+        "Prompts answered by the reference and the tuned model while training; empty: the first few held-out ones.",
         group="samples",
     )
     sample_steps: int = _option(
@@ -243,7 +262,11 @@ class KTOConfig(BaseModel):
     )
     sample_max_new_tokens: int = _option(128, "Longest answer, in tokens.", group="samples", ge=1)
     temperature: float = _option(
-        0.7, "Sampling temperature of these answers; 0 is greedy, which misleads on small models.", group="samples", ge=0, le=5
+        0.7,
+        "Sampling temperature of these answers; 0 is greedy, which misleads on small models.",
+        group="samples",
+        ge=0,
+        le=5,
     )
 
     @model_validator(mode="before")
@@ -258,7 +281,9 @@ class KTOConfig(BaseModel):
         if isinstance(self.tokens_per_pass, int) and self.tokens_per_pass < 1:
             raise ValueError("option `tokens_per_pass` must be `auto` or at least 1")
         if self.desirable_weight == 0 and self.undesirable_weight == 0:
-            raise ValueError("options `desirable_weight` and `undesirable_weight` are both 0, so nothing would be learned")
+            raise ValueError(
+                "options `desirable_weight` and `undesirable_weight` are both 0, so nothing would be learned"
+            )
         if self.objective == "sft" and self.sft_weight:
             raise ValueError("option `sft_weight` belongs to objective `kto`; with objective `sft` leave it at 0")
         if self.lora_dropout and self.reference == "uniform":
@@ -277,7 +302,7 @@ class KTOConfig(BaseModel):
 
 
 def options() -> dict[str, FieldInfo]:
-    """Every option by name, in order; `.description`, `.default`, `.json_schema_extra` hold its help, default and group."""
+    """Every option by name, in order: `.description`, `.default`, and `.json_schema_extra` with its group."""
     return dict(KTOConfig.model_fields)
 
 

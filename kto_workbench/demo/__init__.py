@@ -6,9 +6,10 @@
     world.py        conversations and feedback, made from a seed
     judge.py        reads a prompt and an answer: kind, brief, right, honest, well formed?
     measure.py      the rates of many answers, and the prompts to ask
+    demonstration.py  the whole round: train, answer, measure
     build.py        makes `assets/`: python -m kto_workbench.demo.build
 
-Only build.py imports torch.
+Only build.py and what demonstration.py calls import torch.
 """
 
 from pathlib import Path

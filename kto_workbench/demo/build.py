@@ -1,6 +1,6 @@
 """Makes `assets/`: the demo's feedback files, its tokenizer and its model, all from one seed.
 
-    python -m kto_workbench.demo.build                  # about six minutes on one CPU thread
+    python -m kto_workbench.demo.build                  # about nine minutes on one CPU thread
     python -m kto_workbench.demo.build --text-only      # feedback and evaluation files only, two seconds
 
 The model is a Llama of half a million parameters, trained from scratch on the world's conversations with the loss on
@@ -30,8 +30,9 @@ CHAT_TEMPLATE = (
 VOCABULARY_SIZE = 1024
 TOKENIZER_CONVERSATIONS = 20_000
 
-STEPS = 2_600
+STEPS = 4_000
 TOKENS_PER_STEP = 2_048
+ANSWER_TOKENS_PER_STEP = 1_450  # on average
 LEARNING_RATE = 5e-3
 WARMUP_STEPS = 60
 FINAL_LEARNING_RATE_SHARE = 0.03
@@ -157,7 +158,12 @@ def train_base(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed
     model.train()
     for step, (ids, labels) in enumerate(islice(batches(tokenizer, seed), steps), start=1):
         logits = model(input_ids=ids).logits
-        loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        # Divided by a constant, not by the tokens that count: else brief answers, of which a batch holds more prompts
+        # and fewer answer tokens, would weigh more, and the model would no longer do everything half of the time.
+        total = torch.nn.functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum"
+        )
+        loss = total / ANSWER_TOKENS_PER_STEP
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -177,6 +183,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("assets"), help="the folder to write (default: assets)")
     parser.add_argument("--text-only", action="store_true", help="write the feedback and evaluation files only")
     parser.add_argument("--seed", type=int, default=0, help="the world's seed (default: 0)")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"steps of the base training (default: {STEPS})")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     options = parser.parse_args(arguments)
 
@@ -187,7 +194,7 @@ def main(arguments: list[str] | None = None) -> None:
     tokenizer = make_tokenizer(options.seed)
     model = make_model(tokenizer, options.seed)
     say(f"training a model of {model.num_parameters():,} parameters")
-    train_base(model, tokenizer, options.seed)
+    train_base(model, tokenizer, options.seed, options.steps)
     model.save_pretrained(options.out / "model")
     tokenizer.save_pretrained(options.out / "model")
     say(f"{options.out / 'model'} is ready")

@@ -388,7 +388,12 @@ def _people() -> Iterable[Topic]:
         {about: {"it": about, "tale": tale} for about, tale in words.TALES},
     )
     yield Topic(
-        "Pip", "Pip", ("{it}",), ("{answer}.",), {ask: {"it": ask, "answer": answer} for ask, answer in words.SELF}
+        "Pip",
+        "Pip",
+        ("{it}",),
+        ("{answer}.",),
+        {ask: {"it": ask, "answer": answer} for ask, answer in words.SELF},
+        weight=1.5,
     )
     yield Topic(
         "out of scope",

@@ -34,6 +34,7 @@ UNSEEN_SHARE = {"sums": 0.20, "made-up words": 0.25}  # families whose held-out 
 HELD_OUT_SHARE = 0.30
 
 TWO_TURNS_SHARE = 0.15
+RECALL_SHARE = 0.4  # two turns after a name: remembering it takes more examples than anything else
 SYSTEM_SHARE = 0.10
 PREFIX_SHARE = 0.15
 CASUAL_SHARE = 0.12
@@ -144,7 +145,7 @@ class World:
         prompt: list[Message] = []
         if random.random() < SYSTEM_SHARE:
             prompt.append({"role": "system", "content": random.choice(vocabulary.SYSTEM_PROMPTS)})
-        if random.random() < TWO_TURNS_SHARE:
+        if random.random() < (RECALL_SHARE if question.topic.name == "names" else TWO_TURNS_SHARE):
             earlier, question, users = self._draw_two(random, part, question, topics)
             # The earlier answer has manners of its own, drawn afresh: those of the next one are not to be read off it.
             prompt += [users[0], {"role": "assistant", "content": draw_answer(earlier, draw_traits(random), random)}]

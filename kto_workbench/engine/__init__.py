@@ -1,0 +1,20 @@
+"""KTO itself, on torch, transformers and peft.
+
+objective.py   the loss, z0 and their kin as pure functions
+batches.py     who is in a batch with whom, and whose mismatched partner
+passes.py      how many tokens go through the model at once
+head.py        log-probabilities without the full logits
+attention.py   attention over a packed batch
+scoring.py     from a batch of sequences to log-probabilities
+step.py        one step: z0, loss, gradient
+reference.py   the reference's log-probabilities, kept on disk
+models.py      load a model, put an adapter on it
+trainer.py     KTO on transformers.Trainer
+recorder.py    from the trainer into the run's directory
+training.py    a run from config to adapter
+generation.py  answers of both sides
+comparison.py  answers of a finished run
+answering.py   the child process that answers
+child.py       the child process that trains
+export.py      a run's model for other programs
+"""

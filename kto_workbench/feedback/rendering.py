@@ -57,7 +57,7 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
         # A local folder needs no network, and a missing one must not wait for it.
         tokenizer = AutoTokenizer.from_pretrained(os.path.expanduser(path), local_files_only=Path(path).is_dir())
     except Exception as error:  # transformers raises a dozen kinds for the one thing that the user wants to know
-        raise ModelError(f"Can't load the tokenizer of model {model!r}: {_short(error)}.") from None
+        raise ModelError(f"Can't load the tokenizer of model {model!r}: {short_reason(error)}.") from None
     if tokenizer.eos_token_id is None:
         raise ModelError(f"The tokenizer of model {model!r} names no end-of-sequence token, so answers could not end.")
     return tokenizer
@@ -74,7 +74,11 @@ def uses_template(tokenizer: "PreTrainedTokenizerBase", template: str = "auto") 
 
 
 def render_prompt(
-    tokenizer: "PreTrainedTokenizerBase", prompt: "str | Sequence[Message]", *, template: str = "auto", tools: Any = None
+    tokenizer: "PreTrainedTokenizerBase",
+    prompt: "str | Sequence[Message]",
+    *,
+    template: str = "auto",
+    tools: Any = None,
 ) -> str:
     """The text that the model continues: prompt and generation prompt as the chat template writes them.
 
@@ -103,27 +107,26 @@ def encode(
 
 
 def encode_rows(
-    tokenizer: "PreTrainedTokenizerBase", rows: Iterable["Row"], max_length: int | None = None, *, template: str = "auto"
+    tokenizer: "PreTrainedTokenizerBase",
+    rows: Iterable["Row"],
+    max_length: int | None = None,
+    *,
+    template: str = "auto",
 ) -> list[Encoded]:
     """`encode` for many rows at once, which the tokenizer does in parallel."""
     rendered = [render(tokenizer, row, template=template) for row in rows]
     if not rendered:
         return []
-    with_template = uses_template(tokenizer, template)
     # A template writes its own beginning-of-sequence token; plain text gets it from the tokenizer.
-    def ids(texts: list[str], special: bool) -> list[list[int]]:
+    special = not uses_template(tokenizer, template)
+
+    def ids(texts: list[str]) -> list[list[int]]:
         return tokenizer(texts, add_special_tokens=special, return_attention_mask=False, verbose=False)["input_ids"]
 
-    if with_template:
-        prompts, wholes = ids([p for p, _ in rendered], False), ids([w for _, w in rendered], False)
-        return [_split(tokenizer, prompt, whole, max_length) for prompt, whole in zip(prompts, wholes, strict=True)]
-    # The completion of plain text is tokenized by itself: merging its first letters into the prompt's last token would
-    # train a split that generation never sees.
-    prompts = ids([p for p, _ in rendered], True)
-    completions = ids([w[len(p) :] for p, w in rendered], False)
-    eos = tokenizer.eos_token_id
-    prompts = [prompt[:-1] if len(prompt) > 1 and prompt[-1] == eos else prompt for prompt in prompts]
-    return [_split(tokenizer, p, p + c, max_length) for p, c in zip(prompts, completions, strict=True)]
+    prompts, wholes = ids([prompt for prompt, _ in rendered]), ids([whole for _, whole in rendered])
+    if special:  # some tokenizers end every text
+        prompts = [p[:-1] if len(p) > 1 and p[-1] == tokenizer.eos_token_id else p for p in prompts]
+    return [_split(tokenizer, prompt, whole, max_length) for prompt, whole in zip(prompts, wholes, strict=True)]
 
 
 def _split(
@@ -167,7 +170,9 @@ def _closed(tokenizer: "PreTrainedTokenizerBase", completion: list[int]) -> list
     return [*completion, tokenizer.eos_token_id]
 
 
-def _apply(tokenizer: "PreTrainedTokenizerBase", messages: "list[Message]", tools: Any, *, add_generation_prompt: bool) -> str:
+def _apply(
+    tokenizer: "PreTrainedTokenizerBase", messages: "list[Message]", tools: Any, *, add_generation_prompt: bool
+) -> str:
     if isinstance(tools, str):
         tools = json.loads(tools)
     try:
@@ -176,9 +181,12 @@ def _apply(tokenizer: "PreTrainedTokenizerBase", messages: "list[Message]", tool
         )
     except Exception as error:  # jinja's own kinds, raised by the template's author
         roles = ", ".join(message["role"] for message in messages)
-        raise ModelError(f"The model's chat template refuses messages of roles {roles}: {_short(error)}.") from None
+        raise ModelError(
+            f"The model's chat template refuses messages of roles {roles}: {short_reason(error)}."
+        ) from None
 
 
-def _short(error: Exception) -> str:
+def short_reason(error: Exception) -> str:
+    """The first line of an exception's message, fit to stand inside a sentence."""
     line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return line.strip().rstrip(".")[:200]

@@ -1,17 +1,17 @@
 """A run's directory: the only truth about a training, and its only reader and writer.
 
-    runs/<id>/  config.yaml     the complete config: running it again gives the same run
-                data.json       what the feedback was: rows, balance, file, checksum
-                status.json     replaced atomically, see Status
-                metrics.jsonl   one record a logged step, appended; NaN is null
-                samples.jsonl   answers of the reference and the tuned model on the watched prompts, while training
-                log.txt         what the training process printed
-                commands/       files that ask: stop, save-now, sample-now
-                checkpoints/    to resume from
-                adapter/        the final adapter (PEFT)
+runs/<id>/  config.yaml     the complete config: running it again gives the same run
+            data.json       what the feedback was: rows, balance, file, checksum
+            status.json     replaced atomically, see Status
+            metrics.jsonl   one record a logged step, appended; NaN is null
+            samples.jsonl   answers of the reference and the tuned model on the watched prompts, while training
+            log.txt         what the training process printed
+            commands/       files that ask: stop, save-now, sample-now
+            checkpoints/    to resume from
+            adapter/        the final adapter (PEFT)
 
-    run = Run("workspace/runs/20260101-120000-ab12")
-    run.status().state, run.metrics()[-1]["rewards/margins"]
+run = Run("workspace/runs/20260101-120000-ab12")
+run.status().state, run.metrics()[-1]["rewards/margins"]
 """
 
 import json
@@ -120,6 +120,10 @@ class Run:
         """What the feedback was when the run was made: file, rows, n_desirable, n_undesirable, sha256."""
         return _read_json(self.path / "data.json")
 
+    def reference(self) -> dict[str, Any]:
+        """How the reference's log-probabilities were come by: `reused`, `computed` (pairs) and `seconds`."""
+        return _read_json(self.path / "reference.json")
+
     def status(self) -> Status:
         """What the run is doing, checked against the process table."""
         known = {field.name for field in fields(Status)}
@@ -130,7 +134,7 @@ class Run:
         return Status(**{**asdict(status), "state": "crashed", "error": status.error or dead})
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Every logged step, in order: `step`, `epoch`, `loss`, `kl`, `rewards/chosen` and the rest; `eval_` records too."""
+        """Every record, in order: `step`, `loss`, `kl`, `rewards/chosen` and the rest, or the same behind `eval_`."""
         return self.metrics_since(0)[0]
 
     def metrics_since(self, offset: int) -> tuple[list[dict[str, Any]], int]:
@@ -154,7 +158,9 @@ class Run:
 
     def latest_checkpoint(self) -> Path | None:
         """The newest complete checkpoint, None if there is none."""
-        found = [path for path in (self.path / "checkpoints").glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+        found = [
+            path for path in (self.path / "checkpoints").glob("checkpoint-*") if (path / "trainer_state.json").is_file()
+        ]
         return max(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
 
     # asking
@@ -188,7 +194,9 @@ class Run:
         me = os.getpid()
         if status.active and status.pid not in (None, me):
             raise RunError(f"Run {self.id} is {status.state} already, in process {status.pid}.")
-        self.set_status(state="queued", pid=me, process_started=psutil.Process(me).create_time(), ended=None, error="", message="")
+        self.set_status(
+            state="queued", pid=me, process_started=psutil.Process(me).create_time(), ended=None, error="", message=""
+        )
 
     def record(self, metrics: dict[str, Any]) -> None:
         """Append one logged step."""
@@ -241,7 +249,9 @@ def find_run(name: str | Path, workspace: str | Path = "workspace") -> Run:
     if len(exact or matches) == 1:
         return (exact or matches)[0]
     if matches:
-        raise RunError(f"{len(matches)} runs in {workspace} go by {str(name)!r}: {', '.join(run.id for run in matches[:4])}.")
+        raise RunError(
+            f"{len(matches)} runs in {workspace} go by {str(name)!r}: {', '.join(run.id for run in matches[:4])}."
+        )
     raise RunError(f"There is no run {str(name)!r} in {runs_folder(workspace)}; `kto runs` lists those that exist.")
 
 

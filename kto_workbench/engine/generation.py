@@ -1,0 +1,134 @@
+"""Answers of the reference and of the tuned model: same prompts, same seed, same sampling."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from kto_workbench.engine.models import adapter_off, dropout_off
+from kto_workbench.feedback.rendering import render_prompt, uses_template
+
+SIDES = ("reference", "tuned")
+
+
+@torch.no_grad()
+def generate(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Any],
+    *,
+    seed: int = 0,
+    temperature: float = 0.7,
+    max_new_tokens: int = 128,
+    template: str = "auto",
+    batch_size: int = 32,
+    on_text: Callable[[int, str], None] | None = None,
+) -> list[str]:
+    """Answers to prompts (text or chat messages), in order.
+
+    Args:
+        model: with its adapter on or off, as the caller has set it.
+        tokenizer: of the model.
+        prompts: what is asked.
+        seed: the same seed gives the same answers; the state of torch's generators is left as it was.
+        temperature: 0 is greedy.
+        max_new_tokens: longest answer.
+        template: see the option of this name.
+        batch_size: prompts answered at once.
+        on_text: told (number of the prompt, its text so far) while answers grow.
+    """
+    answers: list[str] = []
+    device = next(model.parameters()).device
+    devices = [device] if device.type == "cuda" else []
+    checkpointing = getattr(model, "is_gradient_checkpointing", False)
+    if checkpointing:  # in train mode it would switch the cache off
+        model.gradient_checkpointing_disable()
+    try:
+        with torch.random.fork_rng(devices), dropout_off(model):
+            torch.manual_seed(seed)
+            for start in range(0, len(prompts), batch_size):
+                part = prompts[start : start + batch_size]
+                tell = (lambda i, text, start=start: on_text(start + i, text)) if on_text else None
+                answers += _generate_batch(model, tokenizer, part, temperature, max_new_tokens, template, tell)
+    finally:
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+    return answers
+
+
+def _generate_batch(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Any],
+    temperature: float,
+    max_new_tokens: int,
+    template: str,
+    on_text: Callable[[int, str], None] | None,
+) -> list[str]:
+    texts = [render_prompt(tokenizer, prompt, template=template) for prompt in prompts]
+    special = not uses_template(tokenizer, template)
+    ids = [tokenizer(text, add_special_tokens=special)["input_ids"] for text in texts]
+    ids = [row or [tokenizer.eos_token_id] for row in ids]
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    width = max(map(len, ids))
+    device = next(model.parameters()).device
+    tokens = torch.tensor([[pad] * (width - len(row)) + row for row in ids], device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=device)
+    own = getattr(model, "generation_config", None)
+    ends = {tokenizer.eos_token_id}
+    if own is not None and own.eos_token_id is not None:
+        ends |= {own.eos_token_id} if isinstance(own.eos_token_id, int) else set(own.eos_token_id)
+    sampling = (
+        {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        if temperature
+        else {"do_sample": False}
+    )
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens, eos_token_id=sorted(ends), pad_token_id=pad, use_cache=True, **sampling
+    )
+    streamer = _Growing(tokenizer, len(prompts), width, ends, on_text) if on_text else None
+    # The settings of a model's own generation_config (a top_p, a repetition penalty) would differ from model to model.
+    out = model.generate(input_ids=tokens, attention_mask=mask, generation_config=settings, streamer=streamer)
+    return [_decode(tokenizer, row, ends) for row in out[:, width:].tolist()]
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, row: list[int], ends: set[int]) -> str:
+    end = next((i for i, token in enumerate(row) if token in ends), len(row))
+    return tokenizer.decode(row[:end], skip_special_tokens=True).strip()
+
+
+class _Growing:
+    """What `generate` calls a streamer: it gets the prompts first, then one token of every row at a time."""
+
+    def __init__(self, tokenizer: Any, n: int, width: int, ends: set[int], on_text: Callable[[int, str], None]) -> None:
+        self.tokenizer, self.ends, self.on_text = tokenizer, ends, on_text
+        self.rows: list[list[int]] = [[] for _ in range(n)]
+        self.prompt_seen = False
+
+    def put(self, tokens: torch.Tensor) -> None:
+        """Take one step's tokens."""
+        if not self.prompt_seen:
+            self.prompt_seen = True
+            return
+        for i, token in enumerate(tokens.reshape(-1).tolist()):
+            if self.rows[i] and self.rows[i][-1] in self.ends:
+                continue
+            self.rows[i].append(token)
+            self.on_text(i, _decode(self.tokenizer, self.rows[i], self.ends))
+
+    def end(self) -> None:
+        """Nothing is left to flush."""
+
+
+def compare_sides(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Any], **settings: Any
+) -> list[dict[str, Any]]:
+    """Answers of both sides: [{prompt, reference, tuned}], the reference's with the adapter off."""
+    tuned = generate(model, tokenizer, prompts, **settings)
+    with adapter_off(model):
+        reference = generate(model, tokenizer, prompts, **settings)
+    return [
+        {"prompt": prompt, "reference": a, "tuned": b} for prompt, a, b in zip(prompts, reference, tuned, strict=True)
+    ]

@@ -1,0 +1,107 @@
+"""Log-probabilities from hidden states without ever holding the full logits.
+
+Logits of a vocabulary of 128,000 for one batch are gigabytes. Here they exist for a chunk of tokens at a time; the
+gradient with respect to the hidden state is computed beside the log-probability, and the backward pass only multiplies
+it by the token's scalar: two matrix products a token, no second look at the weight.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Logits alive at once, in elements: small enough for a CPU's caches, large enough to keep a GPU busy.
+CHUNK_ELEMENTS = {"cpu": 2**21, "cuda": 2**27}
+
+
+@dataclass(frozen=True)
+class Head:
+    """How a model turns hidden states into logits: softcap(scale · (hidden @ weight.T + bias)).
+
+    `weight` is [V, H]; `scale` is Granite's 1 / logits_scaling or Cohere's logit_scale; `softcap` is Gemma's.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "Head | None":
+        """The head of a causal language model; None if it is not a plain frozen linear layer."""
+        linear = model.get_output_embeddings()
+        if type(linear) is not nn.Linear or linear.weight.requires_grad:
+            return None
+        config = model.config.get_text_config()
+        scale = 1.0
+        if getattr(config, "logits_scaling", None):
+            scale = 1.0 / config.logits_scaling
+        elif getattr(config, "logit_scale", None):
+            scale = float(config.logit_scale)
+        return cls(linear.weight, linear.bias, scale, getattr(config, "final_logit_softcapping", None))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[n, H] → [n, V] in float32."""
+        logits = nn.functional.linear(hidden.to(self.weight.dtype), self.weight, self.bias).float()
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        if self.softcap:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        return logits
+
+
+def token_logps(head: Head, hidden: Tensor, targets: Tensor, *, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
+    """Log π(target) of each token.
+
+    Args:
+        head: the model's head.
+        hidden: [n, H] hidden states, each at the position that predicts its target.
+        targets: [n] token ids.
+        entropy: also return the entropy of each next-token distribution.
+
+    Returns:
+        logps [n] in float32, differentiable with respect to `hidden`; entropies [n] in nats, detached, or None.
+    """
+    return _TokenLogps.apply(hidden, head, targets, entropy)
+
+
+class _TokenLogps(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Head, targets: Tensor, entropy: bool) -> tuple[Tensor, Tensor | None]:
+        n, needs_grad = hidden.shape[0], ctx.needs_input_grad[0]
+        logps = torch.empty(n, dtype=torch.float32, device=hidden.device)
+        entropies = torch.empty_like(logps) if entropy else None
+        gradient = torch.empty_like(hidden) if needs_grad else None
+        size = max(1, CHUNK_ELEMENTS.get(hidden.device.type, 2**24) // head.weight.shape[0])
+        for start in range(0, n, size):
+            part = slice(start, start + size)
+            logits = head.logits(hidden[part])
+            target = targets[part, None]
+            normalizer = logits.logsumexp(-1, keepdim=True)
+            logps[part] = (logits.gather(-1, target) - normalizer).squeeze(-1)
+            if not (needs_grad or entropy):
+                continue
+            # d(softcap(s)) / ds = 1 − (softcap(s) / cap)²
+            slope = 1 - (logits / head.softcap) ** 2 if head.softcap else None
+            if entropy:
+                entropies[part] = normalizer.squeeze(-1) - (logits.sub(normalizer).exp() * logits).sum(-1)
+            if needs_grad:
+                # d logp / d logits = onehot(target) − softmax
+                d_logits = logits.sub_(normalizer).exp_().neg_()
+                d_logits.scatter_add_(-1, target, torch.ones_like(target, dtype=d_logits.dtype))
+                if slope is not None:
+                    d_logits *= slope
+                if head.scale != 1.0:
+                    d_logits *= head.scale
+                gradient[part] = (d_logits.to(head.weight.dtype) @ head.weight).to(hidden.dtype)
+        if needs_grad:
+            ctx.save_for_backward(gradient)
+        if entropies is not None:
+            ctx.mark_non_differentiable(entropies)
+        return logps, entropies
+
+    @staticmethod
+    def backward(ctx: Any, grad_logps: Tensor, _: Tensor | None) -> tuple[Tensor, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad_logps[:, None].to(gradient.dtype), None, None, None

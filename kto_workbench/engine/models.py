@@ -1,0 +1,139 @@
+"""Load a causal language model and put a LoRA adapter on it, or an adapter trained before."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+
+from kto_workbench.config import KTOConfig
+from kto_workbench.engine import attention
+from kto_workbench.errors import ModelError
+from kto_workbench.feedback.rendering import model_path, short_reason
+
+log = logging.getLogger(__name__)
+
+
+def pick_device(device: str = "auto") -> torch.device:
+    """The device of a config; `auto` takes a GPU if there is one. Raises ModelError for one that is not there."""
+    found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if device in ("auto", "cpu", found):
+        return torch.device(found if device == "auto" else device)
+    raise ModelError(f"There is no {device} device on this machine; use `device: auto`.")
+
+
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The dtype of frozen weights and activations; `auto` is bfloat16 on a GPU that has it, else float32."""
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    return getattr(torch, dtype)
+
+
+def load_model(
+    model: str,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    load_in_4bit: bool = False,
+    attn_implementation: str | None = None,
+) -> PreTrainedModel:
+    """Load the base model of `demo`, a folder or a hub id, without dropout, in train mode. Raises ModelError.
+
+    Train mode, here and everywhere: bitsandbytes repacks 4-bit weights in place when a module in eval mode runs
+    without gradients on some CPUs, and training is silently wrong from then on. Without dropout the modes are the same
+    otherwise.
+    """
+    path = os.path.expanduser(model_path(model))
+    local = Path(path).is_dir()
+    attention.register()
+    try:
+        config = AutoConfig.from_pretrained(path, local_files_only=local)
+        for part in {id(c): c for c in (config, config.get_text_config())}.values():
+            for name, value in list(vars(part).items()):
+                if isinstance(value, float) and name.endswith(("dropout", "_pdrop", "dropout_prob", "dropout_rate")):
+                    setattr(part, name, 0.0)
+        options = {}
+        if load_in_4bit:
+            options["quantization_config"] = BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=dtype,
+            )
+            options["device_map"] = {"": device}
+        loaded = _from_pretrained(path, config, attn_implementation, dtype=dtype, local_files_only=local, **options)
+    except ModelError:
+        raise
+    except Exception as error:  # transformers raises a dozen kinds for the one thing that the user wants to know
+        raise ModelError(f"Can't load model {model!r}: {short_reason(error)}.") from error
+    if not load_in_4bit:
+        loaded = loaded.to(device)
+    for module in loaded.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return loaded.train()
+
+
+def _from_pretrained(path: str, config, attn_implementation: str | None, **options) -> PreTrainedModel:
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            path, config=config, attn_implementation=attn_implementation or attention.NAME, **options
+        )
+    except (ValueError, ImportError) as error:
+        if attn_implementation or "attention" not in str(error).lower():
+            raise
+    return AutoModelForCausalLM.from_pretrained(path, config=config, **options)
+
+
+def add_lora(model: PreTrainedModel, config: KTOConfig) -> nn.Module:
+    """A fresh LoRA adapter on a base model: with it the model is the base exactly, since B starts at zero."""
+    from peft import LoraConfig, get_peft_model
+
+    targets = config.lora_targets
+    lora = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=targets if targets == "all-linear" else [name.strip() for name in targets.split(",")],
+        bias="none",
+    )
+    torch.manual_seed(config.seed)
+    try:
+        return get_peft_model(model, lora).train()
+    except ValueError as error:
+        raise ModelError(f"Can't put an adapter on {config.model!r}: {short_reason(error)}.") from error
+
+
+def load_adapter(model: PreTrainedModel, path: str | Path) -> nn.Module:
+    """A base model with an adapter trained before, for answering. Raises ModelError."""
+    from peft import PeftModel
+
+    if not (Path(path) / "adapter_model.safetensors").is_file():
+        raise ModelError(f"There is no adapter in {path}.")
+    return PeftModel.from_pretrained(model, str(path)).train()
+
+
+@contextlib.contextmanager
+def adapter_off(model: nn.Module) -> Iterator[None]:
+    """The reference: the same model with its adapter switched off."""
+    with model.disable_adapter():
+        yield
+
+
+@contextlib.contextmanager
+def dropout_off(model: nn.Module) -> Iterator[None]:
+    """No dropout for a while, without eval mode (see `load_model`)."""
+    active = [m for m in model.modules() if isinstance(m, nn.Dropout) and m.p]
+    rates = [m.p for m in active]
+    for m in active:
+        m.p = 0.0
+    try:
+        yield
+    finally:
+        for m, p in zip(active, rates, strict=True):
+            m.p = p

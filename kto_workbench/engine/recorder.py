@@ -1,0 +1,98 @@
+"""Between the trainer and the run's directory: records, status, heartbeat, and the commands that are asked of a run."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tqdm import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from kto_workbench.runs.directory import HEARTBEAT_SECONDS, Run
+
+STATUS_SECONDS = 0.3
+
+
+class Recorder(TrainerCallback):
+    """Writes what the trainer does into the run's directory, and does what files in `commands/` ask for.
+
+    `sample` is called with the step whenever watched prompts are due; `steps_between_samples` 0 means never.
+    """
+
+    def __init__(self, run: Run, sample: Callable[[int], None], steps_between_samples: int, *, progress: bool) -> None:
+        self.run, self.sample, self.every = run, sample, steps_between_samples
+        self.stopped = False
+        self._bar: tqdm | None = None
+        self._progress = progress
+        self._written = 0.0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """The first step is about to begin: time left is counted from here."""
+        self.run.set_status(
+            state="running",
+            step=state.global_step,
+            first_step=state.global_step,
+            total_steps=state.max_steps,
+            training_started=time.time(),
+            message="",
+        )
+        if self._progress:
+            self._bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", desc="Training")
+        if self.every and state.global_step == 0:
+            self.sample(0)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Tell where we are, and look whether something was asked."""
+        now = time.time()
+        if now - self._written > STATUS_SECONDS or state.global_step == state.max_steps:
+            self.run.set_status(step=state.global_step, epoch=state.epoch)
+            self._written = now
+        if self._bar:
+            self._bar.update(state.global_step - self._bar.n)
+        if self.run.was_asked("stop", forget=True):
+            self.run.set_status(state="stopping", step=state.global_step, message="Stopping, and saving the adapter.")
+            self.stopped = control.should_training_stop = control.should_save = True
+        if self.run.was_asked("save-now", forget=True):
+            control.should_save = True
+        due = self.every and state.global_step % self.every == 0
+        if self.run.was_asked("sample-now", forget=True) or due:
+            self.sample(state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Append the record."""
+        if logs and "train_runtime" not in logs:
+            self.run.record({"step": state.global_step, **logs})
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Write the last step down."""
+        self.run.set_status(step=state.global_step, epoch=state.epoch)
+        if self._bar:
+            self._bar.close()
+
+
+class Heartbeat:
+    """Renews the status's heartbeat from a thread, so that long steps are not taken for a crash."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> "Heartbeat":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        while not self._ended.wait(HEARTBEAT_SECONDS):
+            self.run.set_status()

@@ -1,0 +1,252 @@
+"""One run from its config to its adapter: load, prepare, train, save. What the child process and notebooks call."""
+
+import contextlib
+import json
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from kto_workbench.config import KTOConfig
+from kto_workbench.engine.batches import Batch, Pair, compose, hold_out, mismatched_pairs
+from kto_workbench.engine.generation import generate
+from kto_workbench.engine.models import adapter_off, add_lora, load_model, pick_device, pick_dtype
+from kto_workbench.engine.passes import Budget
+from kto_workbench.engine.recorder import Heartbeat, Recorder
+from kto_workbench.engine.reference import cache_for, fill_in
+from kto_workbench.engine.scoring import PaddedScorer, make_scorer
+from kto_workbench.engine.step import uses_mismatched, uses_reference
+from kto_workbench.engine.trainer import KTOTrainer
+from kto_workbench.errors import DataError, WorkbenchError
+from kto_workbench.feedback import Row, load_feedback
+from kto_workbench.feedback.rendering import encode_rows, load_tokenizer, model_path, prompt_messages
+from kto_workbench.runs.directory import Run
+from kto_workbench.runs.jsonlines import write_atomically
+from kto_workbench.runs.launch import create_run
+from kto_workbench.runs.turn import StoppedWhileWaiting, turn
+
+log = logging.getLogger(__name__)
+
+WATCHED_PROMPTS = 4
+SAMPLES_IN_A_RUN = 5
+
+
+def train(config: KTOConfig, *, progress: bool = True) -> Run:
+    """Train in this process and return the run; its directory is the same as that of a training in a child process.
+
+    Raises WorkbenchError with one sentence; the run is then left `failed`, with the reason in its status.
+    """
+    run = create_run(config)
+    train_run(run, progress=progress)
+    return run
+
+
+def train_run(run: Run, *, progress: bool = False) -> None:
+    """Train a run, from its latest checkpoint if it has one, when its turn comes."""
+    run.claim()
+    config = run.config()
+    try:
+        with Heartbeat(run), turn(run, config.workspace):
+            run.set_status(state="starting", message="Loading the model.")
+            stopped = _train(run, config, progress=progress)
+        run.set_status(state="stopped" if stopped else "finished", message="", ended=time.time())
+    except StoppedWhileWaiting:
+        run.set_status(state="stopped", message="Stopped before it began.", ended=time.time())
+    except KeyboardInterrupt:
+        run.set_status(state="stopped", message="Interrupted.", ended=time.time())
+        raise
+    except Exception as error:
+        sentence = str(error) if isinstance(error, WorkbenchError) else f"{type(error).__name__}: {error}"
+        run.set_status(state="failed", error=sentence, message="", ended=time.time())
+        raise
+
+
+def _train(run: Run, config: KTOConfig, *, progress: bool) -> bool:
+    """Returns whether the run was stopped before its last step."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    transformers_logging.disable_progress_bar()
+    torch.manual_seed(config.seed)
+    device = pick_device(config.device)
+    dtype = pick_dtype(config.dtype, device)
+    tokenizer = load_tokenizer(config.model)
+    rows = list(load_feedback(config.data, workspace=config.workspace).rows)
+    base = load_model(config.model, device=device, dtype=dtype, load_in_4bit=config.load_in_4bit)
+    model = add_lora(base, config)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    scorer = make_scorer(model)
+
+    prepared = prepare(rows, tokenizer, config)
+    for line in prepared.remarks:
+        log.info(line)
+    batches = [to_batch(part, config, device) for part in prepared.train + prepared.evaluation]
+    n_train = len(prepared.train)
+
+    budget = Budget(None if config.tokens_per_pass == "auto" else config.tokens_per_pass)
+    budget.on_halved = lambda tokens: run.set_status(
+        message=f"Out of memory once: going on with {tokens} tokens a pass."
+    )
+    if uses_reference(config):
+        _fill_in_reference(run, config, batches, scorer, model, dtype, budget)
+
+    watched = list(config.sample_prompts) or [row.prompt for row in prepared.watch(WATCHED_PROMPTS)]
+    sampler = Sampler(run, model, tokenizer, watched, config)
+    checkpoint = run.latest_checkpoint()
+    trainer = KTOTrainer(model, config, scorer, batches[:n_train], batches[n_train:], run.path / "checkpoints", budget)
+    recorder = Recorder(run, sampler, _steps_between_samples(config, n_train, bool(watched)), progress=progress)
+    trainer.add_callback(recorder)
+    run.rewind(int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    save_adapter(model, run)
+    return recorder.stopped and trainer.state.global_step < trainer.state.max_steps
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Rows of each batch as (row, encoded), for training and evaluation, and remarks for the log."""
+
+    train: list[list[tuple[Row, Any]]]
+    evaluation: list[list[tuple[Row, Any]]]
+    remarks: list[str]
+
+    def watch(self, n: int) -> list[Row]:
+        """A few rows whose prompts are worth watching: held-out ones, each prompt once."""
+        rows = [row for part in self.evaluation or self.train for row, _ in part]
+        return list({prompt_key(row): row for row in reversed(rows)}.values())[::-1][:n]
+
+
+def prompt_key(row: Row) -> str:
+    """Equal for siblings: rows that answer the same prompt."""
+    return json.dumps(prompt_messages(row.prompt), sort_keys=True)
+
+
+def prepare(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, config: KTOConfig) -> Prepared:
+    """Encode rows, hold some out by prompt, and compose batches. Raises DataError if too little is left."""
+    if len(rows) < 2:
+        raise DataError(f"{config.data} holds {len(rows)} usable row; KTO needs at least two, for a mismatched pair.")
+    encoded = encode_rows(tokenizer, rows, config.max_length, template=config.template)
+    keys = [prompt_key(row) for row in rows]
+    train, held = hold_out(keys, config.eval_fraction, config.seed)
+    if config.objective == "sft":
+        train = [i for i in train if rows[i].label]
+        if len(train) < 2:
+            raise DataError(f"{config.data} has fewer than two thumbs up to imitate.")
+
+    def batches(numbers: list[int]) -> list[list[tuple[Row, Any]]]:
+        if not numbers:
+            return []
+        parts = compose([keys[i] for i in numbers], config.batch_size, config.seed)
+        return [[(rows[numbers[i]], encoded[numbers[i]]) for i in part] for part in parts]
+
+    remarks = [f"{len(train)} rows to train on, {len(held)} of other prompts held out to evaluate."]
+    cut_prompts = sum(e.prompt_cut > 0 for e in encoded)
+    cut_completions = sum(e.completion_cut > 0 for e in encoded)
+    if cut_prompts or cut_completions:
+        remarks.append(
+            f"max_length {config.max_length} cuts the start of {cut_prompts} prompts and the end of {cut_completions} "
+            f"completions, of {len(rows)} rows."
+        )
+    if any(e.diverged for e in encoded):
+        remarks.append(
+            "The chat template renders prompts differently before an answer; completions start where the two part."
+        )
+    return Prepared(batches(train), batches(held), remarks)
+
+
+def to_batch(part: Sequence[tuple[Row, Any]], config: KTOConfig, device: torch.device) -> Batch:
+    """One batch's rows as pairs, mismatched pairs and labels."""
+    encoded = [e for _, e in part]
+    return Batch(
+        pairs=[Pair(e.prompt_ids, e.completion_ids) for e in encoded],
+        mismatched=mismatched_pairs(encoded, config.max_length),
+        label=torch.tensor([row.label for row, _ in part], device=device),
+    )
+
+
+def _fill_in_reference(
+    run: Run,
+    config: KTOConfig,
+    batches: list[Batch],
+    scorer: PaddedScorer,
+    model: nn.Module,
+    dtype: torch.dtype,
+    budget: Budget,
+) -> None:
+    from pathlib import Path
+
+    started = time.time()
+    cache = cache_for(
+        model,
+        scorer,
+        os.path.expanduser(model_path(config.model)),
+        dtype,
+        config.load_in_4bit,
+        Path(config.workspace) / "cache",
+    )
+
+    def tell(done: int, total: int) -> None:
+        run.set_status(message=f"Computing the reference: {done} of {total} batches.")
+
+    autocast = (
+        torch.autocast("cuda", torch.bfloat16) if dtype == torch.bfloat16 and scorer.device.type == "cuda" else None
+    )
+    with autocast or contextlib.nullcontext():
+        reused, computed = fill_in(batches, scorer, cache, budget, mismatched=uses_mismatched(config), on_progress=tell)
+    note = {"reused": reused, "computed": computed, "seconds": time.time() - started}
+    write_atomically(run.path / "reference.json", json.dumps(note) + "\n")
+    log.info("Reference: %d log-probabilities reused, %d computed, in %.1f s.", reused, computed, note["seconds"])
+
+
+class Sampler:
+    """Answers the watched prompts and records them; the reference's answers never change, so they are made once."""
+
+    def __init__(
+        self, run: Run, model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Any], config: KTOConfig
+    ) -> None:
+        self.run, self.model, self.tokenizer, self.prompts = run, model, tokenizer, prompts
+        self.settings = {
+            "seed": config.seed,
+            "temperature": config.temperature,
+            "max_new_tokens": config.sample_max_new_tokens,
+            "template": config.template,
+        }
+        self._reference: list[str] | None = None
+
+    def __call__(self, step: int) -> None:
+        """Record the answers of both sides at a step."""
+        if not self.prompts:
+            return
+        if self._reference is None:
+            with adapter_off(self.model):
+                self._reference = generate(self.model, self.tokenizer, self.prompts, **self.settings)
+        tuned = generate(self.model, self.tokenizer, self.prompts, **self.settings) if step else self._reference
+        for prompt, reference, answer in zip(self.prompts, self._reference, tuned, strict=True):
+            self.run.record_sample({"step": step, "prompt": prompt, "reference": reference, "tuned": answer})
+
+
+def save_adapter(model: nn.Module, run: Run) -> None:
+    """Put the adapter into the run's directory, all at once."""
+    beside = run.path / "adapter.part"
+    model.save_pretrained(beside)
+    if run.adapter.exists():
+        for path in beside.iterdir():
+            path.replace(run.adapter / path.name)
+        beside.rmdir()
+    else:
+        beside.rename(run.adapter)
+
+
+def _steps_between_samples(config: KTOConfig, n_batches: int, any_prompts: bool) -> int:
+    if config.sample_steps < 0 or not any_prompts:
+        return 0
+    total = config.max_steps if config.max_steps > 0 else round(n_batches * config.num_train_epochs)
+    return config.sample_steps or max(1, total // SAMPLES_IN_A_RUN)

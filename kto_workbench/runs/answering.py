@@ -1,0 +1,141 @@
+"""Answers from a child process that keeps models warm: the asking side, without torch.
+
+    answerer = Answerer("workspace")
+    for event in answerer.stream(run.path, ["Hello!"], seed=0, temperature=0.7, max_new_tokens=96):
+        print(event["side"], event["text"], event["done"])
+    answerer.close()
+
+The child is started when it is first needed. It speaks one JSON object a line over its own pipes; what libraries print
+goes to `answering.log` in the workspace. When it dies, the request that was under way raises, and the next one starts a
+new child.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from kto_workbench.errors import WorkbenchError
+
+SIDES = ("reference", "tuned")
+
+
+class Answerer:
+    """Asks a warm child process for answers; safe to share between threads, which take turns."""
+
+    def __init__(self, workspace: str | Path = "workspace") -> None:
+        self.workspace = Path(workspace)
+        self._turn = threading.Lock()
+        self._child: subprocess.Popen[str] | None = None
+
+    @property
+    def warm(self) -> bool:
+        """Whether a child process is alive."""
+        return self._child is not None and self._child.poll() is None
+
+    def stream(
+        self,
+        run_path: str | Path,
+        prompts: Sequence[Any],
+        *,
+        seed: int,
+        temperature: float,
+        max_new_tokens: int,
+        sides: Sequence[str] = SIDES,
+        system: str | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """Yield answers as they grow.
+
+        Args:
+            run_path: directory of a run with an adapter.
+            prompts: texts, or lists of chat messages.
+            seed: same for both sides.
+            temperature: 0 is greedy.
+            max_new_tokens: longest answer.
+            sides: `reference`, `tuned`, or both, in the order in which they are answered.
+            system: a system prompt put before each prompt that has none.
+
+        Yields:
+            {"prompt": number, "side": side, "text": all of it so far, "done": bool}.
+
+        Raises:
+            WorkbenchError: the run has no adapter, the model can't be loaded, or the child has died.
+        """
+        request = {
+            "run": str(Path(run_path).resolve()),
+            "prompts": [_with_system(prompt, system) for prompt in prompts],
+            "seed": seed,
+            "temperature": temperature,
+            "max_new_tokens": max_new_tokens,
+            "sides": list(sides),
+        }
+        with self._turn:
+            child = self._warm_child()
+            finished = False
+            try:
+                child.stdin.write(json.dumps(request) + "\n")
+                child.stdin.flush()
+                for line in child.stdout:
+                    event = json.loads(line)
+                    if "error" in event:
+                        finished = True
+                        raise WorkbenchError(event["error"])
+                    if event.get("end"):
+                        finished = True
+                        return
+                    yield event
+                raise BrokenPipeError
+            except (BrokenPipeError, OSError, ValueError):
+                log = self.workspace / "answering.log"
+                raise WorkbenchError(
+                    f"The process that answers has died; the end of {log} says more. Ask again to start a new one."
+                ) from None
+            finally:
+                # Whoever stopped listening half-way must not leave the rest of the answers to the next one.
+                if not finished:
+                    self._end_child()
+
+    def close(self) -> None:
+        """End the child process, which gives its memory back."""
+        with self._turn:
+            self._end_child()
+
+    def _warm_child(self) -> "subprocess.Popen[str]":
+        if not self.warm:
+            self._end_child()
+            self.workspace.mkdir(parents=True, exist_ok=True)
+            with (self.workspace / "answering.log").open("ab") as log:
+                self._child = subprocess.Popen(
+                    [sys.executable, "-m", "kto_workbench.engine.answering"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                    encoding="utf-8",
+                    env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                )
+        return self._child
+
+    def _end_child(self) -> None:
+        child, self._child = self._child, None
+        if child is None:
+            return
+        child.kill()
+        child.wait()
+        for pipe in (child.stdin, child.stdout):
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+
+def _with_system(prompt: Any, system: str | None) -> Any:
+    if not system:
+        return prompt
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    if messages and messages[0]["role"] == "system":
+        return messages
+    return [{"role": "system", "content": system}, *messages]
