@@ -13,6 +13,12 @@
     named.py       feedback known by name
     store.py       the thumbs collected in a workspace
     loading.py     load_feedback
+    facts.py       what is known of every row: hashes, lengths, patterns
+    findings.py    the diagnoses: how many rows, where, what to do
+    nearness.py    rows that say nearly the same
+    languages.py   which language a text is probably in
+    tokens.py      lengths under a model's tokenizer, what max_length cuts
+    fixes.py       one-click fixes, each into a new file
     reports.py     check, and what it says
     rendering.py   rows as a model's tokens
 
@@ -20,6 +26,7 @@ Nothing here imports torch.
 """
 
 from kto_workbench.feedback.balance import Balance, suggest_weights, weight_range
+from kto_workbench.feedback.findings import Finding
 from kto_workbench.feedback.loading import Feedback, load_feedback
 from kto_workbench.feedback.reports import CheckReport, check
 from kto_workbench.feedback.rows import Problem, Row, Rows
@@ -29,6 +36,7 @@ __all__ = [
     "Balance",
     "CheckReport",
     "Feedback",
+    "Finding",
     "Problem",
     "Row",
     "Rows",

@@ -1,20 +1,56 @@
 """The check: what `kto check FILE` prints and what the page shows, as one object."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
+from kto_workbench.feedback.facts import gather_facts
+from kto_workbench.feedback.findings import Finding, diagnose
+from kto_workbench.feedback.fixes import free_path, write_fixed
 from kto_workbench.feedback.loading import Feedback, Progress, load_feedback
+from kto_workbench.feedback.tokens import TokenCheck, check_tokens, find_cuts
 
 SHOWN_PROBLEMS = 5
+SHOWN_LINES = 6
+_MARKS = {"problem": "✗", "warning": "!", "note": "·"}
 
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What a source holds, what can't be used, and which weights its balance asks for."""
+    """What a source holds, what is wrong with it, and which weights its balance asks for.
+
+    Attributes:
+        feedback: what was loaded.
+        facts: one line of facts a row, see facts.py.
+        findings: the diagnoses, the worst first.
+        tokens: lengths under a model's tokenizer, if a model was named.
+    """
 
     feedback: Feedback
+    facts: pl.DataFrame
+    findings: list[Finding]
+    tokens: TokenCheck | None = None
+
+    @property
+    def fixes(self) -> dict[str, str]:
+        """The one-click fixes that would change something: name → what it does."""
+        return {finding.name: finding.fix for finding in self.findings if finding.fix}
+
+    def fix(self, names: Iterable[str], path: str | Path | None = None, *, workspace: str | Path = "workspace") -> Path:
+        """Write a new file with these fixes applied, by default among the workspace's uploads; returns its path.
+
+        The old file is never touched, nor is any other written over. Unusable rows are never in the new file.
+        """
+        if path is None:
+            folder = Path(workspace) / "uploads"
+            folder.mkdir(parents=True, exist_ok=True)
+            stem = self.feedback.path.stem if self.feedback.path else "feedback"
+            path = free_path(folder, stem.removesuffix(".jsonl"))
+        write_fixed(self.feedback, self.facts, names, Path(path))
+        return Path(path)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON types; `problems` is complete."""
@@ -33,7 +69,9 @@ class CheckReport:
             "undesirable_weight": balance.undesirable_weight,
             "weight_range": {side: list(bounds) for side, bounds in balance.weight_range.items()},
             "advice": balance.advice,
-            "findings": [],
+            "findings": [finding.to_dict() for finding in self.findings],
+            "fixes": self.fixes,
+            "tokens": self.tokens.to_dict() if self.tokens else None,
         }
 
     def to_text(self) -> str:
@@ -51,14 +89,50 @@ class CheckReport:
             ("", balance.advice),
         ]
         lines = [f"{name:<9}{text}" for name, text in facts]
-        if feedback.problems:
-            lines += ["", f"{len(feedback.problems):,} rows can't be used:"]
-            shown = feedback.problems[:SHOWN_PROBLEMS]
-            width = max(len(f"{problem.line:,}") for problem in shown)
-            lines += [f"  line {problem.line:>{width},}  {problem.reason}" for problem in shown]
-            more = len(feedback.problems) - len(shown)
-            lines += [f"  and {more:,} more (all of them with --json)"] if more else []
+        lines += self._problem_lines() + self._finding_lines() + self._token_lines()
         return "\n".join(lines)
+
+    def _problem_lines(self) -> list[str]:
+        problems = self.feedback.problems
+        if not problems:
+            return []
+        shown = problems[:SHOWN_PROBLEMS]
+        width = max(len(f"{problem.line:,}") for problem in shown)
+        lines = ["", f"{len(problems):,} row{'s' * (len(problems) > 1)} can't be used:"]
+        lines += [f"  line {problem.line:>{width},}  {problem.reason}" for problem in shown]
+        more = len(problems) - len(shown)
+        return lines + ([f"  and {more:,} more (all of them with --json)"] if more else [])
+
+    def _finding_lines(self) -> list[str]:
+        findings = [finding for finding in self.findings if finding.name != "unusable"]
+        if not findings:
+            return []
+        lines = ["", "findings (✗ problem, ! warning, · note)"]
+        for finding in findings:
+            lines.append(f"  {_MARKS[finding.severity]} {finding.title}")
+            if finding.lines and finding.severity != "note":
+                more = finding.count - SHOWN_LINES
+                shown = ", ".join(f"{line:,}" for line in finding.lines[:SHOWN_LINES])
+                lines.append(f"      lines {shown}" + (f" and {more:,} more" if more > 0 else ""))
+            if finding.advice:
+                lines.append(f"      {finding.advice}")
+            if finding.fix:
+                lines.append(f"      fix `{finding.name}`: {finding.fix}")
+        return lines
+
+    def _token_lines(self) -> list[str]:
+        if self.tokens is None:
+            return []
+        found = self.tokens.to_dict()
+        sampled = f" (of {found['rows']:,} sampled rows)" if found["sampled"] else ""
+        lines = ["", f"tokens of {found['model']}{sampled}"]
+        for name in ("prompt_tokens", "completion_tokens", "tokens"):
+            q = found[name]
+            title = name.replace("_tokens", "").replace("tokens", "together")
+            lines.append(f"  {title:<12}half up to {q['median']:,}, 95 % up to {q['p95']:,}, longest {q['max']:,}")
+        rendered = found["rendered"]
+        lines += ["", f"line {rendered['line']} as the model sees it; what stands in ⟦ ⟧ is trained:"]
+        return lines + [f"  {line}" for line in f"{rendered['prompt']}⟦{rendered['completion']}⟧".splitlines()]
 
 
 def check(
@@ -70,10 +144,21 @@ def check(
     mapping: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> CheckReport:
-    """Load a source and look at it like a doctor; raises DataError if there is nothing to look at."""
-    feedback = (
-        source
-        if isinstance(source, Feedback)
-        else load_feedback(source, workspace=workspace, mapping=mapping, progress=progress)
-    )
-    return CheckReport(feedback)
+    """Load a source (or take a Feedback) and look at it like a doctor.
+
+    `progress` is called with the number of rows read, then looked at, then tokenized. Raises DataError if there is
+    nothing to look at, ModelError if the model's tokenizer can't be loaded.
+    """
+    if isinstance(source, Feedback):
+        feedback = source
+    else:
+        feedback = load_feedback(source, workspace=workspace, mapping=mapping, progress=progress)
+    facts = gather_facts(feedback.rows, progress)
+    findings = diagnose(feedback, facts)
+    tokens = None
+    if model:
+        tokens = check_tokens(feedback, model, max_length, progress=progress)
+        cuts = find_cuts(tokens)
+        findings = [*([cuts] if cuts and cuts.severity == "warning" else []), *findings]
+        findings += [cuts] if cuts and cuts.severity == "note" else []
+    return CheckReport(feedback, facts, findings, tokens)

@@ -1,0 +1,116 @@
+"""How fast a feedback file is checked, and in how much memory: 10 thousand, 100 thousand, a million rows of JSON lines.
+
+    python -m benchmarks.data [--json] [--quick]
+
+Each size is checked in a process of its own; `seconds` is the check from the first byte to the finished report, and
+`peak_mib` that process's largest resident set, which counts mapped file pages too. The files are generated, about 1 KB
+a row, with a few duplicates, conflicts and broken lines among them.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+SIZES = (10_000, 100_000, 1_000_000)
+QUICK_SIZES = (10_000,)
+SHAPES = ("text", "messages")
+WORDS = (
+    "the a of to and in that it is was for on are with as at be this have from or one had by word but not what all "
+    "were we when your can said there use an each which she do how their if will up other about out many then them these so "
+    "some her would make like him into time has look two more write go see number no way could people my than first "
+    "water been call who oil its now find long down day did get come made may part river garden lantern copper velvet"
+).split()
+
+
+def write_feedback(path: Path, rows: int, shape: str, seed: int = 0) -> None:
+    """A file of about 1 KB a row: one thumb up to two down, 1 % duplicates, 1 ‰ conflicts, 1 in 10,000 lines broken."""
+    chance = np.random.default_rng(seed)
+    words = np.array(WORDS)
+    with path.open("w", encoding="utf-8") as file:
+        previous = ("", "")
+        for start in range(0, rows, 10_000):
+            count = min(10_000, rows - start)
+            asked = chance.integers(0, len(words), (count, 40))
+            told = chance.integers(0, len(words), (count, 230))
+            lengths = chance.integers(80, 230, count)
+            kinds, thumbs = chance.random(count), chance.random(count) < 1 / 3
+            for i in range(count):
+                prompt, completion = " ".join(words[asked[i]]), " ".join(words[told[i, : lengths[i]]])
+                if kinds[i] < 0.01 and previous[0]:
+                    prompt, completion = previous
+                previous = prompt, completion
+                label = bool(thumbs[i])
+                if shape == "text":
+                    row = {"prompt": prompt, "completion": completion, "label": label}
+                else:
+                    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
+                    row = {"messages": turns, "label": label}
+                line = json.dumps(row)
+                file.write(line[:-30] + "\n" if kinds[i] > 0.9999 else line + "\n")
+
+
+def measure(path: Path) -> dict:
+    """Check one file in this process."""
+    began = time.perf_counter()
+    from kto_workbench.feedback import check
+
+    imported = time.perf_counter()
+    report = check(path, workspace=path.parent)
+    found = report.to_dict()
+    text = report.to_text()
+    done = time.perf_counter()
+    return {
+        "rows_in": found["rows_in"],
+        "rows_kept": found["rows_kept"],
+        "megabytes": round(path.stat().st_size / 1e6, 1),
+        "import_seconds": round(imported - began, 2),
+        "seconds": round(done - imported, 2),
+        "peak_mib": round(
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+        ),
+        "findings": len(found["findings"]),
+        "report_lines": text.count("\n") + 1,
+    }
+
+
+def main() -> None:
+    """Write the files, check each in a process of its own, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--quick", action="store_true", help="10 thousand rows only")
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(json.dumps(measure(arguments.measure)))
+        return
+    results = []
+    with tempfile.TemporaryDirectory(dir=os.environ.get("KTO_BENCH_DIR")) as folder:
+        for size in QUICK_SIZES if arguments.quick else SIZES:
+            for shape in SHAPES:
+                path = Path(folder) / f"{shape}-{size}.jsonl"
+                write_feedback(path, size, shape)
+                command = [sys.executable, "-m", "benchmarks.data", "--measure", str(path)]
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                results.append({"shape": shape, "rows": size, **json.loads(done.stdout)})
+                path.unlink()
+    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}"
+    if arguments.json:
+        print(json.dumps({"machine": machine, "rows": results}))
+        return
+    print(f"{'shape':<10}{'rows':>10}{'MB':>9}{'seconds':>9}{'peak MiB':>10}")
+    for row in results:
+        print(f"{row['shape']:<10}{row['rows']:>10,}{row['megabytes']:>9}{row['seconds']:>9}{row['peak_mib']:>10,}")
+    print(machine)
+
+
+if __name__ == "__main__":
+    main()
