@@ -65,7 +65,7 @@ def lay_out(bench: Workbench) -> gr.Blocks:
     """All tabs, in the order in which the work goes."""
     with gr.Blocks(title="KTO Workbench", analytics_enabled=False, fill_width=True) as page:
         gr.HTML(label("app.header"), elem_classes="kto-bare")
-        with gr.Tabs() as tabs:
+        with gr.Tabs(overflow_behavior="wrap") as tabs:
             with gr.Tab(label("tab.data"), id="data"):
                 data_tab = data.build(bench, page)
             with gr.Tab(label("tab.train"), id="train"):

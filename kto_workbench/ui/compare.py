@@ -51,7 +51,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
         generate = gr.Button(label("compare.generate"), variant="primary", elem_id="compare-generate", min_width=140)
         another = gr.Button(label("compare.another"), elem_id="compare-another", min_width=140)
         halt = gr.Button(label("compare.halt"), elem_id="compare-halt", min_width=100)
-    told = gr.HTML(elem_id="compare-message", elem_classes="kto-bare")
+    told = gr.HTML(elem_id="compare-message", elem_classes="kto-bare kto-told")
     with gr.Row(equal_height=True):
         boxes = []
         for side in SIDES:

@@ -37,7 +37,8 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
                 allow_custom_value=True,
             )
             upload = gr.File(label=label("data.upload"), elem_id="data-upload", type="filepath", height=150)
-            told = gr.HTML(elem_id="data-message", elem_classes="kto-bare")
+            told = gr.HTML(elem_id="data-message", elem_classes="kto-bare kto-told")
+            train = gr.Button(label("data.train"), variant="primary", elem_id="data-train")
         with gr.Column(scale=5, min_width=300):
             cards = gr.HTML(elem_id="data-cards", elem_classes="kto-bare")
             balance = gr.HTML(elem_id="data-balance", elem_classes="kto-bare")
@@ -51,23 +52,21 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
                 elem_id="data-ratio",
             )
             problems = gr.HTML(elem_id="data-problems", elem_classes="kto-bare")
-    with gr.Row(equal_height=True):
+    with gr.Row(elem_classes="kto-toolbar"):
         side = gr.Radio(
             [(label("rows.all"), "all"), (label("rows.up"), "up"), (label("rows.down"), "down")],
             value="all",
             label=label("rows.title"),
             elem_id="data-side",
-            scale=3,
-            min_width=260,
+            container=False,
+            scale=1,
+            min_width=240,
         )
-        with gr.Column(scale=2, min_width=260):
-            where = gr.HTML(elem_id="data-where", elem_classes="kto-bare")
-            with gr.Row(elem_classes="kto-buttons"):
-                before = gr.Button(label("rows.before"), size="sm", min_width=80)
-                after = gr.Button(label("rows.after"), size="sm", min_width=80)
+        where = gr.HTML(elem_id="data-where", elem_classes="kto-bare")
+        before = gr.Button(label("rows.before"), size="sm", scale=0, min_width=84, elem_id="data-before")
+        after = gr.Button(label("rows.after"), size="sm", scale=0, min_width=84, elem_id="data-after")
     position = gr.State(0)
     rows = gr.HTML(elem_id="data-rows", elem_classes="kto-bare")
-    train = gr.Button(label("data.train"), variant="primary", elem_id="data-train")
 
     def take(path: str | None, request: gr.Request) -> tuple[Any, ...]:
         language = language_of(request)

@@ -37,7 +37,7 @@ def widget(name: str, value: Any) -> Component:
         "label": label(f"option.{name}"),
         "info": label(f"short.{name}" if basic else f"help.{name}"),
         "elem_id": "train-" + name.replace("_", "-"),
-        "min_width": 150,
+        "min_width": 120,
     }
     value = to_widget(name, value)
     if name == "model":

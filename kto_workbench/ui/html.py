@@ -26,16 +26,43 @@ def message(text: str, kind: str = "error") -> str:
     return f'<p class="kto-message kto-{kind}" role="{role}">{esc(text)}</p>'
 
 
-def heading(title: str, text: str = "") -> str:
-    """A heading with a line of explanation; both are ours and may not contain markup."""
-    line = f"<p>{esc(text)}</p>" if text else ""
-    return f'<div class="kto-heading"><h2>{esc(title)}</h2>{line}</div>'
+def symbol(name: str) -> str:
+    """λ_D and λ_U with their index set below."""
+    base, _, index = name.partition("_")
+    return f"{esc(base)}<sub>{esc(index)}</sub>" if index else esc(base)
+
+
+def thumb(language: str, up: bool) -> str:
+    """A thumb as a picture of ours: not every machine has a font for it."""
+    side = "up" if up else "down"
+    return (
+        f'<svg class="kto-thumb kto-{side}" viewBox="0 0 20 20" role="img" '
+        f'aria-label="{esc(say(language, f"side.{side}"))}">'
+        '<path d="M2.5 9h3v8.5h-3zM7 9.2l3.6-7.2c1.3 0 2.2 1 2 2.3L12 7.5h4.3c1.2 0 2 1.1 1.7 2.2'
+        'l-1.6 6.2c-.2.9-1 1.6-2 1.6H7z"/></svg>'
+    )
+
+
+def number(value: float | None) -> str:
+    """A measured value in three digits; a dash for none."""
+    if value is None:
+        return "–"
+    return "0" if abs(value) < 1e-9 else f"{value:.3g}"
+
+
+def chart_head(title: str, keys: Iterable[tuple[str, str, float | None]]) -> str:
+    """A chart's title and its legend with the newest values: (name, colour, value)."""
+    cells = "".join(
+        f'<span class="kto-curve" style="--curve:{esc(color)}">{esc(name)} <b>{number(value)}</b></span>'
+        for name, color, value in keys
+    )
+    return f'<div class="kto-chart-head"><h3>{esc(title)}</h3><div class="kto-curves">{cells}</div></div>'
 
 
 def cards(items: Iterable[tuple[str, str, str]]) -> str:
     """Numbers in a row of cards: (name, value, hint)."""
     cells = "".join(
-        f'<div class="kto-card"><dt>{esc(name)}</dt><dd>{esc(value)}</dd><span>{esc(hint)}</span></div>'
+        f'<div class="kto-card"><dt>{symbol(name)}</dt><dd>{esc(value)}</dd><span>{esc(hint)}</span></div>'
         for name, value, hint in items
     )
     return f'<dl class="kto-cards">{cells}</dl>'
@@ -100,8 +127,7 @@ def rows(language: str, page: Sequence[Any]) -> str:
     for row in page:
         side = "up" if row.label else "down"
         items.append(
-            f'<li class="kto-row kto-{side}"><span class="kto-thumb" role="img" '
-            f'aria-label="{esc(say(language, f"side.{side}"))}">{"👍" if row.label else "👎"}</span>'
+            f'<li class="kto-row kto-{side}">{thumb(language, row.label)}'
             f"<div>{_conversation(row.prompt)}<p class='kto-answer'>{esc(row.completion)}</p></div>"
             f'<span class="kto-line">{esc(row.line)}</span></li>'
         )
@@ -150,10 +176,12 @@ def progress(language: str, run: Run, status: Status) -> str:
         facts.append(say(language, "progress.took", time=took))
     spoken = f"{share:.0f} %"
     says = status.error or status.message
+    if not says and status.state in ("queued", "starting"):
+        says = say(language, "progress.waking")
     kind = "error" if status.state in ("failed", "crashed") else "plain"
     return (
-        f'<div class="kto-progress"><div class="kto-progress-line">{state_pill(language, status.state)}'
-        f'<span class="kto-facts">{" · ".join(map(esc, facts))}</span><code>{esc(run.id)}</code></div>'
+        f'<div class="kto-progress" data-run="{esc(run.id)}"><div class="kto-progress-line">'
+        f'{state_pill(language, status.state)}<span class="kto-facts">{" · ".join(map(esc, facts))}</span></div>'
         f'<div class="kto-track" role="progressbar" aria-valuemin="0" aria-valuemax="{total}" '
         f'aria-valuenow="{status.step}" aria-label="{esc(say(language, "progress.label"))}" aria-valuetext="{spoken}">'
         f'<i class="kto-state-{esc(status.state)}" style="width:{share:.2f}%"></i></div>{message(says, kind)}</div>'

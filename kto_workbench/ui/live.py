@@ -4,7 +4,7 @@ A tick sends only what has changed. What it changes against is in the page's own
 server, or that opens a second time, simply gets everything at its next tick.
 """
 
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -27,105 +27,72 @@ COLORS = {
 }
 
 
-@dataclass
-class LiveView:
-    """What the rest of the page needs of it."""
-
-    run: gr.Dropdown
-
-
-def build(bench: Workbench, page: gr.Blocks, stop: gr.Button, again: gr.Button) -> LiveView:
-    """Lay out the live view; `stop` and `again` follow the run's state."""
-    run = gr.Dropdown([], label=label("live.run"), elem_id="train-run", allow_custom_value=True, show_label=True)
+def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, again: gr.Button) -> None:
+    """Lay out the live view of the chosen run; the buttons `stop` and `again` follow its state."""
     progress = gr.HTML(elem_id="train-progress", elem_classes="kto-bare")
-    with gr.Row(equal_height=True):
-        part = gr.Radio(
-            [(label("live.train"), "train"), (label("live.eval"), "eval")],
-            value="train",
-            label=label("live.part"),
-            elem_id="train-part",
-            min_width=200,
-        )
-        smoothing = gr.Slider(0, 0.95, value=0.6, step=0.05, label=label("live.smoothing"), elem_id="train-smoothing")
-    rewards = _chart("rewards", 300)
-    with gr.Row(equal_height=True):
-        with gr.Column(min_width=280):
-            z0 = _chart("z0", 230)
-        with gr.Column(min_width=280):
-            other = _chart("other", 230)
-            chart = gr.Dropdown(
-                [(label(f"chart.{name}"), name) for name in OTHER_CHARTS],
-                value="loss",
-                label=label("live.chart"),
-                elem_id="train-chart",
-                filterable=False,
-            )
+    rewards_key, rewards = _chart("rewards", 300)
+    with gr.Row():
+        z0_key, z0 = _chart("z0", 220)
+        other_key, other = _chart("other", 220)
+    part, chart, smoothing = _controls()
     watched = gr.HTML(elem_id="train-samples", elem_classes="kto-bare")
     seen = gr.State({})
 
     def look(
         run_id: str | None, part: str, smoothing: float, chart: str, seen: dict[str, Any] | None, request: gr.Request
     ) -> list[Any]:
-        language = language_of(request)
+        language, shown = language_of(request), Shown(seen)
         found = bench.run_or_none(run_id)
-        shown = Shown(dict(seen or {}))
+        shown.forget_unless("run", found and found.id)
         choices = run_choices(bench, language)
-        updates = {run: gr.Dropdown(choices=choices, value=run_id) if shown.changed("choices", choices) else gr.skip()}
+        updates: dict[Any, Any] = {}
+        if shown.changed("choices", choices):
+            updates[run] = gr.Dropdown(choices=choices, value=run_id)
         if found is None:
-            if shown.changed("run", None):
-                updates |= {progress: html.message(say(language, "live.none"), "plain"), rewards: None, z0: None}
-                updates |= {
-                    other: None,
-                    watched: "",
-                    stop: gr.Button(interactive=False),
-                    again: gr.Button(visible=False),
-                }
-            return _in_order(updates, outputs, shown)
+            if shown.changed("nothing", language):
+                updates |= {progress: html.message(say(language, "live.none"), "plain"), watched: ""}
+                updates |= {rewards: None, z0: None, other: None, rewards_key: "", z0_key: "", other_key: ""}
+                updates |= {stop: gr.Button(interactive=False), again: gr.Button(visible=False)}
+            return in_order(updates, shown)
         status, records = found.status(), records_of(found)
-        settings = (found.id, part, smoothing, language, records.version)
-        if shown.changed("progress", (found.id, _visible(status), language)):
+        drawn = (part, smoothing, language, records.version)
+        if shown.changed("progress", (_visible(status), language)):
             updates[progress] = show_progress(language, found, status)
             updates[stop] = gr.Button(interactive=status.state in ("queued", "starting", "running"))
             updates[again] = gr.Button(visible=status.resumable)
-        if shown.changed("curves", settings):
+        if shown.changed("curves", drawn):
             beta = found.config().beta
-            updates[rewards] = frame(records, "rewards", part, language, beta, smoothing)
-            updates[z0] = frame(records, "z0", part, language, beta, smoothing)
-        if shown.changed("other", (*settings, chart)):
-            updates[other] = frame(records, chart if chart in OTHER_CHARTS else "loss", part, language, 1.0, smoothing)
-        if shown.changed("samples", (found.id, _size(found.path / "samples.jsonl"), language)):
+            updates[rewards_key], updates[rewards] = draw(records, "rewards", part, language, beta, smoothing)
+            updates[z0_key], updates[z0] = draw(records, "z0", part, language, beta, smoothing)
+        if shown.changed("other", (*drawn, chart)):
+            known = chart if chart in OTHER_CHARTS else "loss"
+            updates[other_key], updates[other] = draw(records, known, part, language, 1.0, smoothing)
+        if shown.changed("samples", (_size(found.path / "samples.jsonl"), language)):
             updates[watched] = html.samples(language, found.samples())
-        return _in_order(updates, outputs, shown)
+        return in_order(updates, shown)
+
+    def in_order(updates: dict[Any, Any], shown: Shown) -> list[Any]:
+        return [updates.get(output, gr.skip()) for output in outputs[:-1]] + [shown.marks]
 
     def attach(request: gr.Request) -> Any:
         return gr.Dropdown(choices=run_choices(bench, language_of(request)), value=bench.run_to_watch())
 
-    outputs = [run, progress, stop, again, rewards, z0, other, watched, seen]
+    outputs = [run, progress, stop, again, rewards_key, rewards, z0_key, z0, other_key, other, watched, seen]
     inputs = [run, part, smoothing, chart, seen]
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
+    tick = gr.Timer(TICK_SECONDS).tick
     page.load(attach, None, [run], **quiet).then(look, inputs, outputs, **quiet)
-    gr.on(
-        [gr.Timer(TICK_SECONDS).tick, run.change, part.change, smoothing.release, chart.change],
-        look,
-        inputs,
-        outputs,
-        **quiet,
-    )
+    gr.on([tick, run.change, part.change, smoothing.release, chart.change], look, inputs, outputs, **quiet)
     for plot in (rewards, z0, other):
         plot.select(_zoom, None, [plot], **quiet)
         plot.double_click(lambda: gr.LinePlot(x_lim=None), None, [plot], **quiet)
-    return LiveView(run)
-
-
-def _zoom(event: gr.SelectData) -> Any:
-    return gr.LinePlot(x_lim=list(event.index))
 
 
 class Shown:
     """What the page shows already, so that a tick sends only what is new."""
 
-    def __init__(self, marks: dict[str, Any]) -> None:
-        self.marks = marks
+    def __init__(self, marks: dict[str, str] | None) -> None:
+        self.marks = dict(marks or {})
 
     def changed(self, part: str, mark: Any) -> bool:
         """Whether this part must be sent again; it is then taken as sent."""
@@ -135,38 +102,76 @@ class Shown:
         self.marks[part] = mark
         return True
 
-
-def _in_order(updates: dict[Any, Any], outputs: list[Any], shown: Shown) -> list[Any]:
-    return [updates.get(output, gr.skip()) for output in outputs[:-1]] + [shown.marks]
-
-
-def _chart(name: str, height: int) -> gr.LinePlot:
-    return gr.LinePlot(
-        x="step",
-        y="value",
-        color="curve",
-        x_title=" ",
-        y_title=" ",
-        color_title=" ",
-        color_map=COLORS,
-        height=height,
-        label=label(f"chart.{name}"),
-        elem_id=f"train-{name}-plot",
-        buttons=["fullscreen", "export"],
-    )
+    def forget_unless(self, part: str, mark: Any) -> None:
+        """Take everything else for unsent, unless this mark is the one that was sent."""
+        if self.changed(part, mark):
+            self.marks = {part: repr(mark)}
 
 
-def frame(records: Records, chart: str, part: str, language: str, beta: float, smoothing: float) -> pd.DataFrame:
-    """A chart's curves as the long table that gr.LinePlot draws."""
+def _controls() -> tuple[gr.Dropdown, gr.Dropdown, gr.Slider]:
+    with gr.Row():
+        part = gr.Dropdown(
+            [(label("live.train"), "train"), (label("live.eval"), "eval")],
+            value="train",
+            label=label("live.part"),
+            elem_id="train-part",
+            filterable=False,
+            min_width=150,
+        )
+        chart = gr.Dropdown(
+            [(label(f"chart.{name}"), name) for name in OTHER_CHARTS],
+            value="loss",
+            label=label("live.chart"),
+            elem_id="train-chart",
+            filterable=False,
+            min_width=150,
+        )
+        smoothing = gr.Slider(
+            0, 0.95, value=0.6, step=0.05, label=label("live.smoothing"), elem_id="train-smoothing", min_width=200
+        )
+    return part, chart, smoothing
+
+
+def _chart(name: str, height: int) -> tuple[gr.HTML, gr.LinePlot]:
+    """A chart under its legend, which also tells the newest values to those who can't see the curves."""
+    with gr.Column(elem_classes="kto-chart", min_width=260):
+        key = gr.HTML(elem_id=f"train-{name}-key", elem_classes="kto-bare")
+        plot = gr.LinePlot(
+            x="step",
+            y="value",
+            color="curve",
+            x_title=" ",
+            y_title=" ",
+            color_map=COLORS,
+            colors_in_legend=[],
+            height=height,
+            show_label=False,
+            elem_id=f"train-{name}-plot",
+            buttons=["fullscreen", "export"],
+        )
+    return key, plot
+
+
+def _zoom(event: gr.SelectData) -> Any:
+    return gr.LinePlot(x_lim=list(event.index))
+
+
+def draw(
+    records: Records, chart: str, part: str, language: str, beta: float, smoothing: float
+) -> tuple[str, pd.DataFrame]:
+    """A chart's heading with its legend, and its curves as the long table that gr.LinePlot draws."""
     columns = records.eval if part == "eval" else records.train
     # Held-out rows are evaluated a few times in a run: smoothing would only hide them.
     curves = chart_points(columns, chart, beta=beta, smoothing=0.0 if part == "eval" else float(smoothing or 0))
-    parts = [
-        pd.DataFrame({"step": steps.astype(int), "value": values, "curve": say(language, f"curve.{name}")})
-        for name, (steps, values) in curves.items()
-        if len(steps)
-    ]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"step": [], "value": [], "curve": []})
+    tables, keys = [], []
+    for curve in CHARTS[chart]:
+        steps, values = curves[curve.name]
+        name = say(language, f"curve.{curve.name}")
+        keys.append((name, curve.color, float(values[-1]) if len(values) else None))
+        if len(steps):
+            tables.append(pd.DataFrame({"step": steps.astype(int), "value": values, "curve": name}))
+    empty = pd.DataFrame({"step": [], "value": [], "curve": []})
+    return html.chart_head(say(language, f"chart.{chart}"), keys), pd.concat(tables) if tables else empty
 
 
 def show_progress(language: str, run: Run, status: Status) -> str:
@@ -187,7 +192,7 @@ def _visible(status: Status) -> tuple[Any, ...]:
     return status.state, status.step, status.total_steps, status.message, status.error, left
 
 
-def _size(path: Any) -> int:
+def _size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError:

@@ -18,7 +18,8 @@ SHOWN = 200
 def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
     """Lay out the tab; its table is renewed whenever the tab is opened."""
     table = gr.HTML(elem_id="runs-table", elem_classes="kto-bare")
-    refresh = gr.Button(label("runs.refresh"), size="sm", elem_id="runs-refresh", min_width=100)
+    with gr.Row(elem_classes="kto-buttons"):
+        refresh = gr.Button(label("runs.refresh"), size="sm", elem_id="runs-refresh", min_width=100)
 
     def show(request: gr.Request) -> str:
         return runs_table(language_of(request), bench.runs()[:SHOWN])
@@ -49,12 +50,12 @@ def _line(language: str, run: Run) -> str:
         )
     data = run.data()
     cells = [
-        f"{_name(config.data)}<br><small>{data.get('n_desirable', 0):,} 👍 {data.get('n_undesirable', 0):,} 👎</small>",
+        f"{_name(config.data)}<br><small>{data.get('n_desirable', 0):,} ↑ {data.get('n_undesirable', 0):,} ↓</small>",
         f"{config.beta:g}",
-        f"{_number(config.desirable_weight)} / {_number(config.undesirable_weight)}",
+        f"{html.number(config.desirable_weight)} / {html.number(config.undesirable_weight)}",
         f"{config.learning_rate:g}",
         f"{status.step:,} / {status.total_steps:,}",
-        *(_number(last(key)) for key in ("rewards/chosen", "rewards/rejected", "rewards/margins")),
+        *(html.number(last(key)) for key in ("rewards/chosen", "rewards/rejected", "rewards/margins")),
     ]
     return (
         f"<tr><td><code>{html.esc(run.id)}</code></td><td>{html.state_pill(language, status.state)}</td>"
@@ -65,7 +66,3 @@ def _line(language: str, run: Run) -> str:
 
 def _name(path: str) -> str:
     return html.esc(path.rstrip("/").rsplit("/", 1)[-1])
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}"

@@ -62,6 +62,11 @@ def theme() -> gr.themes.Base:
         button_transform_hover="none",
         button_transform_active="none",
         shadow_drop="none",
+        color_accent="*primary_600",
+        color_accent_soft="*primary_50",
+        button_large_text_size="15px",
+        button_large_text_weight="550",
+        button_large_padding="9px 16px",
         slider_color="*primary_600",
         checkbox_background_color_selected="*primary_600",
         link_text_color="*primary_700",
@@ -72,8 +77,12 @@ def theme() -> gr.themes.Base:
 CSS = (
     f":root {{ --kto-up: {UP}; --kto-down: {DOWN}; --kto-reference: {REFERENCE}; }}"
     + """
-.gradio-container { max-width: 1240px !important; margin: 0 auto !important; padding: 20px 20px 48px !important; }
+.gradio-container {
+  width: 100% !important; max-width: 1240px !important; margin: 0 auto !important; padding: 20px 20px 48px !important;
+}
 .gradio-container .prose, .gradio-container .html-container { color: var(--body-text-color); }
+.gradio-container main, .gradio-container .tabs, .gradio-container .tabitem, .gradio-container .column { min-width: 0; }
+.gradio-container main { width: 100%; }
 footer { display: none !important; }
 .block.kto-bare { border: 0 !important; background: none !important; padding: 0 !important;
   box-shadow: none !important; }
@@ -84,8 +93,9 @@ footer { display: none !important; }
 .kto-title { display: flex; align-items: baseline; gap: 14px; flex-wrap: wrap; margin-bottom: 4px; }
 .kto-title h1 { font-size: 22px; font-weight: 650; letter-spacing: -.01em; margin: 0; }
 .kto-title p { margin: 0; color: var(--block-info-text-color); }
-.kto-heading h2 { font-size: 15px; font-weight: 600; margin: 0 0 2px; }
-.kto-heading p { margin: 0; font-size: 13px; line-height: 1.45; color: var(--block-info-text-color); max-width: 72ch; }
+.kto-section h2, .kto-section h3 { font-size: 15px !important; font-weight: 600; margin: 0 !important; }
+.kto-section h3 { margin-top: 10px !important; }
+.kto-section p { margin: 0; font-size: 13px; line-height: 1.45; color: var(--block-info-text-color); max-width: 72ch; }
 
 .kto-cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(116px, 1fr)); gap: 12px; margin: 0; }
 .kto-card { border: 1px solid var(--block-border-color); border-radius: 8px; padding: 12px 14px;
@@ -110,17 +120,21 @@ footer { display: none !important; }
 
 .kto-message { margin: 0 !important; padding: 8px 12px; border-radius: 7px; font-size: 14px; line-height: 1.45;
   border-left: 3px solid currentColor; }
-.kto-error { color: #a61b1b; background: #fdecec; }
-.kto-warning { color: #8a5300; background: #fdf3e1; }
-.kto-fine { color: #0b6b61; background: #e8f6f3; }
+.kto-error { --tint: #d23b3b; }
+.kto-warning { --tint: #c98a12; }
+.kto-fine { --tint: var(--kto-up); }
+.kto-error, .kto-warning, .kto-fine, .kto-pill {
+  color: color-mix(in srgb, var(--tint) 55%, var(--body-text-color));
+  background: color-mix(in srgb, var(--tint) 13%, var(--block-background-fill));
+}
 .kto-plain { color: var(--block-info-text-color); background: none; padding: 4px 0 0; border: 0; }
-.dark .kto-error { color: #ffb4b4; background: #3b1616; }
-.dark .kto-warning { color: #f5cd8c; background: #33260f; }
-.dark .kto-fine { color: #8fdccf; background: #0f2d29; }
-.dark .kto-plain { background: none; color: var(--block-info-text-color); }
 .kto-empty { color: var(--block-info-text-color); font-size: 14px; margin: 0; padding: 12px 0; }
 
-.kto-scroll { overflow: auto; max-height: 280px; }
+.kto-scroll { overflow: auto; max-height: 280px; border: 1px solid var(--block-border-color); border-radius: 8px;
+  background: var(--block-background-fill); }
+.kto-scroll.kto-tall { max-height: none; }
+.kto-scroll :is(table, thead, tbody, tr, th, td) { border: 0 !important; }
+.kto-scroll td { border-top: 1px solid var(--block-border-color) !important; white-space: normal; }
 .kto-table { width: 100%; border-collapse: collapse; font-size: 13.5px; margin: 0; }
 .kto-table th { text-align: left; font-weight: 500; color: var(--block-info-text-color); padding: 7px 10px;
   white-space: nowrap; }
@@ -133,7 +147,17 @@ footer { display: none !important; }
 .kto-row { display: grid; grid-template-columns: 30px 1fr auto; gap: 10px; padding: 11px 14px; margin: 0 !important; }
 .kto-row + .kto-row { border-top: 1px solid var(--block-border-color); }
 .kto-row > div { min-width: 0; }
-.kto-thumb { font-size: 16px; line-height: 22px; }
+svg.kto-thumb { width: 17px; height: 17px; margin-top: 2px; fill: var(--kto-up); }
+svg.kto-thumb.kto-down { fill: var(--kto-down); transform: rotate(180deg); }
+.kto-chart { gap: 6px !important; }
+.kto-told:not(:has(.kto-message)) { display: none !important; }
+.kto-chart-head h3 { font-size: 14px !important; font-weight: 550; margin: 0 0 3px !important; }
+.kto-curves { display: flex; gap: 4px 16px; flex-wrap: wrap; font-size: 13px; color: var(--block-info-text-color); }
+.kto-curve::before { content: ""; display: inline-block; width: 14px; height: 3px; border-radius: 2px;
+  background: var(--curve); vertical-align: middle; margin-right: 6px; }
+.kto-curve b { font-weight: 600; color: var(--body-text-color); font-variant-numeric: tabular-nums; }
+.kto-toolbar { align-items: center; }
+.kto-toolbar > .kto-bare { flex: 0 1 auto; width: auto; white-space: nowrap; }
 .kto-prompt { margin: 0 !important; font-weight: 550; overflow-wrap: anywhere; white-space: pre-wrap; }
 .kto-prompt small, .kto-line, .kto-sample small { color: var(--block-info-text-color); font-weight: 400;
   font-size: 12px; }
@@ -144,23 +168,21 @@ footer { display: none !important; }
 .kto-progress-line { display: flex; gap: 12px; align-items: center; flex-wrap: wrap; font-size: 14px; }
 .kto-progress-line code { margin-left: auto; font-size: 12px; color: var(--block-info-text-color); background: none; }
 .kto-facts { font-variant-numeric: tabular-nums; }
-.kto-track { height: 8px; border-radius: 4px; background: var(--neutral-200); overflow: hidden; }
-.dark .kto-track { background: var(--neutral-800); }
+.kto-track { height: 8px; border-radius: 4px; overflow: hidden;
+  background: color-mix(in srgb, var(--body-text-color) 14%, var(--block-background-fill)); }
 .kto-track i { display: block; height: 100%; background: var(--primary-600); transition: width .6s linear; }
 .kto-track i.kto-state-failed, .kto-track i.kto-state-crashed { background: #c73a3a; }
 .kto-track i.kto-state-stopped { background: var(--neutral-400); }
-.kto-pill { font-size: 12.5px; font-weight: 550; padding: 2px 9px; border-radius: 99px; background: var(--neutral-200);
-  color: var(--neutral-800); white-space: nowrap; }
-.dark .kto-pill { background: var(--neutral-800); color: var(--neutral-200); }
-.kto-pill.kto-state-running, .kto-pill.kto-state-finished { background: #d6f1ec; color: #0b5f56; }
-.kto-pill.kto-state-failed, .kto-pill.kto-state-crashed { background: #fbdcdc; color: #94191b; }
-.dark .kto-pill.kto-state-running, .dark .kto-pill.kto-state-finished { background: #10403a; color: #9fe5d9; }
-.dark .kto-pill.kto-state-failed, .dark .kto-pill.kto-state-crashed { background: #4a1919; color: #ffb9b9; }
+.kto-pill {
+  --tint: #7b8794; font-size: 12.5px; font-weight: 550; padding: 2px 9px; border-radius: 99px; white-space: nowrap;
+}
+.kto-pill.kto-state-running, .kto-pill.kto-state-finished { --tint: var(--kto-up); }
+.kto-pill.kto-state-failed, .kto-pill.kto-state-crashed { --tint: #d23b3b; }
 .kto-log summary { cursor: pointer; font-size: 13px; }
 .kto-log pre, pre.kto-code { overflow: auto; max-height: 320px; font-size: 12.5px; line-height: 1.5;
   white-space: pre-wrap;
-  overflow-wrap: anywhere; padding: 10px 12px; border-radius: 7px; background: var(--neutral-100); margin: 6px 0 0; }
-.dark .kto-log pre, .dark pre.kto-code { background: var(--neutral-950); }
+  overflow-wrap: anywhere; padding: 10px 12px; border-radius: 7px;
+  background: color-mix(in srgb, var(--body-text-color) 6%, var(--block-background-fill)); margin: 6px 0 0; }
 
 .kto-sample { border: 1px solid var(--block-border-color); border-radius: 8px; background: var(--block-background-fill);
   padding: 12px 16px; margin-bottom: 12px; }

@@ -15,6 +15,14 @@ from kto_workbench.ui.data import DataTab
 from kto_workbench.ui.words import label, language_of, say
 from kto_workbench.ui.workbench import Workbench
 
+LINES = (
+    ("model",),
+    ("beta", "learning_rate"),
+    ("desirable_weight", "undesirable_weight"),
+    ("num_train_epochs", "batch_size"),
+    ("lora_r", "max_length"),
+)
+
 
 @dataclass
 class TrainTab:
@@ -27,6 +35,22 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
     """Lay out the tab and wire it to the Data tab."""
     defaults = fields.defaults("demo")
     with gr.Row(equal_height=False):
+        with gr.Column(scale=7, min_width=300):
+            with gr.Row(elem_classes="kto-buttons", equal_height=True):
+                begin = gr.Button(label("train.start"), variant="primary", elem_id="train-start", min_width=120)
+                stop = gr.Button(label("train.stop"), elem_id="train-stop", interactive=False, min_width=100)
+                again = gr.Button(label("train.resume"), elem_id="train-resume", visible=False, min_width=100)
+                run = gr.Dropdown(
+                    [],
+                    label=label("live.run"),
+                    elem_id="train-run",
+                    allow_custom_value=True,
+                    container=False,
+                    scale=4,
+                    min_width=240,
+                )
+            told = gr.HTML(elem_id="train-message", elem_classes="kto-bare kto-told")
+            live.build(bench, page, run, stop, again)
         with gr.Column(scale=4, min_width=300):
             gr.HTML(label("train.new"), elem_classes="kto-bare kto-section")
             widgets = _basic_fields(defaults)
@@ -38,13 +62,6 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
             with gr.Accordion(label("train.exact"), open=False, elem_id="train-exact"):
                 command = gr.Textbox(label=label("train.command"), lines=2, buttons=["copy"], interactive=False)
                 yaml = gr.Code(label="config.yaml", language="yaml", interactive=False, max_lines=18)
-        with gr.Column(scale=7, min_width=300):
-            with gr.Row(elem_classes="kto-buttons", equal_height=True):
-                begin = gr.Button(label("train.start"), variant="primary", elem_id="train-start", min_width=120)
-                stop = gr.Button(label("train.stop"), elem_id="train-stop", interactive=False, min_width=100)
-                again = gr.Button(label("train.resume"), elem_id="train-resume", visible=False, min_width=100)
-            told = gr.HTML(elem_id="train-message", elem_classes="kto-bare")
-            view = live.build(bench, page, stop, again)
 
     keyed: dict[Component, str] = {widget: name for name, widget in widgets.items()}
     asked = {*keyed, data.source}
@@ -114,19 +131,17 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
     widgets["model"].change(follow_model, {*keyed, last_model}, [*keyed, last_model], **quiet)
     changes = [widget.change for widget in keyed] + [data.source.change, opened]
     gr.on(changes, preview, asked, [told, command, yaml], trigger_mode="always_last", **quiet)
-    begin.click(begin_run, asked, [view.run, told], show_progress="minimal")
-    stop.click(stop_run, [view.run], [told], **quiet)
-    again.click(resume_run, [view.run], [told], **quiet)
-    return TrainTab(view.run)
+    begin.click(begin_run, asked, [run, told], show_progress="minimal")
+    stop.click(stop_run, [run], [told], **quiet)
+    again.click(resume_run, [run], [told], **quiet)
+    return TrainTab(run)
 
 
 def _basic_fields(defaults: dict[str, Any]) -> dict[str, Component]:
-    """The unfolded fields, two a line, the model alone on its own."""
-    names = fields.names(basic=True)
+    """The unfolded fields in lines that belong together; one that has no line yet comes last."""
+    placed = {name for line in LINES for name in line}
+    lines = [*LINES, *((name,) for name in fields.names(basic=True) if name not in placed)]
     widgets: dict[str, Component] = {}
-    lines = [["model"]] + [
-        rest[i : i + 2] for rest in [[n for n in names if n != "model"]] for i in range(0, len(rest), 2)
-    ]
     with gr.Group():
         for line in lines:
             with gr.Row():
