@@ -66,7 +66,9 @@ def tiny_lora(kind: str = "llama", seed: int = 0, *, fresh: bool = False, **opti
 
     model = tiny_model(kind, seed)
     torch.manual_seed(seed + 1)
-    lora = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules="all-linear", **options)
+    lora = LoraConfig(
+        task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules="all-linear", fan_in_fan_out=kind == "gpt2", **options
+    )
     model = get_peft_model(model, lora).train()
     if not fresh:
         with torch.no_grad():

@@ -29,13 +29,15 @@ def export(run: Run, format: str, out: str | Path | None = None) -> Path:
         RunError: no adapter yet, or the folder exists.
     """
     target = Path(out) if out else run.path / "export" / format
-    if target.exists() and any(target.iterdir()):
+    if target.is_file() or target.is_dir() and any(target.iterdir()):
         raise RunError(f"There is something in {target} already; name another folder with --out.")
     source, config = adapter_path(run), run.config()
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"Can't write to {target}: {error.strerror}.") from None
     if format == "adapter":
         names = ("adapter_model.safetensors", "adapter_config.json", "README.md")
-        target.mkdir(exist_ok=True)
         for name in names:
             if (source / name).is_file():
                 shutil.copy2(source / name, target / name)

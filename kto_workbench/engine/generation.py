@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from kto_workbench.engine.models import adapter_off, dropout_off
+from kto_workbench.engine.models import adapter_off, checkpoint_activations, dropout_off
 from kto_workbench.feedback.rendering import render_prompt, uses_template
 
 SIDES = ("reference", "tuned")
@@ -42,9 +42,9 @@ def generate(
     answers: list[str] = []
     device = next(model.parameters()).device
     devices = [device] if device.type == "cuda" else []
-    checkpointing = getattr(model, "is_gradient_checkpointing", False)
+    checkpointing = getattr(model, "is_activation_checkpointing", False)
     if checkpointing:  # in train mode it would switch the cache off
-        model.gradient_checkpointing_disable()
+        model.activation_checkpointing_disable()
     try:
         with torch.random.fork_rng(devices), dropout_off(model):
             torch.manual_seed(seed)
@@ -54,7 +54,7 @@ def generate(
                 answers += _generate_batch(model, tokenizer, part, temperature, max_new_tokens, template, tell)
     finally:
         if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            checkpoint_activations(model)
     return answers
 
 

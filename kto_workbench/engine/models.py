@@ -118,6 +118,12 @@ def load_adapter(model: PreTrainedModel, path: str | Path) -> nn.Module:
     return PeftModel.from_pretrained(model, str(path)).train()
 
 
+def checkpoint_activations(model: nn.Module) -> None:
+    """Recompute each layer's activations in the backward pass instead of keeping them."""
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    model.enable_input_require_grads()
+
+
 @contextlib.contextmanager
 def adapter_off(model: nn.Module) -> Iterator[None]:
     """The reference: the same model with its adapter switched off."""

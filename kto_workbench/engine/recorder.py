@@ -1,5 +1,6 @@
 """Between the trainer and the run's directory: records, status, heartbeat, and the commands that are asked of a run."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -95,4 +96,5 @@ class Heartbeat:
 
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_SECONDS):
-            self.run.set_status()
+            with contextlib.suppress(OSError):  # a full disk may have room again at the next beat
+                self.run.set_status()

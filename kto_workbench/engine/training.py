@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 from kto_workbench.config import KTOConfig
 from kto_workbench.engine.batches import Batch, Pair, compose, hold_out, mismatched_pairs
 from kto_workbench.engine.generation import generate
-from kto_workbench.engine.models import adapter_off, add_lora, load_model, pick_device, pick_dtype
+from kto_workbench.engine.models import adapter_off, add_lora, checkpoint_activations, load_model, pick_device, pick_dtype
 from kto_workbench.engine.passes import Budget
 from kto_workbench.engine.recorder import Heartbeat, Recorder
 from kto_workbench.engine.reference import cache_for, fill_in
@@ -81,8 +81,7 @@ def _train(run: Run, config: KTOConfig, *, progress: bool) -> bool:
     base = load_model(config.model, device=device, dtype=dtype, load_in_4bit=config.load_in_4bit)
     model = add_lora(base, config)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.enable_input_require_grads()
+        checkpoint_activations(model)
     scorer = make_scorer(model)
 
     prepared = prepare(rows, tokenizer, config)

@@ -1,0 +1,121 @@
+"""The packed scorer against its obvious twin, the padded one, over architectures."""
+
+import random
+
+import pytest
+import torch
+from tiny_models import CONFIGS, VOCABULARY, tiny_lora, tiny_model
+
+from kto_workbench.engine.batches import Pair
+from kto_workbench.engine.head import Head, token_logps
+from kto_workbench.engine.models import checkpoint_activations
+from kto_workbench.engine.scoring import PackedScorer, PaddedScorer, make_scorer
+
+
+def make_pairs(seed=0, lengths=((12, 5), (3, 9), (7, 1), (1, 4))):
+    draw = random.Random(seed)
+    ids = lambda n: tuple(draw.randrange(3, VOCABULARY) for _ in range(n))
+    pairs = [Pair(ids(p), ids(c)) for p, c in lengths]
+    return pairs, [Pair(p.prompt_ids, pairs[(i + 1) % len(pairs)].completion_ids) for i, p in enumerate(pairs)]
+
+
+def score_and_backward(scorer, pairs, mismatched):
+    scorer.model.zero_grad()
+    scores, kl_logps = scorer.score_both(pairs, mismatched, entropy=True)
+    (scores.logps * torch.linspace(-1, 2, len(pairs))).sum().backward()
+    return scores, kl_logps, {n: p.grad.clone() for n, p in scorer.model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_packed_equals_padded(kind, checkpointing):
+    model = tiny_lora(kind)
+    if checkpointing:
+        checkpoint_activations(model)
+    pairs, mismatched = make_pairs()
+    packed = make_scorer(model)
+    assert type(packed) is PackedScorer
+    got, got_kl, got_gradients = score_and_backward(packed, pairs, mismatched)
+    want, want_kl, want_gradients = score_and_backward(PaddedScorer(model), pairs, mismatched)
+    torch.testing.assert_close(got.logps, want.logps, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(got.entropy, want.entropy, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(got_kl, want_kl, rtol=1e-5, atol=1e-5)
+    assert got_gradients.keys() == want_gradients.keys() and got_gradients
+    for name, gradient in want_gradients.items():
+        assert (got_gradients[name] - gradient).norm() <= 1e-5 * gradient.norm(), name
+
+
+def test_padded_equals_one_sequence_at_a_time():
+    # The twin's own twin: log-softmax of the whole model's logits, row by row, no padding anywhere.
+    model = tiny_model("llama", attn_implementation="eager")
+    pairs, _ = make_pairs()
+    got = PaddedScorer(model).score(pairs).logps
+    for pair, logp in zip(pairs, got, strict=True):
+        ids = torch.tensor([pair.prompt_ids + pair.completion_ids])
+        logits = model(input_ids=ids).logits[0].log_softmax(-1)
+        start = len(pair.prompt_ids)
+        want = sum(logits[start + t - 1, token] for t, token in enumerate(pair.completion_ids))
+        torch.testing.assert_close(logp, want, rtol=1e-5, atol=1e-5)
+
+
+def test_packed_sequences_do_not_see_each_other():
+    model = tiny_lora("llama")
+    scorer = make_scorer(model)
+    pairs, _ = make_pairs()
+    with torch.no_grad():
+        together = scorer.score(pairs).logps
+        alone = torch.cat([scorer.score([pair]).logps for pair in pairs])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_with_a_trained_head_falls_back_and_says_so(caplog):
+    model = tiny_lora("llama")
+    model.get_output_embeddings().weight.requires_grad_(True)
+    scorer = make_scorer(model)
+    assert type(scorer) is PaddedScorer
+    assert "slow way" in caplog.text and "head" in caplog.text
+
+
+def test_a_model_whose_attention_is_not_ours_falls_back():
+    model = tiny_model("llama", attn_implementation="eager")
+    assert type(make_scorer(model)) is PaddedScorer
+
+
+@pytest.mark.parametrize(
+    "scale, softcap, bias", [(1.0, None, False), (0.25, None, True), (1.0, 3.0, False), (2.0, 5.0, True)]
+)
+def test_head_in_chunks_equals_log_softmax(monkeypatch, scale, softcap, bias):
+    from kto_workbench.engine import head as module
+
+    monkeypatch.setitem(module.CHUNK_ELEMENTS, "cpu", 3 * 11)  # 3 tokens a chunk of a vocabulary of 11
+    torch.manual_seed(0)
+    weight = torch.randn(11, 6)
+    head = Head(weight, torch.randn(11) if bias else None, scale, softcap)
+    hidden, targets = torch.randn(8, 6, requires_grad=True), torch.randint(0, 11, (8,))
+    logps, entropies = token_logps(head, hidden, targets, entropy=True)
+    factors = torch.randn(8)
+    (logps * factors).sum().backward()
+    got, hidden.grad = hidden.grad, None
+
+    distribution = head.logits(hidden).log_softmax(-1)
+    want = distribution.gather(-1, targets[:, None]).squeeze(-1)
+    (want * factors).sum().backward()
+    torch.testing.assert_close(logps, want)
+    torch.testing.assert_close(entropies, -(distribution.exp() * distribution).sum(-1))
+    torch.testing.assert_close(got, hidden.grad)
+    assert not entropies.requires_grad
+
+
+def test_reference_side_is_the_base_model():
+    # The adapter is off there: log-probabilities equal those of a model that never had one.
+    from kto_workbench.engine.models import adapter_off
+
+    model, base = tiny_lora("llama"), tiny_model("llama")
+    pairs, _ = make_pairs()
+    with torch.no_grad():
+        tuned = make_scorer(model).score(pairs).logps
+        with adapter_off(model):
+            reference = make_scorer(model).score(pairs).logps
+        want = make_scorer(base).score(pairs).logps
+    torch.testing.assert_close(reference, want)
+    assert (tuned - reference).abs().min() > 1e-2

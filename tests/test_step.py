@@ -1,0 +1,244 @@
+"""One step: splits that change nothing, z0's choices, the reference's choices, and a real TRL as the oracle."""
+
+import pytest
+import torch
+from test_scoring import make_pairs
+from tiny_models import tiny_lora, tiny_model, tiny_tokenizer
+
+from kto_workbench.config import KTOConfig
+from kto_workbench.engine.batches import Batch
+from kto_workbench.engine.models import adapter_off
+from kto_workbench.engine.passes import Budget, split
+from kto_workbench.engine.scoring import PaddedScorer, make_scorer
+from kto_workbench.engine.step import kto_step
+from kto_workbench.errors import ModelError
+
+LENGTHS = ((12, 5), (3, 9), (7, 1), (1, 4), (20, 3), (2, 2), (9, 9), (5, 5))
+
+
+def make_config(**values):
+    return KTOConfig(
+        **{"model": "tiny", "beta": 0.3, "desirable_weight": 1.2, "undesirable_weight": 0.8, "batch_size": 8, **values}
+    )
+
+
+def make_batch(model, labels=(True, False, False, True, False, True, True, False)):
+    pairs, mismatched = make_pairs(lengths=LENGTHS[: len(labels)])
+    scorer = make_scorer(model)
+    with torch.no_grad(), adapter_off(model):
+        scores, kl = scorer.score_both(pairs, mismatched)
+    return Batch(pairs, mismatched, torch.tensor(labels), scores.logps, kl)
+
+
+def gradients(model):
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def run_step(model, batch, config, tokens=None, scorer=None, **options):
+    model.zero_grad()
+    sums = kto_step(scorer or make_scorer(model), batch, config, tokens, train=True, **options)
+    return sums, gradients(model)
+
+
+def test_fresh_adapter_gives_rewards_0_z0_0_and_half_the_weights():
+    model = tiny_lora(fresh=True)
+    sums, _ = run_step(model, make_batch(model), make_config())
+    # Four up, four down: (4 · 1.2/2 + 4 · 0.8/2) / 8 = 0.5
+    assert sums.loss.item() == pytest.approx((4 * 1.2 / 2 + 4 * 0.8 / 2) / 8)
+    assert sums.z0.item() == 0 and sums.rewards.abs().max().item() == 0
+
+
+@pytest.mark.parametrize("tokens", [1, 20, 40, 75])
+@pytest.mark.parametrize(
+    "options", [{}, {"sft_weight": 0.5}, {"reference": "uniform"}, {"objective": "sft"}, {"z0": "zero"}]
+)
+def test_splitting_a_batch_into_passes_changes_nothing(tokens, options):
+    model = tiny_lora()
+    batch, config = make_batch(model), make_config(**options)
+    whole, whole_gradient = run_step(model, batch, config)
+    parts, parts_gradient = run_step(model, batch, config, tokens)
+    assert len(split([len(p) for p in batch.pairs], tokens)) > 1
+    for name in ("loss", "z0", "z0_raw", "rewards", "logps"):
+        torch.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=1e-5, atol=1e-5)
+    assert (parts_gradient - whole_gradient).norm() <= 1e-5 * whole_gradient.norm()
+
+
+def test_packed_step_equals_padded_step():
+    model = tiny_lora()
+    batch, config = make_batch(model), make_config()
+    a, gradient_a = run_step(model, batch, config)
+    b, gradient_b = run_step(model, batch, config, scorer=PaddedScorer(model))
+    assert a.loss.item() == pytest.approx(b.loss.item(), rel=1e-5)
+    assert a.z0_raw.item() == pytest.approx(b.z0_raw.item(), rel=1e-4)
+    assert (gradient_a - gradient_b).norm() <= 1e-5 * gradient_b.norm()
+
+
+@pytest.mark.parametrize("label", [True, False])
+def test_batch_of_one_class_trains(label):
+    model = tiny_lora()
+    sums, gradient = run_step(model, make_batch(model, labels=(label,) * 4), make_config())
+    assert torch.isfinite(gradient).all() and gradient.norm() > 0 and torch.isfinite(sums.loss)
+
+
+def test_each_weight_scales_its_own_class_alone():
+    # The gradient is linear in the weights: g(λ_D, λ_U) = λ_D g(1, 0) + λ_U g(0, 1). A weight without effect breaks it.
+    model = tiny_lora()
+    batch = make_batch(model)
+    of = lambda d, u: run_step(model, batch, make_config(desirable_weight=d, undesirable_weight=u))[1]
+    up, down = of(1.0, 0.0), of(0.0, 1.0)
+    assert up.norm() > 0 and down.norm() > 0
+    torch.testing.assert_close(of(3.0, 0.5), 3.0 * up + 0.5 * down, rtol=1e-4, atol=1e-6)
+
+
+def test_z0_zero_and_z0_given():
+    model = tiny_lora()
+    batch = make_batch(model)
+    assert run_step(model, batch, make_config(z0="zero"))[0].z0.item() == 0
+    # A z0 from elsewhere is clamped at 0 like any other, and kept raw for the record.
+    sums, _ = run_step(model, batch, make_config(z0="every"), z0=torch.tensor(-2.0))
+    assert (sums.z0.item(), sums.z0_raw.item()) == (0.0, -2.0)
+    sums, _ = run_step(model, batch, make_config(z0="every"), z0=torch.tensor(0.7))
+    r = sums.rewards / 0.3
+    u = torch.where(batch.label, r - 0.7, 0.7 - r)
+    weight = torch.where(batch.label, 1.2, 0.8)
+    assert sums.loss.item() == pytest.approx((weight * (1 - torch.sigmoid(0.3 * u))).mean().item(), rel=1e-5)
+
+
+def test_uniform_reference_by_hand():
+    model = tiny_lora()
+    batch = make_batch(model)
+    sums, _ = run_step(model, batch, make_config(reference="uniform"))
+    with torch.no_grad():
+        scores = PaddedScorer(model).score(batch.pairs, entropy=True)
+    r = scores.logps + scores.entropy  # r − z0 in one: see objective.uniform_reference_logps
+    torch.testing.assert_close(sums.rewards, 0.3 * r, rtol=1e-4, atol=1e-4)
+    assert sums.z0.item() == 0
+
+
+def test_sft_objective_is_the_mean_next_token_loss_of_thumbs_up():
+    model = tiny_lora()
+    batch = make_batch(model)
+    sums, _ = run_step(model, batch, make_config(objective="sft"))
+    with torch.no_grad():
+        logps = PaddedScorer(model).score(batch.pairs).logps
+    tokens = sum(len(p.completion_ids) for p, up in zip(batch.pairs, batch.label, strict=True) if up)
+    assert sums.loss.item() == pytest.approx(-logps[batch.label].sum().item() / tokens, rel=1e-5)
+
+
+def test_lora_dropout_does_not_reach_z0():
+    model = tiny_lora(lora_dropout=0.5)
+    batch, config = make_batch(model), make_config(lora_dropout=0.5)
+    torch.manual_seed(0)
+    a, _ = run_step(model, batch, config)
+    torch.manual_seed(1)
+    b, _ = run_step(model, batch, config)
+    assert a.z0_raw.item() == pytest.approx(b.z0_raw.item(), rel=1e-5)
+    assert a.loss.item() != pytest.approx(b.loss.item(), rel=1e-4)  # while the gradient pass has its dropout
+
+
+def test_out_of_memory_halves_the_pass_and_repeats_the_step_exactly(caplog):
+    model = tiny_lora()
+    batch, config = make_batch(model), make_config()
+    scorer = make_scorer(model)
+    want, want_gradient = run_step(model, batch, config)
+    inner, said = scorer.score, []
+
+    def failing_allocator(pairs, **options):
+        if sum(map(len, pairs)) > 30:
+            raise torch.OutOfMemoryError("CUDA out of memory (played)")
+        return inner(pairs, **options)
+
+    scorer.score = failing_allocator
+    scorer.score_both = lambda pairs, mismatched, **o: (failing_allocator(pairs, **o), None)
+    budget = Budget(None, said.append)
+    total, longest = sum(map(len, batch.pairs)), max(map(len, batch.pairs))
+    model.zero_grad()
+    got = budget.run(
+        lambda tokens: kto_step(scorer, batch, config, tokens, train=True), total, longest, undo=model.zero_grad
+    )
+    # 97 tokens: 97 → 48 → 24, which is at most 30.
+    assert total == 97 and said == [48, 24] == [48, budget.tokens]
+    assert got.loss.item() == pytest.approx(want.loss.item(), rel=1e-5)
+    assert (gradients(model) - want_gradient).norm() <= 1e-5 * want_gradient.norm()
+    assert "24 tokens a pass" in caplog.text
+
+
+def test_out_of_memory_with_a_single_sequence_is_one_sentence():
+    def never(tokens):
+        raise torch.OutOfMemoryError("CUDA out of memory (played)")
+
+    with pytest.raises(ModelError, match="single sequence of 23 tokens"):
+        Budget(None).run(never, largest=97, longest=23)
+
+
+@pytest.mark.parametrize(
+    "tokens, passes",
+    [(None, [[0, 1, 2, 3]]), (10, [[0, 1, 2, 3]]), (5, [[0, 3], [1, 2]]), (1, [[0], [2], [1], [3]])],
+)
+def test_split_fills_passes(tokens, passes):
+    # Lengths 4, 2, 3, 1: 4 + 1 and 3 + 2 fill two passes of 5; one token a pass leaves each sequence alone.
+    assert split([4, 2, 3, 1], tokens) == passes
+
+
+@pytest.mark.parametrize("labels", [(True, False, False, True), (True,) * 4, (False,) * 4])
+def test_loss_z0_and_gradient_equal_trl(labels, tmp_path):
+    from datasets import Dataset
+    from peft import LoraConfig
+    from trl import KTOConfig as TrlConfig
+    from trl import KTOTrainer as TrlTrainer
+
+    rows = [
+        {"prompt": "the cat sat", "completion": " on the mat", "label": labels[0]},
+        {"prompt": "what is red", "completion": " the sun is red yes", "label": labels[1]},
+        {"prompt": "hello", "completion": " bye bye", "label": labels[2]},
+        {"prompt": "who ran under the tree", "completion": " the dog", "label": labels[3]},
+    ]
+    trainer = TrlTrainer(
+        model=tiny_model("llama", attn_implementation="eager"),
+        args=TrlConfig(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=4,
+            beta=0.3,
+            desirable_weight=1.2,
+            undesirable_weight=0.8,
+            max_length=64,
+            report_to="none",
+            use_cpu=True,
+            activation_checkpointing=False,
+            bf16=False,
+        ),
+        # TRL pairs x_i with y_(i−1), we with y_(i+1): reversed rows make them the same pairs.
+        train_dataset=Dataset.from_list(rows[::-1]),
+        processing_class=tiny_tokenizer(),
+        peft_config=LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules="all-linear"),
+    )
+    ours = tiny_lora("llama")
+    trl_parameters = dict(trainer.model.named_parameters())
+    with torch.no_grad():
+        for name, parameter in ours.named_parameters():
+            if parameter.requires_grad:
+                trl_parameters[name].copy_(parameter)
+    examples = [trainer.train_dataset[i] for i in range(4)]
+    trl_loss = trainer.compute_loss(trainer.model, trainer.data_collator(examples))
+    trl_loss.backward()
+    trl_kl = trainer._metrics["train"]["kl"][-1]
+
+    from kto_workbench.engine.batches import Pair, mismatched_pairs
+    from kto_workbench.feedback import Row
+    from kto_workbench.feedback.rendering import encode_rows
+
+    tokenizer = tiny_tokenizer(template=None)
+    encoded = encode_rows(tokenizer, [Row(r["prompt"], r["completion"], r["label"], line=1) for r in rows])
+    for ids, example in zip(encoded, examples[::-1], strict=True):
+        assert list(ids.prompt_ids) == example["prompt_ids"] and list(ids.completion_ids) == example["completion_ids"]
+    pairs = [Pair(e.prompt_ids, e.completion_ids) for e in encoded]
+    scorer = make_scorer(ours)
+    mismatched = mismatched_pairs(encoded, 64)
+    with torch.no_grad(), adapter_off(ours):
+        scores, kl = scorer.score_both(pairs, mismatched)
+    sums, gradient = run_step(ours, Batch(pairs, mismatched, torch.tensor(labels), scores.logps, kl), make_config())
+
+    assert sums.loss.item() == pytest.approx(trl_loss.item(), rel=1e-5)
+    assert sums.z0.item() == pytest.approx(float(trl_kl), rel=1e-4, abs=1e-6)
+    trl_gradient = torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None])
+    assert (gradient - trl_gradient).norm() <= 1e-4 * trl_gradient.norm()
