@@ -133,5 +133,5 @@ def _flag(name: str, value: Any) -> list[str]:
     if isinstance(value, bool):
         return [flag, str(value).lower()]
     if isinstance(value, tuple):
-        return [part for item in value for part in (flag, item)]
+        return [flag, *value]
     return [flag, f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)]

@@ -198,13 +198,11 @@ def log_tail(language: str, text: str) -> str:
 
 def samples(language: str, found: Sequence[dict[str, Any]]) -> str:
     """The watched prompts, each with the reference's and the tuned model's newest answer."""
-    newest: dict[str, dict[str, Any]] = {}
-    for sample in found:
-        newest[str(sample.get("prompt"))] = sample
+    newest = {str(sample.get("prompt")): sample for sample in found}
     if not newest:
         return f'<p class="kto-empty">{esc(say(language, "samples.none"))}</p>'
     blocks = []
-    for prompt, sample in newest.items():
+    for sample in newest.values():
         step = say(language, "samples.step", step=sample.get("step", 0))
         sides = "".join(
             f'<div class="kto-side"><h4>{esc(say(language, f"answer.{side}"))}</h4>'
@@ -212,8 +210,8 @@ def samples(language: str, found: Sequence[dict[str, Any]]) -> str:
             for side in ("reference", "tuned")
         )
         blocks.append(
-            f'<article class="kto-sample"><header><p class="kto-prompt">{esc(prompt)}</p><small>{esc(step)}</small>'
-            f'</header><div class="kto-sides">{sides}</div></article>'
+            f'<article class="kto-sample"><header><div>{_conversation(sample.get("prompt") or "")}</div>'
+            f'<small>{esc(step)}</small></header><div class="kto-sides">{sides}</div></article>'
         )
     return "".join(blocks)
 

@@ -4,6 +4,7 @@ A tick sends only what has changed. What it changes against is in the page's own
 server, or that opens a second time, simply gets everything at its next tick.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from kto_workbench.views.records import Records, records_of
 
 TICK_SECONDS = 1.0
 OTHER_CHARTS = [chart for chart in CHARTS if chart not in ("rewards", "z0")]
+
 COLORS = {
     say(language, f"curve.{curve.name}"): curve.color
     for language in LANGUAGES
@@ -42,11 +44,12 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
         run_id: str | None, part: str, smoothing: float, chart: str, seen: dict[str, Any] | None, request: gr.Request
     ) -> list[Any]:
         language, shown = language_of(request), Shown(seen)
+        run_id = run_id or bench.run_to_watch()  # one may have been started from a shell meanwhile
         found = bench.run_or_none(run_id)
         shown.forget_unless("run", found and found.id)
         choices = run_choices(bench, language)
         updates: dict[Any, Any] = {}
-        if shown.changed("choices", choices):
+        if shown.changed("choices", (choices, run_id)):
             updates[run] = gr.Dropdown(choices=choices, value=run_id)
         if found is None:
             if shown.changed("nothing", language):
@@ -62,11 +65,13 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
             updates[again] = gr.Button(visible=status.resumable)
         if shown.changed("curves", drawn):
             beta = found.config().beta
-            updates[rewards_key], updates[rewards] = draw(records, "rewards", part, language, beta, smoothing)
-            updates[z0_key], updates[z0] = draw(records, "z0", part, language, beta, smoothing)
+            updates[rewards_key], updates[rewards] = draw(
+                records, "rewards", part, language, beta, smoothing, ["rewards"]
+            )
+            updates[z0_key], updates[z0] = draw(records, "z0", part, language, beta, smoothing, ["z0"])
         if shown.changed("other", (*drawn, chart)):
             known = chart if chart in OTHER_CHARTS else "loss"
-            updates[other_key], updates[other] = draw(records, known, part, language, 1.0, smoothing)
+            updates[other_key], updates[other] = draw(records, known, part, language, 1.0, smoothing, OTHER_CHARTS)
         if shown.changed("samples", (_size(found.path / "samples.jsonl"), language)):
             updates[watched] = html.samples(language, found.samples())
         return in_order(updates, shown)
@@ -142,8 +147,8 @@ def _chart(name: str, height: int) -> tuple[gr.HTML, gr.LinePlot]:
             color="curve",
             x_title=" ",
             y_title=" ",
-            color_map=COLORS,
             colors_in_legend=[],
+            color_map=COLORS,
             height=height,
             show_label=False,
             elem_id=f"train-{name}-plot",
@@ -157,21 +162,32 @@ def _zoom(event: gr.SelectData) -> Any:
 
 
 def draw(
-    records: Records, chart: str, part: str, language: str, beta: float, smoothing: float
-) -> tuple[str, pd.DataFrame]:
-    """A chart's heading with its legend, and its curves as the long table that gr.LinePlot draws."""
+    records: Records, chart: str, part: str, language: str, beta: float, smoothing: float, family: Sequence[str]
+) -> tuple[str, pd.DataFrame | None]:
+    """A chart's heading with its legend, and its curves as the long table that gr.LinePlot draws.
+
+    gr.LinePlot gives colours to the names in the first table it gets, and to no others: every table must name all
+    curves of the `family` of charts that take turns in that plot, if only with a gap.
+    """
     columns = records.eval if part == "eval" else records.train
     # Held-out rows are evaluated a few times in a run: smoothing would only hide them.
     curves = chart_points(columns, chart, beta=beta, smoothing=0.0 if part == "eval" else float(smoothing or 0))
-    tables, keys = [], []
+    name = {curve.name: say(language, f"curve.{curve.name}") for other in family for curve in CHARTS[other]}
+    keys = []
     for curve in CHARTS[chart]:
-        steps, values = curves[curve.name]
-        name = say(language, f"curve.{curve.name}")
-        keys.append((name, curve.color, float(values[-1]) if len(values) else None))
-        if len(steps):
-            tables.append(pd.DataFrame({"step": steps.astype(int), "value": values, "curve": name}))
-    empty = pd.DataFrame({"step": [], "value": [], "curve": []})
-    return html.chart_head(say(language, f"chart.{chart}"), keys), pd.concat(tables) if tables else empty
+        values = curves[curve.name][1]
+        keys.append((name[curve.name], curve.color, float(values[-1]) if len(values) else None))
+    head = html.chart_head(say(language, f"chart.{chart}"), keys)
+    drawn = {key: steps_values for key, steps_values in curves.items() if len(steps_values[0])}
+    if not drawn:
+        return head, None
+    first = min(steps[0] for steps, _ in drawn.values())
+    gap = ([first], [float("nan")])
+    tables = [
+        pd.DataFrame(dict(zip(("step", "value"), drawn.get(key, gap), strict=True), curve=word))
+        for key, word in name.items()
+    ]
+    return head, pd.concat(tables).astype({"step": int})
 
 
 def show_progress(language: str, run: Run, status: Status) -> str:

@@ -186,6 +186,7 @@ svg.kto-thumb.kto-down { fill: var(--kto-down); transform: rotate(180deg); }
 
 .kto-sample { border: 1px solid var(--block-border-color); border-radius: 8px; background: var(--block-background-fill);
   padding: 12px 16px; margin-bottom: 12px; }
+.kto-sample small { white-space: nowrap; }
 .kto-sample header { display: flex; justify-content: space-between; gap: 12px; margin-bottom: 8px; }
 .kto-sides { display: grid; grid-template-columns: 1fr 1fr; gap: 20px; }
 .kto-side h4, .kto-answer-title { margin: 0; font-size: 12.5px; font-weight: 500; color: var(--block-info-text-color); }
