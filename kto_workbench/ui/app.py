@@ -35,12 +35,13 @@ def build(workspace: str | Path = "workspace", *, host: str = "127.0.0.1", passw
     """The page of a workspace as a FastAPI app, guarded as it is when served."""
     refuse_open_door(host, password)
     bench = Workbench(workspace)
-    _private_uploads(bench.workspace)
+    _private_uploads(bench)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.router.add_event_handler("shutdown", bench.close) if hasattr(app.router, "add_event_handler") else None
+    page = lay_out(bench)
     gr.mount_gradio_app(
         app,
-        lay_out(bench),
+        page,
         path="/",
         server_name=host,
         auth=_check(password) if password else None,
@@ -57,6 +58,9 @@ def build(workspace: str | Path = "workspace", *, host: str = "127.0.0.1", passw
         theme=theme(),
         css=CSS,
     )
+    # Gradio 6.31 skips its check that an "uploaded" file was uploaded while it takes a page for unlaunched, and it takes
+    # every mounted page for that: a forged event could name any file of this machine.
+    page.has_launched = page.is_running = True
     protect(app, None if password else [*LOOPBACK, host])
     return app
 
@@ -114,14 +118,14 @@ def _check(password: str) -> Any:
     return lambda name, given: secrets.compare_digest(str(given).encode(), password.encode())
 
 
-def _private_uploads(workspace: Path) -> None:
+def _private_uploads(bench: Workbench) -> None:
     """Have gradio keep what the browser sends inside the workspace, in a folder that only its owner can open."""
-    folder = workspace / "cache" / "page"
+    folder = bench.received
     try:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
     except OSError as error:
-        raise WorkbenchError(f"Can't write to the workspace {workspace}: {error.strerror}.") from None
+        raise WorkbenchError(f"Can't write to the workspace {bench.workspace}: {error.strerror}.") from None
     os.environ["GRADIO_TEMP_DIR"] = str(folder.resolve())
 
 

@@ -89,7 +89,6 @@ WORDS: dict[str, tuple[str, str]] = {
     "live.eval": ("held-out rows", "留出数据"),
     "live.smoothing": ("Smoothing", "平滑"),
     "live.chart": ("Third chart", "第三张图"),
-    "live.none_yet": ("Nothing logged yet.", "尚无记录。"),
     "chart.rewards": ("Rewards, and β·z0 between them", "奖励，以及其间的 β·z0"),
     "chart.z0": ("Reference point z0 (KL, in nats)", "参考点 z0（KL，单位 nat）"),
     "chart.loss": ("Loss", "损失"),

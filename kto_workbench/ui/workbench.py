@@ -35,8 +35,18 @@ class Workbench:
         files = [path for path in self.uploads.glob("*") if path.is_file() and not path.name.startswith(".")]
         return sorted(files, key=lambda path: path.stat().st_mtime, reverse=True)
 
+    @property
+    def received(self) -> Path:
+        """Where gradio puts what the browser sends, before it is looked at."""
+        return self.workspace / "cache" / "page"
+
     def keep_upload(self, path: str | Path) -> str:
-        """Copy a file from the browser into the workspace under a tame name; returns it as a source."""
+        """Move a file from the browser into the workspace under a tame name; returns it as a source.
+
+        Raises DataError for any other file: a forged request may name one that the browser never sent.
+        """
+        if not Path(path).resolve().is_relative_to(self.received.resolve()) or not Path(path).is_file():
+            raise DataError("That is not a file that this page received; drop it again.")
         name = re.sub(r"[^\w.\-]+", "_", Path(path).name).lstrip("._")[-100:] or "feedback"
         self.uploads.mkdir(parents=True, exist_ok=True)
         target = self.uploads / name
@@ -45,7 +55,7 @@ class Workbench:
         while target.exists() and not _same_bytes(target, Path(path)):
             target = self.uploads / f"{stem}-{count}{dot}{suffix}"
             count += 1
-        shutil.copyfile(path, target)
+        shutil.move(path, target)
         return str(target)
 
     def feedback(self, source: str) -> Feedback:

@@ -1,0 +1,144 @@
+"""Widgets from options and back; words in both languages; what the server writes is escaped."""
+
+import re
+import shlex
+from pathlib import Path
+
+import gradio as gr
+import pytest
+
+from kto_workbench.__main__ import _parser
+from kto_workbench.config import GROUPS, KTOConfig, options
+from kto_workbench.errors import ConfigError
+from kto_workbench.runs import Status
+from kto_workbench.ui import fields, html, words
+from kto_workbench.views.curves import CHARTS
+
+
+@pytest.fixture(scope="module")
+def widgets():
+    values = fields.defaults("demo")
+    return {name: fields.widget(name, value) for name, value in values.items() if name not in fields.ELSEWHERE}
+
+
+def test_every_option_is_on_the_page_once():
+    shown = fields.names(basic=True) + [name for group in fields.folded_groups().values() for name in group]
+    assert sorted(shown) == sorted(set(options()) - set(fields.ELSEWHERE))
+
+
+def test_widgets_carry_type_bounds_and_choices(widgets):
+    assert isinstance(widgets["load_in_4bit"], gr.Checkbox)
+    assert isinstance(widgets["z0"], gr.Dropdown) and [value for _, value in widgets["z0"].choices] == [
+        "batch", "every", "zero",
+    ]  # fmt: skip
+    assert (widgets["batch_size"].minimum, widgets["batch_size"].maximum, widgets["batch_size"].precision) == (
+        2,
+        4096,
+        0,
+    )
+    assert isinstance(widgets["tokens_per_pass"], gr.Textbox)
+    assert widgets["model"].elem_id == "train-model"
+
+
+def test_values_go_there_and_back(widgets):
+    config = KTOConfig(
+        model="demo",
+        sample_prompts=("Hello!", "Tell me a tale."),
+        tokens_per_pass=4096,
+        desirable_weight=2.5,
+        max_steps=7,
+    )
+    shown = {name: fields.to_widget(name, getattr(config, name)) for name in widgets}
+    assert shown["sample_prompts"] == "Hello!\nTell me a tale." and shown["tokens_per_pass"] == "4096"
+    assert fields.read({**shown, "data": config.data, "workspace": config.workspace}) == config
+
+
+def test_a_value_out_of_bounds_is_one_sentence_that_names_its_option():
+    with pytest.raises(ConfigError, match="`batch_size`.*at least 2"):
+        fields.read({"batch_size": 1})
+    with pytest.raises(ConfigError, match="`beta`"):
+        fields.read({"beta": None})
+
+
+def test_another_model_brings_its_defaults_and_leaves_what_was_changed():
+    values = {**{name: fields.to_widget(name, value) for name, value in fields.defaults("demo").items()}, "lora_r": 4}
+    changed = fields.follow_model(values, "demo", "some/model")
+    assert changed["learning_rate"] == 5e-5 and changed["beta"] == 0.1
+    assert "lora_r" not in changed and "model" not in changed
+    assert fields.follow_model({**values, **changed}, "some/model", "demo")["learning_rate"] == 1.5e-3
+
+
+def test_the_command_shown_means_the_same_config():
+    config = KTOConfig(
+        data="my thumbs.jsonl", load_in_4bit=True, sample_prompts=("a b", "c"), beta=0.3, warmup_ratio=0.05
+    )
+    command = shlex.split(fields.command(config))
+    assert command[:2] == ["kto", "train"]
+    arguments = vars(_parser().parse_args(command[1:]))
+    given = {name: arguments[name] for name in options() if arguments.get(name) is not None}
+    assert KTOConfig(**given) == config
+
+
+def test_every_word_exists_in_both_languages_with_the_same_places():
+    for key, (english, chinese) in words.WORDS.items():
+        assert english and chinese, key
+        assert set(re.findall(r"\{(\w+)", english)) == set(re.findall(r"\{(\w+)", chinese)), key
+    assert set(words.OPTION_HELP_ZH) == set(options())
+    for group in GROUPS:
+        assert f"group.{group}" in words.WORDS
+    for chart, curves in CHARTS.items():
+        assert f"chart.{chart}" in words.WORDS and all(f"curve.{curve.name}" in words.WORDS for curve in curves)
+
+
+def test_every_word_is_used_and_every_used_word_exists():
+    folder = Path(words.__file__).parent
+    code = "".join(path.read_text() for path in folder.glob("*.py") if path.name != "words.py")
+    named = set(re.findall(r'(?:label\(|say\(\s*\w+,\s*)"([^"]+)"', code))
+    assert named <= set(words._ALL), named - set(words._ALL)
+    families = {match.split("{")[0] for match in re.findall(r'f["\']([a-z_.]+\{)', code)}
+    unused = [key for key in words.WORDS if key not in code and not key.startswith(tuple(families))]
+    assert not unused
+
+
+@pytest.mark.parametrize(
+    ("header", "language"),
+    [("zh-CN,zh;q=0.9", "zh"), ("zh-TW", "zh"), ("en-US,en", "en"), ("de, zh", "en"), (None, "en")],
+)
+def test_language_of_a_request(header, language):
+    request = gr.Request(headers={"accept-language": header} if header else {})
+    assert words.language_of(request) == language
+
+
+EVIL = "<img src=x onerror=alert(1)>\"'&"
+
+
+def test_whatever_comes_from_outside_is_escaped(tmp_path):
+    class Row:
+        label, line, completion = True, 3, EVIL
+        prompt = [{"role": EVIL, "content": EVIL}, {"role": "user", "content": None}]
+
+    class Problem:
+        line, field, reason = 1, EVIL, EVIL
+
+    class Run:
+        id = EVIL
+
+    pieces = [
+        html.rows("en", [Row()]),
+        html.problems("en", [Problem()] * 60),
+        html.message(EVIL),
+        html.samples("en", [{"step": 1, "prompt": EVIL, "reference": EVIL, "tuned": EVIL}]),
+        html.answer(EVIL, True),
+        html.log_tail("en", EVIL),
+        html.progress("en", Run(), Status(state="failed", error=EVIL)),
+        html.chart_head(EVIL, [(EVIL, EVIL, 1.0)]),
+        html.cards([(EVIL, EVIL, EVIL)]),
+    ]
+    for piece in pieces:
+        assert "<img" not in piece and "&lt;img" in piece
+        assert not re.search(r'="[^"]*<', piece)
+    assert "10 more" in pieces[1]
+
+
+def test_long_texts_are_cut():
+    assert len(html.esc("x" * 100_000)) < 5_000

@@ -1,0 +1,127 @@
+"""Views: columns that grow, smoothing, thinning that keeps peaks, the figure."""
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from fake_training import record_at
+
+from kto_workbench.config import KTOConfig
+from kto_workbench.runs.directory import Run, new_run
+from kto_workbench.views.curves import CHARTS, chart_points, downsample, points, smooth
+from kto_workbench.views.figure import plot
+from kto_workbench.views.records import Columns, Records, records_of
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    return new_run(KTOConfig(workspace=str(tmp_path), beta=0.5), {"data": "demo"})
+
+
+def test_columns_fill_what_a_record_lacks_with_nan():
+    columns = Columns([{"step": 1, "loss": 0.5}, {"step": 2, "kl": 0.1}, {"step": 3, "loss": None, "kl": 0.2}])
+    np.testing.assert_array_equal(columns["loss"], [0.5, np.nan, np.nan])
+    np.testing.assert_array_equal(columns["kl"], [np.nan, 0.1, 0.2])
+    np.testing.assert_array_equal(columns["unknown"], [np.nan] * 3)
+    assert columns.last("loss") == 0.5 and columns.last("unknown") is None
+
+
+def test_records_take_in_what_is_new_and_part_training_from_held_out(run):
+    records = Records(run)
+    assert len(records.read().train) == 0
+    run.record({"step": 1, "loss": 0.5, "rewards/chosen": 0.1})
+    run.record({"step": 1, "eval_loss": 0.6, "eval_rewards/chosen": 0.2})
+    records.read()
+    assert records.train["loss"].tolist() == [0.5]
+    assert records.eval["rewards/chosen"].tolist() == [0.2]
+    version = records.version
+    assert records.read().version == version
+    run.record({"step": 2, "loss": 0.4})
+    assert records.read().version != version
+    assert records.train["step"].tolist() == [1, 2]
+
+
+def test_records_of_a_resumed_run_are_read_anew(run):
+    for step in range(1, 6):
+        run.record({"step": step, "loss": step / 10})
+    assert len(records_of(run).train) == 5
+    run.rewind(2)
+    run.record({"step": 3, "loss": 9.0})
+    assert records_of(run).train["loss"].tolist() == [0.1, 0.2, 9.0]
+
+
+def test_smoothing_is_unbiased_from_the_first_value_on():
+    # weight 1/2: 0; (1/2·0 + 1·3)/(1/2 + 1) = 2; (1/4·0 + 1/2·3 + 1·3)/(1/4 + 1/2 + 1) = 4.5/1.75
+    assert smooth(np.array([0.0, 3.0, 3.0]), 0.5).tolist() == pytest.approx([0.0, 2.0, 4.5 / 1.75])
+    values = np.array([4.0, 4.0, 4.0])
+    assert smooth(values, 0.9).tolist() == pytest.approx([4.0, 4.0, 4.0])
+    assert smooth(values, 0.0) is values
+
+
+@pytest.mark.parametrize("count", [3, 10, 599, 600, 601, 5_000, 100_000])
+def test_thinning_keeps_peaks_ends_and_order(count):
+    steps, values = np.arange(count), np.sin(np.arange(count) / 50)
+    if count > 4:
+        values[count // 3], values[count // 2] = 99.0, -99.0
+    thin_steps, thin_values = downsample(steps, values, 600)
+    assert len(thin_steps) <= 600
+    assert thin_values.max() == values.max() and thin_values.min() == values.min()
+    assert (thin_steps[0], thin_steps[-1]) == (0, count - 1)
+    assert (np.diff(thin_steps) > 0).all()
+    assert (values[thin_steps] == thin_values).all()  # a step is its own index here: points stay where they were
+
+
+def test_z0_is_drawn_times_beta_over_rewards_and_plain_on_its_own():
+    columns = Columns([{"step": 1, "kl": 0.8, "rewards/chosen": 0.3, "rewards/rejected": -0.2, "rewards/margins": 0.5}])
+    over = chart_points(columns, "rewards", beta=0.5)
+    assert over["beta_z0"][1].tolist() == [0.4]  # 0.5 · 0.8
+    assert over["chosen"][1].tolist() == [0.3]  # rewards contain β already
+    assert chart_points(columns, "z0", beta=0.5)["z0"][1].tolist() == [0.8]
+
+
+def test_a_batch_of_one_class_leaves_no_hole():
+    columns = Columns(
+        [{"step": 1, "rewards/chosen": 1.0}, {"step": 2, "rewards/chosen": None}, {"step": 3, "rewards/chosen": 3.0}]
+    )
+    curve = CHARTS["rewards"][0]
+    steps, values = points(columns, curve)
+    assert steps.tolist() == [1, 3] and values.tolist() == [1.0, 3.0]
+
+
+def test_a_look_costs_the_same_at_a_hundred_thousand_steps(run):
+    columns = Columns(record_at(1, 100_000) for _ in range(10))
+    for _ in range(99_990):
+        columns.append({"step": len(columns), "loss": 0.3, "rewards/chosen": 1.0, "rewards/rejected": -1.0, "kl": 0.1})
+    started = time.perf_counter()
+    charts = [chart_points(columns, chart, smoothing=0.6) for chart in ("rewards", "z0", "loss")]
+    assert time.perf_counter() - started < 1.0  # about 0.1 s on an idle core
+    for chart in charts:
+        assert sum(len(steps) for steps, _ in chart.values()) <= 600
+
+
+def test_figure_of_an_empty_a_live_and_several_runs(run, tmp_path):
+    def texts(figure):
+        return (
+            [text.get_text() for axis in figure.axes for text in axis.texts + axis.get_legend().get_texts()]
+            if all(axis.get_legend() for axis in figure.axes)
+            else [text.get_text() for axis in figure.axes for text in axis.texts]
+        )
+
+    assert texts(plot(run)) == ["nothing logged yet"] * 4
+    for step in range(1, 30):
+        run.record(record_at(step, 30))
+    run.record({"step": 29, "eval_rewards/chosen": 0.5, "eval_loss": 0.4})
+    figure = plot(run)
+    assert {"thumbs up (chosen)", "thumbs down (rejected)", "β·z0", "z0", "loss", "margin"} <= set(texts(figure))
+    figure.savefig(tmp_path / "one.png")
+    assert run.id in figure.get_suptitle() and "β 0.5" in figure.get_suptitle()
+    both = plot([run, run])
+    assert {run.id, f"{run.id} rejected"} <= set(texts(both))
+    both.savefig(tmp_path / "both.png")
+
+
+def test_views_and_ui_leave_torch_alone():
+    code = "import kto_workbench.ui.app, kto_workbench.views.figure, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
