@@ -1,0 +1,55 @@
+# One command each; all of them set up what they need in .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help setup app demo test check bench notebooks clean
+
+help:
+	@echo "make app        open the workbench in a browser      (ARGS=\"--port 8000\")"
+	@echo "make demo       train the demo and measure it"
+	@echo "make test       run the tests"
+	@echo "make check      lint, and every test, slow ones too"
+	@echo "make bench      time the engine against TRL, quickly"
+	@echo "make notebooks  execute the notebooks"
+	@echo "make setup      only build .venv, with the kto command in it"
+	@echo "make clean      remove .venv and what tests and builds left"
+
+setup: .venv/ready
+
+app: setup
+	$(BIN)/python app.py $(ARGS)
+
+demo: setup
+	$(BIN)/kto demo $(ARGS)
+
+test: .venv/ready-test
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+check: .venv/ready-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: .venv/ready-bench
+	$(BIN)/python -m benchmarks.vs_trl --quick $(ARGS)
+
+notebooks: .venv/ready-notebooks
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
+		{ echo "KTO Workbench needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	@echo "Setting up .venv; the first time this downloads PyTorch and takes a few minutes."
+	$(PYTHON) -m venv .venv
+	$(PIP) --editable .
+	@touch $@
+
+.venv/ready-%: .venv/ready
+	$(PIP) --editable ".[$*]"
+	@touch $@
+
+clean:
+	rm -rf .venv build dist artifacts .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
