@@ -25,9 +25,9 @@ QUICK_SIZES = (10_000,)
 SHAPES = ("text", "messages")
 WORDS = (
     "the a of to and in that it is was for on are with as at be this have from or one had by word but not what all "
-    "were we when your can said there use an each which she do how their if will up other about out many then them these so "
-    "some her would make like him into time has look two more write go see number no way could people my than first "
-    "water been call who oil its now find long down day did get come made may part river garden lantern copper velvet"
+    "were we when your can said there use an each which she do how their if will up other about out many then them "
+    "these so some her would make like him into time has look two more write go see number no way could people my than "
+    "first water been call who oil its now find long down day did get come made may part river garden lantern copper"
 ).split()
 
 

@@ -33,6 +33,7 @@ EMAIL = r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}"
 FORMULA = r"^(?:=\s*[A-Za-z@+(-]|#(?:NAME\?|REF!|VALUE!|N/A|DIV/0!)\s*$)"
 # Spacing and punctuation that changes no meaning; the signs of a sum and the point in 1.5 do
 _LOOSE = r"[\s!?'\"’“”…]+|[.,;:]+(?:\s+|$)"
+LOOSE_START = 64  # characters of either text that go into the hash `loose`, which only makes candidates
 # One word: no white space inside, in a script that puts white space between words
 ONE_WORD = r"^\s*[^\s\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}]+\s*$"
 
@@ -41,14 +42,17 @@ def gather_facts(rows: Rows, progress: Callable[[int], None] | None = None) -> p
     """One line of facts a row, in the rows' order."""
     parts, done = [], 0
     for batch in rows.batches():
-        parts.append(_facts_of(pl.from_arrow(batch)))
+        # Copies, since a view of these columns would keep the batch and all its texts in memory.
+        line = pl.Series("line", batch.column("line").to_numpy().copy())
+        label = pl.Series("label", batch.column("label").to_numpy(zero_copy_only=False))
+        parts.append(_facts_of(pl.from_arrow(batch)).insert_column(0, line).insert_column(1, label))
         done += batch.num_rows
         if progress:
             progress(done)
     return pl.concat(parts) if parts else pl.DataFrame()
 
 
-def _loosened(text: pl.Expr) -> pl.Expr:
+def loosen(text: pl.Expr) -> pl.Expr:
     """The text without case, punctuation and spacing."""
     return text.str.to_lowercase().str.replace_all(_LOOSE, "")
 
@@ -57,11 +61,9 @@ def _facts_of(batch: pl.DataFrame) -> pl.DataFrame:
     prompt, completion = pl.col("prompt"), pl.col("completion")
     either = lambda pattern: prompt.str.contains(pattern) | completion.str.contains(pattern)
     facts = batch.select(
-        "line",
-        "label",
         prompt=prompt.hash(),
         completion=completion.hash(seed=1),
-        loose=_loosened(prompt).hash(seed=2) ^ _loosened(completion).hash(seed=3),
+        loose=loosen(prompt.str.head(LOOSE_START)).hash(seed=2) ^ loosen(completion.str.head(LOOSE_START)).hash(seed=3),
         chars=completion.str.len_chars().cast(pl.UInt32),
         empty=~completion.str.contains(r"\S"),
         one_word=completion.str.contains(ONE_WORD),

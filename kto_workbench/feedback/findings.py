@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from kto_workbench.feedback.facts import loosen
 from kto_workbench.feedback.languages import guess_language
 from kto_workbench.feedback.loading import Feedback
 from kto_workbench.feedback.nearness import find_near
 
 LISTED_LINES = 100
 NEAR_SAMPLE = 20_000  # rows; above, near duplicates are judged on a sample
+LOOSE_CANDIDATES = 100_000
 LANGUAGE_SAMPLE = 5_000
 TELLING_AUC = 0.7  # of length alone; 0.5 is chance, 1 certainty
 BATCH_SIZE = 32  # of the paper and of KTOConfig
@@ -141,8 +143,7 @@ def _duplicates(feedback: Feedback, facts: pl.DataFrame) -> Finding | None:
 
 def _near_duplicates(feedback: Feedback, facts: pl.DataFrame) -> Finding | None:
     # Of all rows: those that differ in case, punctuation or spacing only. Of a sample: those that share most text.
-    first = facts.select(pl.struct("prompt", "completion").is_first_distinct()).to_series()
-    loosely = facts.select(~pl.col("loose").is_first_distinct()).to_series() & first
+    loosely = _loosely_repeated(feedback, facts)
     sample = _sample(len(facts), NEAR_SAMPLE)
     rows = feedback.rows.take(sample)
     prompts, completions = (rows.table.column(name).to_pylist() for name in ("prompt", "completion"))
@@ -165,6 +166,18 @@ def _near_duplicates(feedback: Feedback, facts: pl.DataFrame) -> Finding | None:
         _lines(facts, mask),
         details={"sampled_rows": len(sample), "opposite_thumbs": opposite, "pairs_in_sample": len(pairs)},
     )
+
+
+def _loosely_repeated(feedback: Feedback, facts: pl.DataFrame) -> pl.Series:
+    """Which rows differ from an earlier one in case, punctuation or spacing only."""
+    distinct = facts.with_row_index("position").filter(pl.struct("prompt", "completion").is_first_distinct())
+    candidates = distinct.filter(pl.col("loose").is_duplicated())["position"].head(LOOSE_CANDIDATES).to_numpy()
+    mask = np.zeros(len(facts), dtype=bool)
+    if len(candidates):
+        texts = pl.from_arrow(feedback.rows.take(candidates).table.select(["prompt", "completion"]))
+        loose = texts.select(~pl.struct(loosen(pl.col("prompt")), loosen(pl.col("completion"))).is_first_distinct())
+        mask[candidates[loose.to_series().to_numpy()]] = True
+    return pl.Series(mask)
 
 
 def _sample(total: int, size: int) -> np.ndarray:

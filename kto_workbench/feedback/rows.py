@@ -6,7 +6,7 @@ looked at. A conversation is kept as JSON text, so that every check works on pla
 
 import json
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -112,7 +112,28 @@ class Rows(Sequence[Row]):
         """The rows at these positions, in this order."""
         if isinstance(indices, range) and indices.step == 1:
             return Rows(self.table.slice(indices.start, len(indices)))
-        return Rows(self.table.take(pa.array(np.asarray(indices, dtype=np.int64))))
+        wanted = np.asarray(indices, dtype=np.int64)
+        # Many rows of a file are read, not mapped, for the same reason as in batches().
+        return Rows(_take(self.batches() if len(wanted) > 1000 else self.table.to_batches(), wanted))
+
+
+def _take(batches: Iterable[pa.RecordBatch], indices: np.ndarray) -> pa.Table:
+    """These rows in this order, batch by batch: Arrow's own `take` would first copy all batches into one."""
+    if not len(indices):
+        return SCHEMA.empty_table()
+    order = np.argsort(indices, kind="stable")
+    ordered = indices[order]
+    parts, start = [], 0
+    for batch in batches:
+        low, high = np.searchsorted(ordered, (start, start + batch.num_rows))
+        if high > low:
+            parts.append(batch.take(pa.array(ordered[low:high] - start)))
+        start += batch.num_rows
+    if len(ordered) and (ordered[0] < 0 or ordered[-1] >= start):
+        raise IndexError(f"there are {start} rows")
+    back = np.empty(len(indices), dtype=np.int64)
+    back[order] = np.arange(len(indices))
+    return pa.Table.from_batches(parts).combine_chunks().take(pa.array(back))
 
 
 @dataclass(frozen=True, slots=True)
