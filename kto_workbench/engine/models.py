@@ -118,6 +118,17 @@ def load_adapter(model: PreTrainedModel, path: str | Path) -> nn.Module:
     return PeftModel.from_pretrained(model, str(path)).train()
 
 
+def check_not_repacked(model: nn.Module) -> None:
+    """Raise ModelError if 4-bit weights were repacked for inference, since training them would be silently wrong."""
+    for name, module in model.named_modules():
+        state = getattr(module, "quant_state", None)
+        if getattr(state, "packing_format_for_cpu", False):
+            raise ModelError(
+                f"The 4-bit weights of {name} were repacked for inference, so they can't be trained further; "
+                "this is a defect: please report it."
+            )
+
+
 def checkpoint_activations(model: nn.Module) -> None:
     """Recompute each layer's activations in the backward pass instead of keeping them."""
     model.activation_checkpointing_enable({"use_reentrant": False})

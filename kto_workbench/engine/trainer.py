@@ -19,7 +19,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from kto_workbench.config import KTOConfig
 from kto_workbench.engine.batches import Batch, Pair
-from kto_workbench.engine.models import pick_dtype
+from kto_workbench.engine.models import check_not_repacked, pick_dtype
 from kto_workbench.engine.objective import mean_log_ratio
 from kto_workbench.engine.passes import Budget
 from kto_workbench.engine.reference import reference_logps
@@ -71,6 +71,8 @@ class KTOTrainer(Trainer):
         self._window_started = self._started = time.perf_counter()
         self._z0: Tensor | None = None
         arguments = training_arguments(config, output_dir, scorer.device, len(train_batches), bool(eval_batches))
+        if config.optim.startswith("paged") and scorer.device.type != "cuda":
+            raise ConfigError(f"Optimizer {config.optim} needs a CUDA GPU; use `optim: adamw` here.")
         if arguments.world_size > 1:
             raise ConfigError("This version trains in one process; start it without torchrun or accelerate launch.")
         super().__init__(
@@ -152,6 +154,8 @@ class KTOTrainer(Trainer):
             logs["memory_bytes"] = peak_memory(self.scorer.device)
             logs["seconds"] = now - self._started
             self._window, self._tokens, self._window_started = [], 0, now
+            if self.config.load_in_4bit:
+                check_not_repacked(self.model)
             if not all(map(_is_finite, (metrics["loss"], logs.get("grad_norm", 0.0)))):
                 raise WorkbenchError(
                     f"The loss or its gradient is no longer a number at step {self.state.global_step}: lower the "

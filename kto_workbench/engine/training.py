@@ -17,7 +17,14 @@ from transformers.utils import logging as transformers_logging
 from kto_workbench.config import KTOConfig
 from kto_workbench.engine.batches import Batch, Pair, compose, hold_out, mismatched_pairs
 from kto_workbench.engine.generation import generate
-from kto_workbench.engine.models import adapter_off, add_lora, checkpoint_activations, load_model, pick_device, pick_dtype
+from kto_workbench.engine.models import (
+    adapter_off,
+    add_lora,
+    checkpoint_activations,
+    load_model,
+    pick_device,
+    pick_dtype,
+)
 from kto_workbench.engine.passes import Budget
 from kto_workbench.engine.recorder import Heartbeat, Recorder
 from kto_workbench.engine.reference import cache_for, fill_in
