@@ -26,16 +26,12 @@ def test_every_option_is_on_the_page_once():
     assert sorted(shown) == sorted(set(options()) - set(fields.ELSEWHERE))
 
 
-def test_widgets_carry_type_bounds_and_choices(widgets):
+def test_widgets_carry_type_and_choices(widgets):
     assert isinstance(widgets["load_in_4bit"], gr.Checkbox)
     assert isinstance(widgets["z0"], gr.Dropdown) and [value for _, value in widgets["z0"].choices] == [
         "batch", "every", "zero",
     ]  # fmt: skip
-    assert (widgets["batch_size"].minimum, widgets["batch_size"].maximum, widgets["batch_size"].precision) == (
-        2,
-        4096,
-        0,
-    )
+    assert isinstance(widgets["batch_size"], gr.Number) and widgets["batch_size"].precision == 0
     assert isinstance(widgets["tokens_per_pass"], gr.Textbox)
     assert widgets["model"].elem_id == "train-model"
 

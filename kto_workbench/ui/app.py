@@ -29,6 +29,7 @@ from kto_workbench.ui.workbench import Workbench  # noqa: E402
 
 MAX_UPLOAD = "2gb"
 PORTS_TRIED = 20
+TABS = ("data", "train", "compare", "runs")
 
 
 def build(workspace: str | Path = "workspace", *, host: str = "127.0.0.1", password: str | None = None) -> FastAPI:
@@ -70,16 +71,30 @@ def lay_out(bench: Workbench) -> gr.Blocks:
     with gr.Blocks(title="KTO Workbench", analytics_enabled=False, fill_width=True) as page:
         gr.HTML(label("app.header"), elem_classes="kto-bare")
         with gr.Tabs(overflow_behavior="wrap") as tabs:
-            with gr.Tab(label("tab.data"), id="data"):
+            opened = {name: gr.Tab(label(f"tab.{name}"), id=name) for name in TABS}
+            with opened["data"]:
                 data_tab = data.build(bench, page)
-            with gr.Tab(label("tab.train"), id="train"):
+            with opened["train"]:
                 train.build(bench, page, data_tab)
-            with gr.Tab(label("tab.compare"), id="compare") as compare_tab:
-                compare.build(bench, page, compare_tab)
-            with gr.Tab(label("tab.runs"), id="runs") as runs_tab:
-                runs.build(bench, page, runs_tab)
+            with opened["compare"]:
+                compare.build(bench, page, opened["compare"])
+            with opened["runs"]:
+                runs.build(bench, page, opened["runs"])
         data_tab.train.click(lambda: gr.Tabs(selected="train"), None, [tabs], queue=False, show_progress="hidden")
+        _remember_tab(page, tabs, opened)
     return page
+
+
+def _remember_tab(page: gr.Blocks, tabs: gr.Tabs, opened: dict[str, gr.Tab]) -> None:
+    """Keep the open tab in the address: a reload, also gradio's own after a lost server, comes back to it."""
+    for name, tab in opened.items():
+        tab.select(None, None, None, js=f"() => history.replaceState(null, '', '#{name}')")
+    wanted = gr.Textbox(visible=False)
+
+    def open_tab(name: str) -> Any:
+        return gr.Tabs(selected=name) if name in TABS else gr.skip()
+
+    page.load(open_tab, [wanted], [tabs], js="() => [location.hash.slice(1)]", queue=False, show_progress="hidden")
 
 
 def serve(

@@ -66,6 +66,8 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
         before = gr.Button(label("rows.before"), size="sm", scale=0, min_width=84, elem_id="data-before")
         after = gr.Button(label("rows.after"), size="sm", scale=0, min_width=84, elem_id="data-after")
     position = gr.State(0)
+    # A reload comes back to the feedback that was chosen; nothing in it is secret.
+    chosen = gr.BrowserState("demo", storage_key="kto-workbench-feedback", secret="kto-workbench")
     rows = gr.HTML(elem_id="data-rows", elem_classes="kto-bare")
 
     def take(path: str | None, request: gr.Request) -> tuple[Any, ...]:
@@ -110,8 +112,15 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
 
         return turned
 
+    def choose_again(kept: str | None) -> Any:
+        offered = sources(bench)
+        known = kept in [value for _, value in offered]
+        return gr.Dropdown(choices=offered, value=kept if known else "demo")
+
     everything = [told, cards, balance, problems, position, rows, where, before, after]
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
+    page.load(choose_again, [chosen], [source], **quiet)
+    source.change(lambda source: source, [source], [chosen], **quiet)
     upload.upload(take, [upload], [upload, source, told], show_progress="minimal")
     gr.on([source.change, page.load], show, [source, ratio, side], everything, **quiet)
     ratio.change(weigh, [source, ratio], [cards, balance], **quiet)

@@ -11,7 +11,7 @@ import gradio as gr
 from gradio.components import Component
 from pydantic.fields import FieldInfo
 
-from kto_workbench.config import GROUPS, KTOConfig, option_bounds, option_choices, options
+from kto_workbench.config import GROUPS, KTOConfig, option_choices, options
 from kto_workbench.ui.words import label
 
 # Chosen elsewhere: the feedback on the Data tab, the workspace when the workbench was started.
@@ -50,15 +50,9 @@ def widget(name: str, value: Any) -> Component:
     if kind is tuple:
         return gr.Textbox(value=value, lines=3, **common)
     if kind in (int, float):
-        bounds = option_bounds(field)
-        return gr.Number(
-            value=value,
-            precision=0 if kind is int else None,
-            step=1 if kind is int else "any",
-            minimum=bounds.get("ge", bounds.get("gt")),
-            maximum=bounds.get("le", bounds.get("lt")),
-            **common,
-        )
+        # No minimum and maximum here: gradio would refuse such a value in words of its own, before KTOConfig is asked.
+        whole = kind is int
+        return gr.Number(value=value, precision=0 if whole else None, step=1 if whole else "any", **common)
     return gr.Textbox(value=value, max_lines=1, **common)
 
 

@@ -1,0 +1,279 @@
+"""The page in a real browser, with the real engine: upload, check, train, watch, stop, reload, compare; and the live
+view driven by tests/fake_training.py where only the view is meant.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from browser import (
+    Served,
+    browser,  # noqa: F401
+    go_to,
+    needs_browser,
+    open_page,  # noqa: F401
+    screenshot,
+    wait_for,
+    workbench,  # noqa: F401
+)
+from fake_training import record_at
+
+from kto_workbench.config import KTOConfig
+from kto_workbench.runs import Run, list_runs
+from kto_workbench.runs.directory import new_run
+
+pytestmark = needs_browser
+FAKE = Path(__file__).with_name("fake_training.py")
+FEEDBACK = {"rows": 400, "n_desirable": 100, "n_undesirable": 300}
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A workbench for one test alone."""
+    served = Served(tmp_path / "workspace", tmp_path / "server.log")
+    yield served
+    served.stop()
+
+
+def make_run(workspace: Path, **options) -> Run:
+    config = KTOConfig(workspace=str(workspace), desirable_weight=3.0, undesirable_weight=1.0, **options)
+    return new_run(config, {"data": "demo", **FEEDBACK})
+
+
+@pytest.fixture
+def fake():
+    """Start tests/fake_training.py on a run; none outlives its test."""
+    started = []
+
+    def start(run: Run, *options: str) -> subprocess.Popen:
+        started.append(subprocess.Popen([sys.executable, str(FAKE), str(run.path), *options]))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def progress(page) -> str:
+    # Not inner_text(), which waits: a page that reloads itself has no card for a moment.
+    return " ".join(page.locator("#train-progress").all_inner_texts())
+
+
+def wait_for_progress(page, text: str, seconds: float = 60) -> None:
+    wait_for(lambda: text in progress(page), seconds, lambda: progress(page))
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_demo_is_loaded_when_the_page_opens(workbench, open_page, width):  # noqa: F811
+    page = open_page(workbench.url, width=width)
+    cards = page.inner_text("#data-cards")
+    assert "400" in cards and "100" in cards and "300" in cards and "1 : 3" in cards
+    bars = page.locator("#data-balance [role=img]")
+    assert bars.nth(0).get_attribute("aria-label") == "Counted: thumbs up 100, thumbs down 300"
+    assert bars.nth(1).get_attribute("aria-label") == "With λ: thumbs up 3 × 100, thumbs down 1 × 300"
+    assert "Every row can be used" in page.inner_text("#data-problems")
+    screenshot(page, f"data-{width}")
+    for tab in ("Train", "Compare", "Runs"):
+        go_to(page, tab)
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
+        screenshot(page, f"{tab.lower()}-empty-{width}")
+
+
+def test_pages_of_rows_turn_and_the_weights_follow_the_slider(workbench, open_page):  # noqa: F811
+    page = open_page(workbench.url)
+    where = page.locator("#data-where")
+    wait_for(lambda: "1–8 of 400" in where.inner_text(), 5)
+    page.click("#data-after")
+    wait_for(lambda: "9–16 of 400" in where.inner_text(), 5)
+    page.locator("#data-side").get_by_label("Up", exact=True).check()
+    wait_for(lambda: "1–8 of 100" in where.inner_text(), 5)
+    assert page.locator("#data-rows .kto-row.kto-down").count() == 0
+    page.locator("#data-ratio input[type=number]").fill("1.5")
+    page.keyboard.press("Enter")
+    # (λ_D · 100) / (λ_U · 300) = 1.5 with λ_U = 1 asks for λ_D = 4.5
+    wait_for(lambda: "4.5 × 100" in page.inner_text("#data-balance"), 5)
+    go_to(page, "Train")
+    wait_for(lambda: page.locator("#train-desirable-weight input").input_value() == "4.5", 5)
+
+
+def test_wrong_values_are_one_sentence_beside_the_button(workbench, open_page):  # noqa: F811
+    page = open_page(workbench.url)
+    go_to(page, "Train")
+    page.locator("#train-batch-size input").fill("1")
+    page.locator("#train-batch-size input").press("Tab")
+    alert = page.locator("#train-message [role=alert]")
+    wait_for(lambda: alert.count() and "`batch_size` should be at least 2" in alert.inner_text(), 10)
+    page.click("#train-start")
+    page.wait_for_timeout(1000)
+    assert "`batch_size`" in alert.inner_text()
+    assert not list_runs(workbench.workspace)
+    page.locator("#train-batch-size input").fill("8")
+    page.locator("#train-batch-size input").press("Tab")
+    wait_for(lambda: not alert.count(), 5)
+    page.locator("#train-exact button").first.click()
+    wait_for(lambda: "--batch-size 8" in page.locator("#train-exact textarea").first.input_value(), 5)
+
+
+def test_a_file_that_is_no_feedback_is_one_sentence(workbench, open_page, tmp_path):  # noqa: F811
+    page = open_page(workbench.url)
+    wrong = tmp_path / "holiday.json"
+    wrong.write_text('{"photos": [1, 2')
+    page.set_input_files("#data-upload input[type=file]", wrong)
+    alert = page.locator("#data-message [role=alert]")
+    wait_for(lambda: alert.count(), 10)
+    assert "holiday.json" in alert.inner_text()
+    assert "400" in page.inner_text("#data-cards")  # what was there stays
+
+
+def test_chinese_browsers_get_chinese(workbench, open_page):  # noqa: F811
+    page = open_page(workbench.url, locale="zh-CN", scheme="dark")
+    assert page.get_by_role("tab", name="训练", exact=True).is_visible()
+    assert "点赞" in page.inner_text("#data-cards") and "所有行都可用" in page.inner_text("#data-problems")
+    screenshot(page, "data-1280-zh-dark")
+
+
+@pytest.mark.timeout(240)
+def test_the_demo_trains_with_one_click_survives_a_reload_and_stops_with_a_usable_adapter(own, open_page):  # noqa: F811
+    page = open_page(own.url)
+    go_to(page, "Train")
+    page.click("#train-start")
+    wait_for_progress(page, "training", 120)
+    wait_for(lambda: list_runs(own.workspace)[0].status().step >= 6, 60)
+    page.reload()  # comes back to the same tab, and to the run at work
+    wait_for_progress(page, "left", 20)
+    wait_for(lambda: page.locator("#train-rewards-plot path[aria-roledescription='line mark']").count() >= 3, 20)
+    screenshot(page, "train-live-1280")
+    page.click("#train-stop")
+    wait_for_progress(page, "stopped", 60)
+    (run,) = list_runs(own.workspace)
+    assert (run.adapter / "adapter_model.safetensors").is_file()
+    assert page.locator("#train-resume").is_visible()
+
+    go_to(page, "Compare")
+    page.locator("#compare-prompt textarea").fill("What does the cow say?")
+    page.click("#compare-generate")
+    done = "#compare-{} [aria-busy=false]"
+    wait_for(lambda: all(page.locator(done.format(side)).count() for side in ("reference", "tuned")), 60)
+    wait_for(lambda: page.inner_text("#compare-reference").strip() and page.inner_text("#compare-tuned").strip(), 60)
+    screenshot(page, "compare-1280")
+    go_to(page, "Runs")
+    wait_for(lambda: run.id in page.inner_text("#runs-table"), 10)
+    assert "stopped" in page.inner_text("#runs-table")
+    screenshot(page, "runs-1280")
+
+
+@pytest.mark.timeout(240)
+def test_an_uploaded_file_goes_all_the_way(own, open_page, tmp_path):  # noqa: F811
+    rows = [
+        {
+            "prompt": f"What is {n} plus {n}?",
+            "completion": f"{'Happy to help! ' if n % 3 == 0 else 'Hmph. '}{n} plus {n} is {2 * n}.",
+            "label": n % 3 == 0,
+        }
+        for n in range(48)
+    ]
+    lines = [json.dumps(row) for row in rows]
+    lines[4] = json.dumps({"prompt": "<img src=x onerror=alert(1)>", "completion": "c", "label": "<b>maybe</b>"})
+    lines[6] = '{"prompt": "torn'
+    rows_file = tmp_path / "my thumbs.jsonl"
+    rows_file.write_text("\n".join(lines) + "\n")
+
+    page = open_page(own.url, width=390, height=844)
+    page.set_input_files("#data-upload input[type=file]", rows_file)
+    wait_for(lambda: "46" in page.inner_text("#data-cards"), 20)
+    problems = page.locator("#data-problems tbody tr")
+    assert [problems.nth(n).locator("td").first.inner_text() for n in range(problems.count())] == ["5", "7"]
+    assert page.locator("#data-problems b").count() == 0  # shown as text, not run as HTML
+    screenshot(page, "data-uploaded-390")
+    page.click("#data-train")
+    page.locator("#train-num-train-epochs input").fill("2")
+    page.click("#train-start")
+    wait_for_progress(page, "finished", 150)
+    (run,) = list_runs(own.workspace)
+    assert run.data()["rows"] == 46 and run.config().num_train_epochs == 2
+    assert Path(run.config().data).parent.name == "uploads"
+    wait_for(lambda: "thumbs up" in page.inner_text("#train-rewards-key"), 10)
+    screenshot(page, "train-uploaded-390")
+
+
+def test_curves_grow_and_keep_their_colours(own, open_page, fake):  # noqa: F811
+    page = open_page(own.url)
+    go_to(page, "Train")
+    wait_for_progress(page, "No run yet")
+    run = make_run(own.workspace)
+    process = fake(run, "--steps", "60", "--pause", "0.1")
+    wait_for_progress(page, "training", 20)  # started elsewhere, taken up here
+    lines = page.locator("#train-rewards-plot path[aria-roledescription='line mark']")
+    wait_for(lambda: lines.count() == 4, 20, lines.count)
+    early = lines.nth(0).get_attribute("d")
+    wait_for(lambda: lines.nth(0).get_attribute("d") != early, 10)
+    strokes = {lines.nth(n).get_attribute("stroke") for n in range(4)}
+    assert len(strokes) == 4 and None not in strokes
+    page.locator("#train-chart input").click()
+    page.get_by_role("option", name="Gradient norm").click()
+    wait_for(lambda: "gradient norm" in page.inner_text("#train-other-key"), 10)
+    drawn = "#train-other-plot path[aria-roledescription='line mark']"
+    wait_for(lambda: any((one.get_attribute("d") or "").count("L") > 5 for one in page.locator(drawn).all()), 10)
+    wait_for_progress(page, "finished", 30)
+    assert process.wait(10) == 0
+    samples = page.inner_text("#train-samples")
+    assert "Moo, of course! Happy to help." in samples and "<b>pears</b>" in samples
+    page.locator("#train-part input").click()
+    page.get_by_role("option", name="held-out rows").click()
+    bar = page.locator("#train-progress [role=progressbar]")
+    assert bar.get_attribute("aria-valuenow") == "60" and bar.get_attribute("aria-valuemax") == "60"
+
+
+def test_a_page_outlives_its_server_and_shows_the_true_step(own, open_page, fake):  # noqa: F811
+    run = make_run(own.workspace)
+    process = fake(run, "--steps", "120", "--pause", "0.15")
+    page = open_page(own.url)
+    go_to(page, "Train")
+    wait_for_progress(page, "training", 20)
+    own.kill()
+    at_death = run.status().step
+    wait_for(lambda: run.status().step > at_death + 10, 20)  # training goes on
+    own.start()
+    wait_for(lambda: f"step {run.status().step}" in progress(page), 30, lambda: progress(page))  # by itself
+    run.ask("stop")
+    wait_for_progress(page, "stopped", 20)
+    process.wait(10)
+
+
+def test_a_killed_training_is_shown_as_crashed_with_its_log(own, open_page, fake):  # noqa: F811
+    run = make_run(own.workspace)
+    run.log_path.write_text("Traceback: <script>alert(1)</script> out of memory\n")
+    process = fake(run, "--steps", "500", "--pause", "0.1")
+    page = open_page(own.url)
+    go_to(page, "Train")
+    wait_for_progress(page, "training", 20)
+    process.kill()
+    process.wait()
+    wait_for_progress(page, "crashed", 20)
+    assert page.locator("#train-resume").is_visible() and not page.locator("#train-stop").is_enabled()
+    page.locator("#train-progress summary").click()
+    assert "out of memory" in progress(page)
+    screenshot(page, "train-crashed-1280")
+
+
+def test_a_hundred_thousand_steps_do_not_slow_the_page(own, open_page):  # noqa: F811
+    run = make_run(own.workspace)
+    with (run.path / "metrics.jsonl").open("w") as file:
+        for step in range(1, 100_001):
+            file.write(json.dumps({**record_at(step % 997 + 1, 1000), "step": step}) + "\n")
+    run.set_status(state="finished", step=100_000, total_steps=100_000)
+    page = open_page(own.url)
+    go_to(page, "Train")
+    lines = page.locator("#train-rewards-plot path[aria-roledescription='line mark']")
+    wait_for(lambda: lines.count() == 4, 40)
+    assert sum((lines.nth(n).get_attribute("d") or "").count("L") + 1 for n in range(4)) <= 610
+    started = time.monotonic()
+    page.locator("#train-chart input").click()
+    page.get_by_role("option", name="Learning rate").click()
+    wait_for(lambda: "learning rate" in page.inner_text("#train-other-key"), 10)
+    assert time.monotonic() - started < 5
