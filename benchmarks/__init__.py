@@ -1,0 +1,11 @@
+"""Measurements, each a command that prints a table or, with `--json`, one JSON object. Figures: RESULTS.md.
+
+vs_trl.py     a KTO step here and in TRL's KTOTrainer: time, memory, share of the floating-point floor
+memory.py     the memory estimate beside the measured peak
+gpu.py        models of one to eight billion parameters on a GPU
+data.py       checking feedback files
+
+workload.py   models, lengths and batches that the measurements share
+trl_peer.py   TRL's trainer on exactly our batches
+machine.py    what a figure was measured on, and how time and memory are read
+"""
