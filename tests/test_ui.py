@@ -25,6 +25,7 @@ from kto_workbench.config import KTOConfig
 from kto_workbench.runs import Run, list_runs
 from kto_workbench.runs.directory import new_run
 
+playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = needs_browser
 FAKE = Path(__file__).with_name("fake_training.py")
 FEEDBACK = {"rows": 400, "n_desirable": 100, "n_undesirable": 300}
@@ -59,8 +60,10 @@ def fake():
 
 
 def progress(page) -> str:
-    # Not inner_text(), which waits: a page that reloads itself has no card for a moment.
-    return " ".join(page.locator("#train-progress").all_inner_texts())
+    try:
+        return " ".join(page.locator("#train-progress").all_inner_texts())
+    except playwright.Error:
+        return ""  # the page is reloading itself
 
 
 def wait_for_progress(page, text: str, seconds: float = 60) -> None:

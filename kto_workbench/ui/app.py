@@ -29,6 +29,8 @@ from kto_workbench.ui.workbench import Workbench  # noqa: E402
 
 MAX_UPLOAD = "2gb"
 PORTS_TRIED = 20
+# The first tab selects itself while the page loads, so the one that was asked for must be noted before.
+HEAD = "<script>window.ktoTab = location.hash.slice(1)</script>"
 TABS = ("data", "train", "compare", "runs")
 
 
@@ -58,8 +60,9 @@ def build(workspace: str | Path = "workspace", *, host: str = "127.0.0.1", passw
         i18n=gr.I18n(**TRANSLATIONS),
         theme=theme(),
         css=CSS,
+        head=HEAD,
     )
-    # Gradio 6.31 skips its check that an "uploaded" file was uploaded while it takes a page for unlaunched, and it takes
+    # Gradio 6.31 does not check that an "uploaded" file was uploaded while it takes a page for unlaunched, and it takes
     # every mounted page for that: a forged event could name any file of this machine.
     page.has_launched = page.is_running = True
     protect(app, None if password else [*LOOPBACK, host])
@@ -94,7 +97,7 @@ def _remember_tab(page: gr.Blocks, tabs: gr.Tabs, opened: dict[str, gr.Tab]) -> 
     def open_tab(name: str) -> Any:
         return gr.Tabs(selected=name) if name in TABS else gr.skip()
 
-    page.load(open_tab, [wanted], [tabs], js="() => [location.hash.slice(1)]", queue=False, show_progress="hidden")
+    page.load(open_tab, [wanted], [tabs], js="() => [window.ktoTab]", queue=False, show_progress="hidden")
 
 
 def serve(
