@@ -256,10 +256,17 @@ def sniff_delimiter(header: str, known: Callable[[str], bool]) -> str:
     """The delimiter that splits the header into the most known names, then into the most names."""
 
     def score(delimiter: str) -> tuple[int, int]:
-        names = next(csv.reader([header], delimiter=delimiter), [])
+        names = _split_header(header, delimiter)
         return sum(map(known, names)), len(names)
 
     return max(DELIMITERS, key=score)
+
+
+def _split_header(header: str, delimiter: str) -> list[str]:
+    try:
+        return [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
+    except csv.Error:  # such as a carriage return amid the line
+        return [header[:40].strip()]
 
 
 class _Lines:
@@ -294,7 +301,7 @@ def read_csv(stream: Utf8Stream, known: Callable[[str], bool]) -> Iterator[Chunk
     lines = _Lines(stream)
     header = next(lines, "")
     delimiter = sniff_delimiter(header, known)
-    names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
+    names = _split_header(header, delimiter)
     if len(set(names)) < len(names):
         double = next(name for name in names if names.count(name) > 1)
         raise DataError(f"The CSV header names the column `{double}` twice.")
@@ -307,6 +314,14 @@ def read_csv(stream: Utf8Stream, known: Callable[[str], bool]) -> Iterator[Chunk
             row: list[str] | BadRow | None = next(reader, None)
         except csv.Error as error:
             row = BadRow("", f"the row can't be read ({reason_of(error)})")
+            if "field limit" in str(error):
+                # The lines that follow were meant to be inside the quote: each would be listed as a broken row.
+                rest = (
+                    f"a quote that opens here is not closed within {MAX_ROW_BYTES >> 20} MB; nothing after it was read"
+                )
+                rows.append(BadRow("", rest))
+                numbers.append(number)
+                break
         if row is None:
             break
         if row == []:

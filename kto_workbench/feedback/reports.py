@@ -11,7 +11,7 @@ from kto_workbench.feedback.facts import gather_facts
 from kto_workbench.feedback.findings import Finding, diagnose
 from kto_workbench.feedback.fixes import free_path, write_fixed
 from kto_workbench.feedback.loading import Feedback, Progress, load_feedback
-from kto_workbench.feedback.tokens import TokenCheck, check_tokens, find_cuts
+from kto_workbench.feedback.tokens import TOKEN_SAMPLE, TokenCheck, check_tokens, find_cuts
 
 SHOWN_PROBLEMS = 5
 SHOWN_LINES = 6
@@ -140,13 +140,15 @@ def check(
     *,
     model: str | None = None,
     max_length: int = 1024,
+    token_sample: int | None = TOKEN_SAMPLE,
     workspace: str | Path = "workspace",
     mapping: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> CheckReport:
     """Load a source (or take a Feedback) and look at it like a doctor.
 
-    `progress` is called with the number of rows read, then looked at, then tokenized. Raises DataError if there is
+    With a model, its tokenizer counts the tokens of at most `token_sample` rows (None: of all), and `max_length` is
+    what training would cut at. `progress` is called with the number of rows read, then looked at, then tokenized. Raises DataError if there is
     nothing to look at, ModelError if the model's tokenizer can't be loaded.
     """
     if isinstance(source, Feedback):
@@ -157,7 +159,7 @@ def check(
     findings = diagnose(feedback, facts)
     tokens = None
     if model:
-        tokens = check_tokens(feedback, model, max_length, progress=progress)
+        tokens = check_tokens(feedback, model, max_length, sample=token_sample, progress=progress)
         cuts = find_cuts(tokens)
         findings = [*([cuts] if cuts and cuts.severity == "warning" else []), *findings]
         findings += [cuts] if cuts and cuts.severity == "note" else []

@@ -1,6 +1,7 @@
 """From what the user names to chunks of raw rows: a name, a file of any kind, dicts or a table in memory."""
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -91,9 +92,9 @@ def _open_thumbs(workspace: Path) -> Source:
 
 
 def _open_file(path: Path, mapping: Mapping[str, Any]) -> Source:
-    if HUB_ID.fullmatch(str(path)) and not path.exists():
+    if HUB_ID.fullmatch(str(path)) and not os.path.exists(path):
         return _open_hub(str(path))
-    if path.is_dir() and (folder := _find_split(path)):
+    if os.path.isdir(path) and (folder := _find_split(path)):
         return Source(str(path), "datasets folder", lambda schema: read_batches(_read_folder(folder)), path)
     check_path(path)
     name = str(path)
@@ -175,9 +176,15 @@ def _recognise_text(path: Path) -> tuple[str, str]:
     later = [line for line in head.splitlines()[1:50] if line.startswith(b"{")]
     if any(isinstance(parse_json_line(line), dict) for line in later):
         return "JSON lines", stream.encoding  # its first line is damaged
-    if head[:4096].count(0) > 0:
+    if _looks_binary(head[:4096]):
         raise DataError(f"{path} is neither text nor Parquet nor Arrow.")
     return "CSV", stream.encoding
+
+
+def _looks_binary(head: bytes) -> bool:
+    """Many NULs, or some among bytes that are not UTF-8; a single NUL in a text is the business of its row."""
+    valid = "\ufffd" not in head.decode("utf-8", "replace")[:-1]
+    return head.count(0) > len(head) / 10 or (0 in head and not valid)
 
 
 def _lines_or_json(head: bytes) -> str:
