@@ -13,6 +13,8 @@ from kto_workbench.errors import ConfigError
 from kto_workbench.runs import Status
 from kto_workbench.ui import fields, html, words
 from kto_workbench.views.curves import CHARTS
+from kto_workbench.views.notes import TEXTS as NOTES
+from kto_workbench.views.notes import Note
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +82,10 @@ def test_every_word_exists_in_both_languages_with_the_same_places():
         assert english and chinese, key
         assert set(re.findall(r"\{(\w+)", english)) == set(re.findall(r"\{(\w+)", chinese)), key
     assert set(words.OPTION_HELP_ZH) == set(options())
+    assert set(words.NOTES_ZH) == set(NOTES)
+    for kind, texts in NOTES.items():
+        for english, chinese in zip(texts, words.NOTES_ZH[kind], strict=True):
+            assert set(re.findall(r"\{(\w+)", chinese)) == set(re.findall(r"\{(\w+)", english)), kind
     for group in GROUPS:
         assert f"group.{group}" in words.WORDS
     for chart, curves in CHARTS.items():
@@ -129,6 +135,7 @@ def test_whatever_comes_from_outside_is_escaped(tmp_path):
         html.progress("en", Run(), Status(state="failed", error=EVIL)),
         html.chart_head(EVIL, [(EVIL, EVIL, 1.0)]),
         html.cards([(EVIL, EVIL, EVIL)]),
+        html.notes("en", [Note("one_side", {"side": EVIL})]),
     ]
     for piece in pieces:
         assert "<img" not in piece and "&lt;img" in piece

@@ -6,6 +6,7 @@ from typing import Any
 
 from kto_workbench.runs import Run, Status
 from kto_workbench.ui.words import say
+from kto_workbench.views.notes import Note
 
 LONGEST_TEXT = 4000  # characters of one answer or prompt on the page
 
@@ -154,6 +155,17 @@ def time_left(language: str, seconds: float | None) -> str:
     if seconds < 5400:
         return say(language, "time.minutes", count=round(seconds / 60))
     return say(language, "time.hours", hours=int(seconds // 3600), minutes=int(seconds % 3600 // 60))
+
+
+def notes(language: str, found: Sequence[Note]) -> str:
+    """What looks wrong, each with what to try."""
+    items = "".join(
+        f'<li class="kto-message kto-{"warning" if note.level == "warning" else "fine"}">'
+        f"{esc(say(language, f'note.{note.kind}.what', **note.values))} "
+        f"<em>{esc(say(language, f'note.{note.kind}.hint'))}</em></li>"
+        for note in found
+    )
+    return f'<ul class="kto-notes" role="status">{items}</ul>' if items else ""
 
 
 def state_pill(language: str, state: str) -> str:

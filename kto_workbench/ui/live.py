@@ -16,6 +16,7 @@ from kto_workbench.ui import html
 from kto_workbench.ui.words import LANGUAGES, label, language_of, say
 from kto_workbench.ui.workbench import RUNS_OFFERED, Workbench
 from kto_workbench.views.curves import CHARTS, chart_points
+from kto_workbench.views.notes import notes_on
 from kto_workbench.views.records import Records, records_of
 
 TICK_SECONDS = 1.0
@@ -32,6 +33,7 @@ COLORS = {
 def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, again: gr.Button) -> None:
     """Lay out the live view of the chosen run; the buttons `stop` and `again` follow its state."""
     progress = gr.HTML(elem_id="train-progress", elem_classes="kto-bare")
+    noted = gr.HTML(elem_id="train-notes", elem_classes="kto-bare kto-told")
     rewards_key, rewards = _chart("rewards", 300)
     with gr.Row():
         z0_key, z0 = _chart("z0", 220)
@@ -53,7 +55,7 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
             updates[run] = gr.Dropdown(choices=choices, value=run_id)
         if found is None:
             if shown.changed("nothing", language):
-                updates |= {progress: html.message(say(language, "live.none"), "plain"), watched: ""}
+                updates |= {progress: html.message(say(language, "live.none"), "plain"), watched: "", noted: ""}
                 updates |= {rewards: None, z0: None, other: None, rewards_key: "", z0_key: "", other_key: ""}
                 updates |= {stop: gr.Button(interactive=False), again: gr.Button(visible=False)}
             return in_order(updates, shown)
@@ -64,10 +66,12 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
             updates[stop] = gr.Button(interactive=status.state in ("queued", "starting", "running"))
             updates[again] = gr.Button(visible=status.resumable)
         if shown.changed("curves", drawn):
-            beta = found.config().beta
+            config = found.config()
+            beta = config.beta
             updates[rewards_key], updates[rewards] = draw(
                 records, "rewards", part, language, beta, smoothing, ["rewards"]
             )
+            updates[noted] = html.notes(language, notes_on(records.train, records.eval, config))
             updates[z0_key], updates[z0] = draw(records, "z0", part, language, beta, smoothing, ["z0"])
         if shown.changed("other", (*drawn, chart)):
             known = chart if chart in OTHER_CHARTS else "loss"
@@ -82,7 +86,7 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
     def attach(request: gr.Request) -> Any:
         return gr.Dropdown(choices=run_choices(bench, language_of(request)), value=bench.run_to_watch())
 
-    outputs = [run, progress, stop, again, rewards_key, rewards, z0_key, z0, other_key, other, watched, seen]
+    outputs = [run, progress, stop, again, noted, rewards_key, rewards, z0_key, z0, other_key, other, watched, seen]
     inputs = [run, part, smoothing, chart, seen]
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
     tick = gr.Timer(TICK_SECONDS).tick

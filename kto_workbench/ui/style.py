@@ -128,6 +128,8 @@ footer { display: none !important; }
   background: color-mix(in srgb, var(--tint) 13%, var(--block-background-fill));
 }
 .kto-plain { color: var(--block-info-text-color); background: none; padding: 4px 0 0; border: 0; }
+.kto-notes { list-style: none; margin: 0 !important; padding: 0 !important; display: grid; gap: 8px; }
+.kto-notes em { opacity: .8; }
 .kto-empty { color: var(--block-info-text-color); font-size: 14px; margin: 0; padding: 12px 0; }
 
 .kto-scroll { overflow: auto; max-height: 280px; border: 1px solid var(--block-border-color); border-radius: 8px;

@@ -3,7 +3,7 @@
     label("tab.data")                            for what stands still: the browser picks its language (gr.I18n)
     say(language, "progress.step", step=3, …)    for what the server writes: pass language_of(request)
 
-The help of an option is written once, in config.py; only its translation is here.
+The help of an option is written once, in config.py, and a note in views/notes.py; only their translations are here.
 """
 
 from typing import Any
@@ -12,6 +12,7 @@ import gradio as gr
 from gradio.i18n import I18nData
 
 from kto_workbench.config import options
+from kto_workbench.views.notes import TEXTS as NOTES
 
 LANGUAGES = ("en", "zh")
 
@@ -259,8 +260,50 @@ OPTION_HELP_ZH: dict[str, str] = {
 }
 
 
+# What notes say, by kind, as in views/notes.py: what is the matter, what to try.
+NOTES_ZH: dict[str, tuple[str, str]] = {
+    "nan": ("从第 {step} 步起，损失不再是数值。", "请停止，换更低的学习率，或把 dtype 设为 float32。"),
+    "mismatch": (
+        "两类奖励与 z0 一同猛升（点赞 {chosen:.2g}，点踩 {rejected:.2g}，z0 {z0:.2g}）："
+        "模型学到的是所有回答的共性，例如它没料到的模板或前缀。",
+        "检查渲染后的数据：对话模板是否是模型自己的？回答是否紧接在提示之后？",
+    ),
+    "both_fall": (
+        "两类奖励都在下降（点赞 {chosen:.2g}，点踩 {rejected:.2g}）：人们喜欢的回答也变得更不可能。",
+        "试试更低的学习率、更大的 λ_D，或加一点 sft_weight。",
+    ),
+    "rejected_only": (
+        "差值 {margin:.2g} 几乎全部来自点踩一侧；点赞只提高了 {chosen:.2g}。",
+        "若受欢迎的回答本来就很可能，这没有问题；否则试试更大的 λ_D 或加一点 sft_weight。",
+    ),
+    "far": (
+        "z0 为 {z0:.2g} nat：模型已远离参考模型。",
+        "看看观察用的回答；若已受损，试试更大的 β 或更低的学习率。",
+    ),
+    "still": (
+        "{step} 步之后奖励几乎没有变化（差值 {margin:.2g}）。",
+        "把学习率提高 3 到 10 倍试试；小模型需要远高于默认值的学习率。",
+    ),
+    "z0_zero": (
+        "z0 已连续 {count} 步为 0：其他提示的回答变得更不可能，因此没有可减去的。",
+        "当点赞点踩评价的是风格时，这很常见；灰色曲线（截断之前）显示它低于 0 多少。",
+    ),
+    "overfit": (
+        "从第 {step} 步起，留出数据上的损失在上升，而训练数据上的仍在下降。",
+        "模型开始死记硬背：提前停止，或提供更多反馈。",
+    ),
+    "one_side": (
+        "还没有见到另一类反馈（{side}），因此只学到了一侧。",
+        "请检查数据：KTO 可以只用一侧训练，但那样没有什么能拉住模型。",
+    ),
+}
+
+
 def _with_options() -> dict[str, tuple[str, str]]:
     words = dict(WORDS)
+    for kind, english in NOTES.items():
+        for part, texts in zip(("what", "hint"), zip(english, NOTES_ZH[kind], strict=True), strict=True):
+            words[f"note.{kind}.{part}"] = texts
     for name, field in options().items():
         words[f"option.{name}"] = OPTION_NAMES.get(name, (name, name))
         words[f"help.{name}"] = (field.description or "", OPTION_HELP_ZH.get(name, field.description or ""))
