@@ -1,5 +1,6 @@
-"""QLoRA with the real bitsandbytes, on a CPU: NF4, double quantization, and the trap that corrupts training silently."""
+"""QLoRA with the real bitsandbytes on a CPU: NF4, double quantization, and a trap that corrupts training silently."""
 
+import json
 import warnings
 
 import pytest
@@ -103,17 +104,16 @@ def test_the_trap_is_noticed(model):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_4_bit_run_learns(folder, tmp_path, dtype):
     data = tmp_path / "thumbs.jsonl"
-    data.write_text(
-        "".join(
-            f'{{"prompt": "{who} {what}", "completion": "{"good yes" if up else "bad no"}", "label": {str(up).lower()}}}\n'
-            for who in ("the cat", "the dog", "the sun", "a tree")
-            for what in ("sat", "ran")
-            for up in (True, False)
-        )
-    )
+    rows = [
+        {"prompt": f"{who} {what}", "completion": "good yes" if up else "bad no", "label": up}
+        for who in ("the cat", "the dog", "the sun", "a tree")
+        for what in ("sat", "ran")
+        for up in (True, False)
+    ]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = KTOConfig(
-        model=str(folder), data=str(data), workspace=str(tmp_path), load_in_4bit=True, dtype=dtype, batch_size=8, lora_r=4,
-        learning_rate=5e-3, num_train_epochs=6, eval_fraction=0, sample_steps=-1, device="cpu", max_length=64,
+        model=str(folder), data=str(data), workspace=str(tmp_path), load_in_4bit=True, dtype=dtype, batch_size=8,
+        lora_r=4, learning_rate=5e-3, num_train_epochs=6, eval_fraction=0, sample_steps=-1, device="cpu", max_length=64,
     )  # fmt: skip
     run = train(config, progress=False)
     records = [r for r in run.metrics() if "loss" in r]

@@ -5,6 +5,7 @@ batches.py     who is in a batch with whom, and whose mismatched partner
 passes.py      how many tokens go through the model at once
 head.py        log-probabilities without the full logits
 attention.py   attention over a packed batch
+fused_lora.py  LoRA layers that add in place
 scoring.py     from a batch of sequences to log-probabilities
 step.py        one step: z0, loss, gradient
 reference.py   the reference's log-probabilities, kept on disk

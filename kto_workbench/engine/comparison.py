@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from kto_workbench.config import KTOConfig
 from kto_workbench.engine.generation import compare_sides
@@ -69,6 +70,7 @@ def open_run(run: Run) -> tuple[nn.Module, PreTrainedTokenizerBase]:
 
 def load_base(config: KTOConfig) -> nn.Module:
     """The base model of a config, loaded as for its training."""
+    transformers_logging.disable_progress_bar()  # it would stand before the answers
     device = pick_device(config.device)
     return load_model(
         config.model, device=device, dtype=pick_dtype(config.dtype, device), load_in_4bit=config.load_in_4bit

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from kto_workbench.engine.comparison import adapter_path
 from kto_workbench.engine.models import load_adapter, load_model
@@ -44,6 +45,7 @@ def export(run: Run, format: str, out: str | Path | None = None) -> Path:
     else:
         # On the CPU, in the dtype of the files: a merge into rounded 4-bit weights would lose the adapter's digits.
         dtype = torch.float32 if config.dtype == "float32" else "auto"
+        transformers_logging.disable_progress_bar()
         base = load_model(config.model, device=torch.device("cpu"), dtype=dtype, attn_implementation="sdpa")
         load_adapter(base, source).merge_and_unload().save_pretrained(target)
     load_tokenizer(config.model).save_pretrained(target)

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, P
 
 from kto_workbench.config import KTOConfig
 from kto_workbench.engine import attention
+from kto_workbench.engine.fused_lora import fuse
 from kto_workbench.errors import ModelError
 from kto_workbench.feedback.rendering import model_path, short_reason
 
@@ -104,9 +105,11 @@ def add_lora(model: PreTrainedModel, config: KTOConfig) -> nn.Module:
     )
     torch.manual_seed(config.seed)
     try:
-        return get_peft_model(model, lora).train()
+        adapted = get_peft_model(model, lora).train()
     except ValueError as error:
         raise ModelError(f"Can't put an adapter on {config.model!r}: {short_reason(error)}.") from error
+    fuse(adapted)
+    return adapted
 
 
 def load_adapter(model: PreTrainedModel, path: str | Path) -> nn.Module:

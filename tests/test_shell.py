@@ -1,0 +1,281 @@
+"""The `kto` command, each verb in a process of its own: results on stdout, progress on stderr, errors in a sentence."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import SMALL, SMALL_ROWS, only_json, wait_for
+
+from kto_workbench import KTOConfig, Run
+from kto_workbench.__main__ import _parser, main
+from kto_workbench.runs import list_runs
+from kto_workbench.runs.directory import new_run
+
+ROWS = [
+    {"prompt": "Hi", "completion": "Hello!", "label": True},
+    {"prompt": "Hi", "completion": "Go away.", "label": False},
+    {"prompt": "Bye", "completion": "No.", "label": "👎"},
+]
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def refused(words, capsys):
+    """The sentence with which `kto` refuses, called in this process: each of its own costs seconds."""
+    try:
+        code = main([str(word) for word in words])
+    except SystemExit as exit:
+        code = exit.code
+    out, err = capsys.readouterr()
+    assert (code, out) == (2, "") and err.count("\n") == 1 and err.endswith((".\n", "?\n")), (code, out, err)
+    return err.rstrip("\n")
+
+
+# check ---------------------------------------------------------------------------------------------------------------
+
+
+def test_check_counts_what_is_kept_and_lists_what_is_not(kto, tmp_path):
+    write_rows(tmp_path / "thumbs.jsonl", [*ROWS, {"prompt": "Hm", "completion": "?", "label": "perhaps"}])
+    report = only_json(kto("check", "thumbs.jsonl", "--json"))
+    assert (report["rows_in"], report["rows_kept"]) == (4, 3)
+    assert (report["n_desirable"], report["n_undesirable"]) == (1, 2)
+    # λ_D · 1 / (1 · 2) in [1, 1.5]  →  λ_D in [2, 3]
+    assert (report["desirable_weight"], report["undesirable_weight"]) == (2, 1)
+    assert report["weight_range"] == {"desirable_weight": [2, 3], "undesirable_weight": [1, 1]}
+    (problem,) = report["problems"]
+    assert problem.keys() == {"line", "field", "reason"}
+    assert (problem["line"], problem["field"]) == (4, "label") and "perhaps" in problem["reason"]
+
+
+def test_check_in_words(kto, tmp_path):
+    write_rows(tmp_path / "thumbs.jsonl", ROWS)
+    done = kto("check", "thumbs.jsonl")
+    assert "1 thumbs up / 2 thumbs down" in done.stdout and "λ_D 2, λ_U 1" in done.stdout and not done.stderr
+
+
+# train ---------------------------------------------------------------------------------------------------------------
+
+
+def test_train_follows_to_the_end_and_says_how_it_ended(trained_by_shell):
+    done, run = trained_by_shell
+    result = only_json(done)
+    assert result.keys() == {"run", "path", "state", "step", "error", "final"}
+    assert (result["run"], result["state"], result["step"], result["error"]) == (run.id, "finished", 24, "")
+    assert result["final"] == [record for record in run.metrics() if "loss" in record][-1]
+    assert {"loss", "kl", "rewards/chosen", "rewards/rejected", "rewards/margins"} <= result["final"].keys()
+    assert run.id in done.stderr and "Traceback" not in done.stderr and "24/24" in done.stderr
+
+
+def test_options_of_file_and_flags_are_both_in_the_runs_config(trained, small_data):
+    config = trained.config()
+    assert {name: getattr(config, name) for name in SMALL} == SMALL
+    assert config.data == str(small_data) and trained.data()["rows"] == SMALL_ROWS
+    assert (trained.adapter / "adapter_model.safetensors").is_file()
+
+
+def test_the_directory_of_a_finished_run(trained):
+    names = {path.name for path in trained.path.iterdir()}
+    expected = {
+        "config.yaml",
+        "data.json",
+        "status.json",
+        "metrics.jsonl",
+        "log.txt",
+        "commands",
+        "checkpoints",
+        "adapter",
+    }
+    assert expected <= names and not any(name.startswith(".") or name.endswith(".part") for name in names)
+    assert "Traceback" not in trained.log(1000)
+
+
+def test_runs_lists_them_newest_first(kto, trained):
+    workspace = trained.config().workspace
+    (row,) = only_json(kto("runs", "--workspace", workspace, "--json"))["runs"]
+    assert (row["run"], row["state"], row["step"], row["total_steps"]) == (trained.id, "finished", 24, 24)
+    assert row["model"] == "demo" and row["n_desirable"] + row["n_undesirable"] == SMALL_ROWS
+    table = kto("runs", "--workspace", workspace).stdout
+    assert trained.id in table and "finished" in table and "24/24" in table
+    assert "No runs in nowhere yet" in kto("runs", "--workspace", "nowhere").stdout
+    assert only_json(kto("runs", "--workspace", "nowhere", "--json")) == {"runs": []}
+
+
+def test_detach_stop_and_train_anew(kto, tmp_path, small_data, capsys):
+    # The device is taken by a run of this very process, so the detached one waits, and no model is loaded for it.
+    from kto_workbench.runs.turn import turn
+
+    mine = new_run(KTOConfig(workspace=str(tmp_path / "w")), {})
+    mine.claim()
+    with turn(mine, tmp_path / "w"):
+        mine.set_status(state="running")
+        started = only_json(kto("train", small_data, "--workspace", "w", "--detach", "--json"))
+        run = Run(started["path"])
+        assert started["run"] == run.id and run.path.parent == tmp_path / "w" / "runs"
+        wait_for(lambda: run.status().message == "Waiting for the device.")
+        said = kto("stop", run.id, "--workspace", "w").stdout
+        assert said == f"Run {run.id} was asked to stop; it saves its adapter first.\n"
+        wait_for(lambda: not run.status().active)
+    assert (run.status().state, run.status().message) == ("stopped", "Stopped before it began.")
+    for words, sentence in (
+        (["stop", run.id], f"Run {run.id} is stopped, so it can't be asked to stop."),
+        (
+            ["train", run.id, "--beta", "0.2"],
+            "A run keeps its options; to change some, train its config.yaml with them.",
+        ),
+        (["compare", run.id, "--prompts", small_data], f"Run {run.id} has no adapter yet; it is stopped."),
+    ):
+        assert refused([*words, "--workspace", tmp_path / "w"], capsys) == sentence
+    # Its config.yaml is complete, and trains it anew: here with a file that has gone.
+    (run.path / "config.yaml").write_text((run.path / "config.yaml").read_text().replace(str(small_data), "gone.jsonl"))
+    assert refused(["train", run.path / "config.yaml"], capsys) == "There is no file gone.jsonl."
+    assert len(list_runs(tmp_path / "w")) == 2
+
+
+def test_a_model_without_weights_fails_in_a_sentence(kto, tmp_path, small_data):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    done = kto("train", small_data, "--model", "model", "--workspace", "w", code=2)
+    assert done.stdout == "" and "Traceback" not in done.stderr
+    (run,) = list_runs(tmp_path / "w")
+    assert run.status().state == "failed" and run.status().error.startswith("Can't load ")
+    assert done.stderr.strip().splitlines()[-1].startswith(f"Run {run.id} failed: Can't load ")
+    assert not (run.path / "adapter").exists()
+
+
+# compare and export --------------------------------------------------------------------------------------------------
+
+
+def test_compare_answers_a_file_of_prompts_with_both_sides(kto, tmp_path, trained):
+    prompts = ["How many legs does a hedgehog have?", [{"role": "user", "content": "Where do I find the kettle?"}]]
+    (tmp_path / "prompts.json").write_text(json.dumps([prompts[0], {"messages": prompts[1]}]))
+    arguments = ["--prompts", "prompts.json", "--max-new-tokens", "24", "--seed", "3", "--json"]
+    result = only_json(kto("compare", trained.path, *arguments))
+    assert result["run"] == trained.id and result["seed"] == 3
+    assert [answer["prompt"] for answer in result["answers"]] == prompts
+    assert all(answer["reference"] and answer["tuned"] for answer in result["answers"])
+
+
+LOGPS = """
+import json, sys
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+tokenizer, model = AutoTokenizer.from_pretrained(sys.argv[1]), AutoModelForCausalLM.from_pretrained(sys.argv[1])
+ids = tokenizer.apply_chat_template(json.loads(sys.argv[2]), return_dict=True, return_tensors="pt")["input_ids"]
+logps = model.eval()(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
+print(json.dumps(logps.tolist()))
+"""
+
+
+def test_a_merged_model_says_what_base_and_adapter_say(kto, tmp_path, trained, capsys):
+    from kto_workbench.engine.comparison import open_run
+
+    out = kto("export", trained.path, "--format", "merged", "--out", "deep/merged").stdout.strip()
+    assert out == "deep/merged"
+    chat = [
+        {"role": "user", "content": "How many legs does a hedgehog have?"},
+        {"role": "assistant", "content": "Dear friend! A hedgehog has four legs."},
+    ]
+    command = [sys.executable, "-c", LOGPS, str(tmp_path / out), json.dumps(chat)]
+    merged = torch.tensor(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+
+    model, tokenizer = open_run(trained)
+    ids = tokenizer.apply_chat_template(chat, return_dict=True, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        tuned = model(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
+        with model.disable_adapter():
+            base = model(ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
+    assert len(merged) > 10 and (merged - tuned).abs().max() < 1e-4
+    assert (base - tuned).abs().max() > 1e-2  # so that the line above says something
+
+    sentence = f"There is something in {tmp_path / out} already; name another folder with --out."
+    assert refused(["export", trained.path, "--format", "merged", "--out", tmp_path / out], capsys) == sentence
+
+
+def test_an_exported_adapter_is_what_peft_takes(tmp_path, trained):
+    from peft import PeftModel
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from kto_workbench.engine.export import export
+    from kto_workbench.errors import RunError
+    from kto_workbench.feedback.rendering import model_path
+
+    out = export(trained, "adapter", tmp_path / "adapter")
+    ours, theirs = (load_file(path / "adapter_model.safetensors") for path in (out, trained.adapter))
+    assert ours.keys() == theirs.keys() and all((ours[name] == theirs[name]).all() for name in ours)
+    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model_path("demo")), out)
+    assert AutoTokenizer.from_pretrained(out).chat_template
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(RunError, match="^There is something in .*/file already; name another folder"):
+        export(trained, "adapter", tmp_path / "file")
+    with pytest.raises(RunError, match="^Can't write to .*/file/below: Not a directory.$"):
+        export(trained, "adapter", tmp_path / "file" / "below")
+
+
+# errors --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("check none.jsonl", "There is no file none.jsonl."),
+        ("check empty.jsonl", "empty.jsonl is empty."),
+        ("check neither.jsonl", "neither.jsonl: its only row can't be used; line 1: "),
+        ("check file.bin", "file.bin "),
+        ("train none.jsonl", "There is no file none.jsonl."),
+        ("train empty.jsonl", "empty.jsonl is empty."),
+        ("train neither.jsonl", "neither.jsonl: its only row can't be used; line 1: "),
+        ("train none.yaml", "There is no config file none.yaml."),
+        ("train wrong.yaml", "There is no option `bta`; did you mean `beta`?"),
+        ("train none", "There is no run 'none' in workspace/runs; `kto runs` lists those that exist."),
+        ("train --model ./none", "There is no model in ./none: no such folder."),
+        ("train --bta 1", "There is no option `bta`; did you mean `beta`? (`kto train --help` lists all)."),
+        ("train --learning-rat 1", "There is no option `learning-rat`; did you mean `learning_rate`? ("),
+        ("train --batch-size 1", "Option `batch_size` should be at least 2, not 1."),
+        ("train --beta high", "Option `beta` should be a number, not 'high'."),
+        ("train --beta", "Argument --beta: expected one argument; `kto train --help` says more."),
+        ("train --workspace file.bin", "Can't make a run in "),
+        ("runs --jsn", "There is no option `jsn`; did you mean `json`? (`kto runs --help` lists all)."),
+        ("check demo --beta 1", "There is no option `beta` (`kto check --help` lists all)."),
+        ("stop none", "There is no run 'none' in workspace/runs; `kto runs` lists those that exist."),
+        ("resume latest", "There is no run 'latest' in workspace/runs; `kto runs` lists those that exist."),
+        ("compare none", "There is no run 'none' in workspace/runs; `kto runs` lists those that exist."),
+        ("export none --format gguf", "Argument --format: invalid choice: 'gguf' (choose from "),
+        ("", "The following arguments are required: COMMAND; `kto --help` says more."),
+        ("trian", "Argument COMMAND: invalid choice: 'trian' (choose from "),
+    ],
+)
+def test_errors_are_one_sentence_on_stderr(words, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "file.bin").write_bytes(bytes(range(256)))
+    (tmp_path / "wrong.yaml").write_text("bta: 1\n")
+    write_rows(tmp_path / "neither.jsonl", [{"prompt": "Hi", "completion": "Hello!", "label": "perhaps"}])
+    assert refused(words.split(), capsys).startswith(sentence)
+    assert not (tmp_path / "workspace").exists()
+
+
+def test_a_traceback_only_with_debug(kto):
+    calm = kto("check", "none.jsonl", code=2)
+    assert (calm.stdout, calm.stderr) == ("", "There is no file none.jsonl.\n")
+    loud = kto("check", "none.jsonl", "--debug", code=2)
+    assert loud.stdout == "" and loud.stderr.startswith("Traceback") and "DataError: There is no file" in loud.stderr
+
+
+@pytest.mark.parametrize("option", ["--temperature -1", "--temperature 9", "--max-new-tokens 0"])
+def test_compare_refuses_what_it_can_not_sample_with(option, trained, capsys):
+    name = option.split()[0].removeprefix("--").replace("-", "_")
+    assert refused(["compare", trained.path, *option.split()], capsys).startswith(f"Option `{name}` should be ")
+
+
+def test_every_verb_takes_a_workspace_and_has_help(capsys):
+    verbs = "app demo check train runs stop resume compare export".split()
+    (subparsers,) = (action for action in _parser()._actions if hasattr(action, "choices") and action.choices)
+    assert sorted(subparsers.choices) == sorted(verbs)
+    for parser in subparsers.choices.values():
+        assert "--workspace" in parser.format_help() and "--debug" in parser.format_help()
