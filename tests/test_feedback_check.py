@@ -220,8 +220,12 @@ def test_tokens_of_a_model_what_is_cut_and_what_is_trained():
 
 def test_many_rows_are_tokenized_on_a_sample_and_say_so():
     seen = []
-    report = check(healthy(30), model="demo", token_sample=5, progress=seen.append)
-    assert (report.tokens.rows, report.tokens.sampled) == (5, True) and seen == [30, 30, 5]
+    report = check(healthy(30), model="demo", token_sample=5, progress=lambda *done: seen.append(done))
+    assert (report.tokens.rows, report.tokens.sampled) == (5, True) and seen == [
+        ("read", 30),
+        ("looked at", 30),
+        ("tokenized", 5),
+    ]
     assert "of 5 sampled rows" in report.to_text()
 
 

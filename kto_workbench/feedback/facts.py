@@ -38,7 +38,7 @@ LOOSE_START = 64  # characters of either text that go into the hash `loose`, whi
 ONE_WORD = r"^\s*[^\s\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}]+\s*$"
 
 
-def gather_facts(rows: Rows, progress: Callable[[int], None] | None = None) -> pl.DataFrame:
+def gather_facts(rows: Rows, progress: Callable[[str, int], None] | None = None) -> pl.DataFrame:
     """One line of facts a row, in the rows' order."""
     parts, done = [], 0
     for batch in rows.batches():
@@ -48,7 +48,7 @@ def gather_facts(rows: Rows, progress: Callable[[int], None] | None = None) -> p
         parts.append(_facts_of(pl.from_arrow(batch)).insert_column(0, line).insert_column(1, label))
         done += batch.num_rows
         if progress:
-            progress(done)
+            progress("looked at", done)
     return pl.concat(parts) if parts else pl.DataFrame()
 
 

@@ -28,7 +28,7 @@ from kto_workbench.feedback.sources import Source, open_source
 
 SAMPLE_ROWS = 500  # read to recognise the format
 SPILL_BYTES = 128 * 2**20  # above this, rows go to a temporary file that is mapped back
-Progress = Callable[[int], None]  # called with the number of rows read so far
+Progress = Callable[[str, int], None]  # called with what is done ("read", …) and to how many rows so far
 
 
 class Feedback:
@@ -99,7 +99,7 @@ def load_feedback(
     for chunk in opened.read(schema):
         collected.add(chunk)
         if progress:
-            progress(collected.rows_in)
+            progress("read", collected.rows_in)
     rows = collected.finish()
     if not len(rows):
         raise DataError(_nothing_usable(opened.name, collected))

@@ -148,8 +148,8 @@ def check(
     """Load a source (or take a Feedback) and look at it like a doctor.
 
     With a model, its tokenizer counts the tokens of at most `token_sample` rows (None: of all), and `max_length` is
-    what training would cut at. `progress` is called with the number of rows read, then looked at, then tokenized. Raises DataError if there is
-    nothing to look at, ModelError if the model's tokenizer can't be loaded.
+    what training would cut at. `progress` is called with "read", "looked at" or "tokenized" and the number of rows so far.
+    Raises DataError if there is nothing to look at, ModelError if the model's tokenizer can't be loaded.
     """
     if isinstance(source, Feedback):
         feedback = source

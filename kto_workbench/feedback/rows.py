@@ -80,7 +80,7 @@ class Rows(Sequence[Row]):
     def batches(self, size: int = 4096) -> Iterator[pa.RecordBatch]:
         """All rows in batches. Those of a file are read, not mapped, so that going through them fills no memory."""
         if self._file is None:
-            yield from self.table.to_batches(max_chunksize=size)
+            yield from (batch for batch in self.table.to_batches(max_chunksize=size) if batch.num_rows)
             return
         with pa.OSFile(self._file.name) as file:
             reader = pa.ipc.open_file(file)

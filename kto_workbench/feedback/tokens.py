@@ -58,7 +58,7 @@ def check_tokens(
     max_length: int,
     *,
     sample: int | None = TOKEN_SAMPLE,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[str, int], None] | None = None,
 ) -> TokenCheck:
     """Tokenize the rows (or a sample, for a large file; None takes all) in parallel. Raises ModelError."""
     tokenizer = load_tokenizer(model)
@@ -81,7 +81,7 @@ def check_tokens(
             )
             done += 1
         if progress:
-            progress(done)
+            progress("tokenized", done)
     lines = rows.table.column("line").to_numpy()
     return TokenCheck(
         model, max_length, len(rows), sampled, *lengths, lines, render_tokens(tokenizer, rows, max_length)
