@@ -10,6 +10,7 @@ The YAML keys, the flags of `kto train`, the widgets of the page and the option 
 
 import difflib
 import typing
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,7 +57,7 @@ def _option(default: Any, help: str, *, group: str, basic: bool = False, source:
 class KTOConfig(BaseModel):
     """All options of one training run. Unknown names and values out of bounds raise ConfigError with one sentence."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
     # basics
     model: str = _option(
@@ -64,6 +65,7 @@ class KTOConfig(BaseModel):
         "The causal language model to start from: a folder, a hub id, or `demo`.",
         group="basics",
         basic=True,
+        min_length=1,
     )
     data: str = _option(
         "demo",
@@ -71,9 +73,10 @@ class KTOConfig(BaseModel):
         "`thumbs` (what was collected in this workspace).",
         group="basics",
         basic=True,
+        min_length=1,
     )
     workspace: str = _option(
-        "workspace", "The folder that holds runs, uploads, cache and collected thumbs.", group="basics"
+        "workspace", "The folder that holds runs, uploads, cache and collected thumbs.", group="basics", min_length=1
     )
     template: Literal["auto", "none"] = _option(
         "auto",
@@ -81,7 +84,11 @@ class KTOConfig(BaseModel):
         group="basics",
     )
     seed: int = _option(
-        42, "Seeds the adapter, the batches and the watched answers: same seed, same run.", group="basics", ge=0
+        42,
+        "Seeds the adapter, the batches and the watched answers: same seed, same run.",
+        group="basics",
+        ge=0,
+        le=2**32 - 1,  # numpy takes no more
     )
 
     # kto
@@ -151,6 +158,7 @@ class KTOConfig(BaseModel):
         "all-linear",
         "Which layers get an adapter: `all-linear`, or names separated by commas. Attention alone learns less.",
         group="lora",
+        min_length=1,
     )
     load_in_4bit: bool = _option(
         False,
@@ -272,14 +280,17 @@ class KTOConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _fill_demo_defaults(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("model", DEMO_MODEL) == DEMO_MODEL:
-            return {**DEMO_DEFAULTS, **values}
-        return values
+        if not isinstance(values, dict):
+            return values
+        values = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+        return {**DEMO_DEFAULTS, **values} if values.get("model", DEMO_MODEL) == DEMO_MODEL else values
 
     @model_validator(mode="after")
     def _refuse_what_does_not_go_together(self) -> "KTOConfig":
         if isinstance(self.tokens_per_pass, int) and self.tokens_per_pass < 1:
             raise ValueError("option `tokens_per_pass` must be `auto` or at least 1")
+        if self.max_steps == 0:
+            raise ValueError("option `max_steps` must be at least 1, or -1 to leave it to `num_train_epochs`")
         if self.desirable_weight == 0 and self.undesirable_weight == 0:
             raise ValueError(
                 "options `desirable_weight` and `undesirable_weight` are both 0, so nothing would be learned"
@@ -319,21 +330,58 @@ def option_bounds(field: FieldInfo) -> dict[str, float]:
     return {name: getattr(m, name) for m in field.metadata for name in names if getattr(m, name, None) is not None}
 
 
-def unknown_option(name: str) -> str:
+def unknown_option(name: str, known: Iterable[str] | None = None) -> str:
     """One sentence on an option that does not exist, with the nearest that does."""
-    near = difflib.get_close_matches(name.replace("-", "_"), KTOConfig.model_fields, n=1)
+    near = difflib.get_close_matches(name.replace("-", "_"), list(known or KTOConfig.model_fields), n=1)
     return f"There is no option `{name}`" + (f"; did you mean `{near[0]}`?" if near else ".")
 
 
 def _first_sentence(error: ValidationError) -> str:
     first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"] if part in KTOConfig.model_fields) or ""
     if first["type"] == "extra_forbidden":
         return unknown_option(str(first["loc"][0]))
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    if not name:
+    if not first["loc"]:
+        message = first["msg"].removeprefix("Value error, ")
         return message[0].upper() + message[1:] + "."
-    return f"Option `{name}` should be {message}, not {first['input']!r}."
+    # An option of two types (`auto` or a number) has an error for each.
+    about = [e for e in error.errors() if e["loc"][:1] == first["loc"][:1]]
+    expected = list(dict.fromkeys(_expected(e) for e in about))
+    given = "empty" if first["input"] in (None, "") else repr(first["input"])
+    if first["type"].startswith(("greater_than", "less_than")):  # a number, which the shell hands over as text
+        given = str(first["input"])
+    given = given if len(given) <= 80 else given[:77] + "..."
+    return f"Option `{first['loc'][0]}` should be {' or '.join(expected)}, not {given}."
+
+
+_EXPECTED = {
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a whole number",
+    "int_from_float": "a whole number",
+    "int_type": "a whole number",
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "string_too_short": "text",
+    "tuple_type": "a list of texts",
+    "greater_than": "greater than {gt:g}",
+    "greater_than_equal": "at least {ge:.16g}",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "at most {le:.16g}",
+}
+
+
+def _expected(error: Any) -> str:
+    """What pydantic would rather have had, in our words."""
+    if len(error["loc"]) > 1 and isinstance(error["loc"][1], int):
+        return "a list of texts"
+    if error["type"] == "literal_error":
+        return error["ctx"]["expected"].replace("'", "`")
+    if error["type"] in _EXPECTED:
+        return _EXPECTED[error["type"]].format(**error.get("ctx", {}))
+    return error["msg"].removeprefix("Input should be ")
 
 
 def load_config(path: str | Path, **overrides: Any) -> KTOConfig:
@@ -343,8 +391,11 @@ def load_config(path: str | Path, **overrides: Any) -> KTOConfig:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"There is no config file {path}.") from None
+    except yaml.MarkedYAMLError as error:
+        where = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"Can't read the config file {path}: {error.problem}{where}.") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise ConfigError(f"Can't read the config file {path}: {reason}.") from None
     values = {} if values is None else values
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
