@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from conftest import SMALL, ended, wait_for
+from conftest import SMALL, call_kto, ended, only_json, wait_for
 from safetensors.torch import load_file
 
 from kto_workbench import KTOConfig
@@ -425,21 +425,26 @@ def killed(tmp_path_factory, small_data):
     """Two trainings: the first is killed amid its steps, the second gets its turn and is told to end by SIGTERM; the
     first, resumed meanwhile, goes on after it."""
     workspace = str(tmp_path_factory.mktemp("killed"))
-    first, second = (
-        create_run(KTOConfig(**{**SMALL, "max_steps": steps}, data=str(small_data), workspace=workspace))
-        for steps in (SMALL["max_steps"], 5_000)
-    )
+    first = create_run(KTOConfig(**SMALL, data=str(small_data), workspace=workspace))
     start(first)
-    start(second)
     with pytest.raises(RunError, match="is queued already"):
-        start(second)  # a second click, before its process has said a word
+        start(first)  # a second click, before its process has said a word
+    options = {**SMALL, "max_steps": 5_000, "workspace": workspace}
+    flags = [word for name, value in options.items() for word in ("--" + name.replace("_", "-"), value)]
+    second = Run(only_json(call_kto("train", small_data, *flags, "--detach", "--json"))["path"])
     wait_for(lambda: first.latest_checkpoint() and first.status().state == "running", what=first.log())
     os.kill(first.status().pid, signal.SIGKILL)
     wait_for(lambda: not psutil.pid_exists(first.status().pid) or not first.status().active)
     at_kill = SimpleNamespace(
         status=first.status(), checkpoint=int(first.latest_checkpoint().name.split("-")[1]), steps=len(first.metrics())
     )
-    resume(first)
+    resumed = subprocess.Popen(
+        [sys.executable, "-m", "kto_workbench", "resume", first.id, "--workspace", workspace],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(lambda: first.status().message == "Waiting for the device.", what=first.log())
     wait_for(lambda: second.status().step >= 2, what=second.log())
     waiting = first.status()
     os.kill(second.status().pid, signal.SIGTERM)
@@ -447,8 +452,9 @@ def killed(tmp_path_factory, small_data):
     at_resume = wait_for(
         lambda: (status := first.status()).state == "running" and status.step > status.first_step and status
     )
-    ended(first)
-    return SimpleNamespace(first=first, second=second, at_kill=at_kill, waiting=waiting, at_resume=at_resume)
+    said, _ = resumed.communicate()
+    assert resumed.returncode == 0
+    return SimpleNamespace(first=first, second=second, at_kill=at_kill, waiting=waiting, at_resume=at_resume, said=said)
 
 
 def test_a_killed_training_shows_as_crashed(killed):
@@ -462,6 +468,7 @@ def test_it_goes_on_from_its_checkpoint_behind_those_who_waited(killed):
     assert killed.second.status().ended <= killed.first.status().training_started
     assert killed.at_resume.first_step == killed.at_kill.checkpoint > 0
     assert killed.first.status().state == "finished" and killed.first.status().step == SMALL["max_steps"]
+    assert killed.said.splitlines()[0] == f"Run {killed.first.id} has finished at step {SMALL['max_steps']}."
 
 
 def test_no_step_is_missing_or_there_twice(killed):

@@ -108,8 +108,12 @@ class Answerer:
     def _warm_child(self) -> "subprocess.Popen[str]":
         if not self.warm:
             self._end_child()
-            self.workspace.mkdir(parents=True, exist_ok=True)
-            with (self.workspace / "answering.log").open("ab") as log:
+            try:
+                self.workspace.mkdir(parents=True, exist_ok=True)
+                log = (self.workspace / "answering.log").open("ab")
+            except OSError as error:
+                raise WorkbenchError(f"Can't write to the workspace {self.workspace}: {error.strerror}.") from None
+            with log:
                 self._child = subprocess.Popen(
                     [sys.executable, "-m", "kto_workbench.engine.answering"],
                     stdin=subprocess.PIPE,

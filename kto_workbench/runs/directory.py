@@ -14,9 +14,11 @@ run = Run("workspace/runs/20260101-120000-ab12")
 run.status().state, run.metrics()[-1]["rewards/margins"]
 """
 
+import contextlib
 import json
 import os
 import secrets
+import threading
 import time
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
@@ -25,7 +27,7 @@ from typing import Any
 
 import psutil
 
-from kto_workbench.config import KTOConfig, load_config, save_config
+from kto_workbench.config import KTOConfig, config_to_yaml, load_config
 from kto_workbench.errors import RunError
 from kto_workbench.runs import jsonlines
 
@@ -36,6 +38,8 @@ HEARTBEAT_SECONDS = 2.0
 STALE_AFTER_SECONDS = 60.0
 # Python needs this long, at worst, from its start to the first line of status.
 GRACE_SECONDS = 30.0
+# The kernel counts a start from a boot time that it knows to the second, and that a clock's correction may move by one.
+SAME_START_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Status:
 
     state: str = "queued"
     step: int = 0
+    stepped: float | None = None
     total_steps: int = 0
     epoch: float = 0.0
     pid: int | None = None
@@ -80,8 +85,10 @@ class Status:
         done = self.step - self.first_step
         if self.state not in ("running", "stopping") or not self.training_started or done < 1:
             return None
-        pace = (self.heartbeat - self.training_started) / done
-        return max(0.0, pace * (self.total_steps - self.step) - (time.time() - self.heartbeat))
+        # Counted from the last step, not from the heartbeat: in a long step the pace must not seem to fall.
+        stepped = self.stepped or self.heartbeat
+        pace = (stepped - self.training_started) / done
+        return max(0.0, pace * (self.total_steps - self.step) - (time.time() - stepped))
 
 
 class Run:
@@ -89,6 +96,7 @@ class Run:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._writing = threading.Lock()
         if not (self.path / "config.yaml").is_file():
             raise RunError(f"There is no run in {self.path}; `kto runs` lists those that exist.")
 
@@ -154,14 +162,16 @@ class Run:
         except FileNotFoundError:
             return ""
         # A progress bar overwrites its line with carriage returns: its last state is the one to show.
-        return "\n".join(line.rsplit("\r", 1)[-1] for line in text.splitlines()[-lines:])
+        ended = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
+        return "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in ended[-lines:])
 
     def latest_checkpoint(self) -> Path | None:
         """The newest complete checkpoint, None if there is none."""
-        found = [
-            path for path in (self.path / "checkpoints").glob("checkpoint-*") if (path / "trainer_state.json").is_file()
-        ]
-        return max(found, key=lambda path: int(path.name.rsplit("-", 1)[1]), default=None)
+        found = sorted(
+            (self.path / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1])
+        )
+        # The state is the last file to be written; a kill may leave it away, or torn.
+        return next((path for path in reversed(found) if _read_json(path / "trainer_state.json")), None)
 
     # asking
 
@@ -169,8 +179,9 @@ class Run:
         """Ask the training process for something: stop, save-now or sample-now. It answers at its next step."""
         if command not in COMMANDS:
             raise RunError(f"A run can be asked to {', '.join(COMMANDS)}; not to {command!r}.")
-        if not self.status().active:
-            raise RunError(f"Run {self.id} is {self.status().state}, so there is nothing to {command}.")
+        state = self.status().state
+        if state not in ACTIVE:
+            raise RunError(f"Run {self.id} is {state}, so it can't be asked to {command.replace('-', ' ')}.")
         (self.path / "commands" / command).touch()
 
     def was_asked(self, command: str, *, forget: bool = False) -> bool:
@@ -185,8 +196,13 @@ class Run:
 
     def set_status(self, **changes: Any) -> None:
         """Replace some fields of status.json and renew the heartbeat, all at once."""
-        now = {**_read_json(self.path / "status.json"), **changes, "heartbeat": time.time()}
-        jsonlines.write_atomically(self.path / "status.json", json.dumps(jsonlines.without_nan(now), indent=1) + "\n")
+        with self._writing:  # the heartbeat has its own thread, and must not write an old state over a new one
+            before = _read_json(self.path / "status.json")
+            now = {**before, **changes, "heartbeat": time.time()}
+            if now.get("step") != before.get("step"):
+                now["stepped"] = now["heartbeat"]
+            text = json.dumps(jsonlines.without_nan(now), indent=1) + "\n"
+            jsonlines.write_atomically(self.path / "status.json", text)
 
     def claim(self) -> None:
         """Write this process down as the one that works on the run. Raises RunError if another one does."""
@@ -216,15 +232,16 @@ class Run:
 def new_run(config: KTOConfig, data: dict[str, Any]) -> Run:
     """Make the directory of a new run, complete and queued."""
     path = runs_folder(config.workspace) / f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    try:
-        (path / "commands").mkdir(parents=True)
-    except OSError as error:
-        raise RunError(f"Can't make a run in {path.parent}: {error.strerror}.") from None
-    (path / "data.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     now = time.time()
     status = asdict(Status(created=now, queued=now, heartbeat=now))
-    jsonlines.write_atomically(path / "status.json", json.dumps(status, indent=1) + "\n")
-    save_config(config, path / "config.yaml")  # last, since a folder is a run from here on
+    try:
+        (path / "commands").mkdir(parents=True)
+        (path / "data.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        jsonlines.write_atomically(path / "status.json", json.dumps(status, indent=1) + "\n")
+        # last, since a folder is a run from here on
+        jsonlines.write_atomically(path / "config.yaml", config_to_yaml(config))
+    except OSError as error:
+        raise RunError(f"Can't make a run in {path.parent}: {error.strerror}.") from None
     return Run(path)
 
 
@@ -235,8 +252,14 @@ def runs_folder(workspace: str | Path) -> Path:
 
 def list_runs(workspace: str | Path = "workspace") -> list[Run]:
     """Every run of a workspace, the newest first."""
-    paths = sorted(runs_folder(workspace).glob("*/config.yaml"), reverse=True)
-    return [Run(path.parent) for path in paths]
+    found = []
+    for path in runs_folder(workspace).glob("*/config.yaml"):
+        with contextlib.suppress(OSError, RunError):  # deleted meanwhile
+            # An id tells the second; of two runs of one second, the order of writing tells.
+            found.append(
+                (path.parent.name.rsplit("-", 1)[0], path.stat().st_mtime_ns, path.parent.name, Run(path.parent))
+            )
+    return [run for *_, run in sorted(found, key=lambda item: item[:3], reverse=True)]
 
 
 def find_run(name: str | Path, workspace: str | Path = "workspace") -> Run:
@@ -269,7 +292,7 @@ def _is_working(status: Status) -> bool:
         return silent < GRACE_SECONDS
     try:
         process = psutil.Process(status.pid)
-        same = abs(process.create_time() - (status.process_started or 0)) < 1.0
+        same = abs(process.create_time() - (status.process_started or 0)) < SAME_START_SECONDS
         return same and process.status() != psutil.STATUS_ZOMBIE and silent < STALE_AFTER_SECONDS
     except psutil.Error:
         return False

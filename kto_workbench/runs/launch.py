@@ -4,6 +4,7 @@ The child is a session of its own that writes to a file, so it outlives the page
 started it, and nothing that it prints can block it.
 """
 
+import contextlib
 import hashlib
 import os
 import subprocess
@@ -12,26 +13,36 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from kto_workbench.config import KTOConfig
+import psutil
+
+from kto_workbench.config import DEMO_MODEL, KTOConfig
 from kto_workbench.errors import RunError
 from kto_workbench.feedback import load_feedback, suggest_weights
+from kto_workbench.feedback.named import NAMES
+from kto_workbench.feedback.rendering import check_model_folder
 from kto_workbench.runs.directory import COMMANDS, Run, Status, new_run
 
 
 def create_run(config: KTOConfig) -> Run:
     """Check the feedback, settle the weights, and write a new run's directory. Nothing is started.
 
-    Raises DataError if the feedback can't be used.
+    Raises DataError if the feedback can't be used, ModelError if the model is a folder that does not exist.
     """
+    check_model_folder(config.model)
     feedback = load_feedback(config.data, workspace=config.workspace)
     balance = feedback.balance()
     weights = suggest_weights(balance.n_desirable, balance.n_undesirable)
     desirable = weights[0] if config.desirable_weight is None else config.desirable_weight
     undesirable = weights[1] if config.undesirable_weight is None else config.undesirable_weight
-    path = Path(config.data)
-    # The run must find the file from any folder.
-    data = str(path.resolve()) if path.exists() else config.data
-    settled = config.replace(desirable_weight=desirable, undesirable_weight=undesirable, data=data)
+    # The run must find everything from any folder; names stay names.
+    data = config.data if config.data in NAMES else _absolute(config.data)
+    settled = config.replace(
+        desirable_weight=desirable,
+        undesirable_weight=undesirable,
+        data=data,
+        model=_absolute(config.model) if _is_folder(config.model) else config.model,
+        workspace=str(Path(config.workspace).expanduser().resolve()),
+    )
     return new_run(
         settled,
         {
@@ -40,7 +51,7 @@ def create_run(config: KTOConfig) -> Run:
             "n_desirable": balance.n_desirable,
             "n_undesirable": balance.n_undesirable,
             "problems": len(feedback.problems),
-            "sha256": _sha256(path) if path.is_file() else None,
+            "sha256": _sha256(Path(data)) if Path(data).is_file() else None,
         },
     )
 
@@ -60,6 +71,9 @@ def start(run: Run) -> int:
             env=environment,
         )
     _children.append(child)
+    # From here on the run is taken: a second start is refused, and a child that dies as it starts is seen at once.
+    with contextlib.suppress(psutil.Error):
+        run.set_status(pid=child.pid, process_started=psutil.Process(child.pid).create_time())
     return child.pid
 
 
@@ -88,6 +102,15 @@ def follow(run: Run, every: float = 0.2) -> Iterator[Status]:
         if not status.active:
             return
         time.sleep(every)
+
+
+def _is_folder(model: str) -> bool:
+    return model != DEMO_MODEL and Path(model).expanduser().is_dir()
+
+
+def _absolute(name: str) -> str:
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else name
 
 
 def _sha256(path: Path) -> str:
