@@ -10,6 +10,7 @@ import json
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -17,19 +18,32 @@ from typing import Any, NoReturn
 
 from kto_workbench.config import KTOConfig, load_config, option_choices, options, unknown_option
 from kto_workbench.errors import ConfigError, WorkbenchError
+from kto_workbench.feedback.named import NAMES
 from kto_workbench.runs.directory import Run, find_run, list_runs
 
+CONFIG_SUFFIXES = (".yaml", ".yml")
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".zst")
 
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong with the arguments in one sentence."""
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings, allow_abbrev=False)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse what is unknown here, where the command is known, and not in the parser of all commands."""
+        known, extra = super().parse_known_args(args, namespace)
+        if extra:
+            self.error(f"unrecognized arguments: {' '.join(extra)}")
+        return known, extra
+
     def error(self, message: str) -> NoReturn:
         unknown = "unrecognized arguments: "
         if message.startswith(unknown + "--"):
             name = message.removeprefix(unknown).split()[0].split("=")[0]
-            sentence = unknown_option(name.lstrip("-")).rstrip(".") + f" (`{self.prog} --help` lists all)."
+            known = [option.lstrip("-").replace("-", "_") for option in self._option_string_actions]
+            sentence = unknown_option(name.lstrip("-"), known).rstrip(".") + f" (`{self.prog} --help` lists all)."
         else:
             sentence = f"{message[0].upper()}{message[1:]}; `{self.prog} --help` says more."
         print(sentence, file=sys.stderr)
@@ -43,8 +57,9 @@ def main(argv: list[str] | None = None) -> int:
         return arguments.command(arguments) or 0
     except WorkbenchError as error:
         if arguments.debug:
-            raise
-        print(error, file=sys.stderr)
+            traceback.print_exc()
+        else:
+            print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -87,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         "source",
         nargs="?",
         metavar="CONFIG_OR_RUN",
-        help="a YAML config, a run that waits to be trained, or a feedback file",
+        help="a YAML config, a feedback file or its name, or a run that waits to be trained",
     )
     train.add_argument("--detach", action="store_true", help="start it and return at once")
     for name, field in options().items():
@@ -197,17 +212,19 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _existing_run(source: str | None, workspace: str) -> Run | None:
-    if source and Path(source).suffix not in (".yaml", ".yml", *DATA_SUFFIXES):
-        return find_run(source, workspace)
-    return None
+    if source is None or source in NAMES or Path(source).suffix in (*CONFIG_SUFFIXES, *DATA_SUFFIXES):
+        return None
+    if Path(source).exists() and not (Path(source) / "config.yaml").is_file():
+        return None  # a file, or a folder of datasets
+    return find_run(source, workspace)
 
 
 def _config(source: str | None, given: dict[str, Any]) -> KTOConfig:
     if source is None:
         return KTOConfig(**given)
-    if Path(source).suffix in DATA_SUFFIXES:
-        return KTOConfig(**{"data": source, **given})
-    return load_config(source, **given)
+    if Path(source).suffix in CONFIG_SUFFIXES:
+        return load_config(source, **given)
+    return KTOConfig(**{"data": source, **given})
 
 
 def _follow(run: Run, arguments: argparse.Namespace) -> int:
@@ -362,6 +379,10 @@ def _compare(arguments: argparse.Namespace) -> None:
         prompts = load_prompts(arguments.prompts)
     else:
         prompts = watched_prompts(run)
+    if arguments.temperature is not None and not 0 <= arguments.temperature <= 5:
+        raise ConfigError(f"Option `temperature` should be between 0 and 5, not {arguments.temperature}.")
+    if arguments.max_new_tokens is not None and arguments.max_new_tokens < 1:
+        raise ConfigError(f"Option `max_new_tokens` should be at least 1, not {arguments.max_new_tokens}.")
     from kto_workbench.engine.comparison import compare
 
     started = time.time()
@@ -373,7 +394,9 @@ def _compare(arguments: argparse.Namespace) -> None:
         return
     for answer in answers:
         prompt = (
-            answer["prompt"] if isinstance(answer["prompt"], str) else "\n".join(m["content"] for m in answer["prompt"])
+            answer["prompt"]
+            if isinstance(answer["prompt"], str)
+            else "\n".join(m.get("content") or "" for m in answer["prompt"])
         )
         print(f"\n{prompt}\n  reference  {_indent(answer['reference'])}\n  tuned      {_indent(answer['tuned'])}")
 

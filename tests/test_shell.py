@@ -8,8 +8,8 @@ import pytest
 import torch
 from conftest import SMALL, SMALL_ROWS, only_json, wait_for
 
-from kto_workbench import KTOConfig, Run
-from kto_workbench.__main__ import _parser, main
+from kto_workbench import KTOConfig
+from kto_workbench.__main__ import _config, _parser, main
 from kto_workbench.runs import list_runs
 from kto_workbench.runs.directory import new_run
 
@@ -105,46 +105,43 @@ def test_runs_lists_them_newest_first(kto, trained):
     assert only_json(kto("runs", "--workspace", "nowhere", "--json")) == {"runs": []}
 
 
-def test_detach_stop_and_train_anew(kto, tmp_path, small_data, capsys):
-    # The device is taken by a run of this very process, so the detached one waits, and no model is loaded for it.
+def test_stop_and_a_model_that_can_not_be_loaded(tmp_path, small_data, capsys):
     from kto_workbench.runs.turn import turn
 
-    mine = new_run(KTOConfig(workspace=str(tmp_path / "w")), {})
-    mine.claim()
-    with turn(mine, tmp_path / "w"):
-        mine.set_status(state="running")
-        started = only_json(kto("train", small_data, "--workspace", "w", "--detach", "--json"))
-        run = Run(started["path"])
-        assert started["run"] == run.id and run.path.parent == tmp_path / "w" / "runs"
-        wait_for(lambda: run.status().message == "Waiting for the device.")
-        said = kto("stop", run.id, "--workspace", "w").stdout
-        assert said == f"Run {run.id} was asked to stop; it saves its adapter first.\n"
-        wait_for(lambda: not run.status().active)
-    assert (run.status().state, run.status().message) == ("stopped", "Stopped before it began.")
-    for words, sentence in (
-        (["stop", run.id], f"Run {run.id} is stopped, so it can't be asked to stop."),
-        (
-            ["train", run.id, "--beta", "0.2"],
-            "A run keeps its options; to change some, train its config.yaml with them.",
-        ),
-        (["compare", run.id, "--prompts", small_data], f"Run {run.id} has no adapter yet; it is stopped."),
-    ):
-        assert refused([*words, "--workspace", tmp_path / "w"], capsys) == sentence
-    # Its config.yaml is complete, and trains it anew: here with a file that has gone.
-    (run.path / "config.yaml").write_text((run.path / "config.yaml").read_text().replace(str(small_data), "gone.jsonl"))
-    assert refused(["train", run.path / "config.yaml"], capsys) == "There is no file gone.jsonl."
-    assert len(list_runs(tmp_path / "w")) == 2
-
-
-def test_a_model_without_weights_fails_in_a_sentence(kto, tmp_path, small_data):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
-    done = kto("train", small_data, "--model", "model", "--workspace", "w", code=2)
-    assert done.stdout == "" and "Traceback" not in done.stderr
-    (run,) = list_runs(tmp_path / "w")
-    assert run.status().state == "failed" and run.status().error.startswith("Can't load ")
-    assert done.stderr.strip().splitlines()[-1].startswith(f"Run {run.id} failed: Can't load ")
-    assert not (run.path / "adapter").exists()
+    mine = new_run(KTOConfig(workspace=str(tmp_path / "w")), {})
+    mine.claim()
+    with turn(mine, tmp_path / "w"):  # the device is taken by a run of this very process
+        mine.set_status(state="running")
+        command = [sys.executable, "-m", "kto_workbench", "train", small_data, "--model", "model", "--workspace", "w"]
+        train = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+        run = wait_for(lambda: [run for run in list_runs(tmp_path / "w") if run.id != mine.id])[0]
+        assert main(["stop", mine.id, "--workspace", str(tmp_path / "w")]) == 0
+        assert capsys.readouterr().out == f"Run {mine.id} was asked to stop; it saves its adapter first.\n"
+        assert mine.was_asked("stop") and not run.was_asked("stop")
+        wait_for(lambda: run.status().message == "Waiting for the device.", what=run.log())
+    out, err = train.communicate(timeout=120)
+    assert (train.returncode, out) == (2, "") and "Traceback" not in err
+    status = run.status()
+    assert status.state == "failed" and status.error.startswith("Can't load ") and "\n" not in status.error
+    assert err.rstrip().splitlines()[-1].endswith(f"Run {run.id} failed: {status.error} (log: {run.log_path})")
+    assert not run.adapter.exists()
+
+
+def test_a_run_keeps_its_options_and_its_config_trains_anew(tmp_path, trained, capsys):
+    for words, sentence in (
+        (["stop", trained.path], f"Run {trained.id} is finished, so it can't be asked to stop."),
+        (["resume", trained.path],
+         f"Run {trained.id} is finished; only a stopped, failed or crashed run can be resumed."),
+        (["train", trained.path, "--beta", "0.2"],
+         "A run keeps its options; to change some, train its config.yaml with them."),
+        (["train", trained.path],
+         f"Run {trained.id} is finished already; `kto train {trained.path}/config.yaml` trains it anew."),
+    ):  # fmt: skip
+        assert refused(words, capsys) == sentence
+    arguments = _parser().parse_args(["train", str(trained.path / "config.yaml"), "--seed", "7"])
+    assert _config(arguments.source, {"seed": arguments.seed}) == trained.config().replace(seed=7)
 
 
 # compare and export --------------------------------------------------------------------------------------------------
@@ -171,16 +168,17 @@ print(json.dumps(logps.tolist()))
 """
 
 
-def test_a_merged_model_says_what_base_and_adapter_say(kto, tmp_path, trained, capsys):
+def test_a_merged_model_says_what_base_and_adapter_say(tmp_path, trained, capfd):
     from kto_workbench.engine.comparison import open_run
 
-    out = kto("export", trained.path, "--format", "merged", "--out", "deep/merged").stdout.strip()
-    assert out == "deep/merged"
+    out = tmp_path / "deep" / "merged"
+    assert main(["export", str(trained.path), "--format", "merged", "--out", str(out)]) == 0
+    assert capfd.readouterr() == (f"{out}\n", "")
     chat = [
         {"role": "user", "content": "How many legs does a hedgehog have?"},
         {"role": "assistant", "content": "Dear friend! A hedgehog has four legs."},
     ]
-    command = [sys.executable, "-c", LOGPS, str(tmp_path / out), json.dumps(chat)]
+    command = [sys.executable, "-c", LOGPS, str(out), json.dumps(chat)]
     merged = torch.tensor(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
 
     model, tokenizer = open_run(trained)
@@ -192,8 +190,8 @@ def test_a_merged_model_says_what_base_and_adapter_say(kto, tmp_path, trained, c
     assert len(merged) > 10 and (merged - tuned).abs().max() < 1e-4
     assert (base - tuned).abs().max() > 1e-2  # so that the line above says something
 
-    sentence = f"There is something in {tmp_path / out} already; name another folder with --out."
-    assert refused(["export", trained.path, "--format", "merged", "--out", tmp_path / out], capsys) == sentence
+    sentence = f"There is something in {out} already; name another folder with --out."
+    assert refused(["export", trained.path, "--format", "merged", "--out", out], capfd) == sentence
 
 
 def test_an_exported_adapter_is_what_peft_takes(tmp_path, trained):
