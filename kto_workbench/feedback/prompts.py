@@ -20,16 +20,14 @@ def load_prompts(path: str | Path) -> list[Any]:
         raise DataError(f"There is no file {path}.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"Can't read {path}: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}.") from None
-    lines = [line for line in text.splitlines() if line.strip()]
-    try:
-        if path.suffix == ".json":
-            items = json.loads(text)
-        elif path.suffix == ".jsonl":
-            items = [json.loads(line) for line in lines]
-        else:
-            items = lines
-    except ValueError as error:
-        raise DataError(f"{path} is not {path.suffix[1:].upper()}: {error}.") from None
+    # Not splitlines(), which also splits at characters that JSON allows inside a text.
+    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if path.suffix == ".json":
+        items = _parse(text, path)
+    elif path.suffix == ".jsonl":
+        items = [_parse(line, path, number) for number, line in lines]
+    else:
+        items = [line for _, line in lines]
     prompts = [_prompt(item) for item in items] if isinstance(items, list) else []
     if not prompts:
         raise DataError(f"There is no prompt in {path}.")
@@ -39,6 +37,13 @@ def load_prompts(path: str | Path) -> list[Any]:
     return prompts
 
 
+def _parse(text: str, path: Path, number: int | None = None) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path} is not JSON: {error.msg} in line {number or error.lineno}.") from None
+
+
 def _prompt(item: Any) -> Any:
     if isinstance(item, dict):
         item = item.get("prompt", item.get("messages"))
@@ -46,4 +51,4 @@ def _prompt(item: Any) -> Any:
         return item
     if not isinstance(item, list) or not all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in item):
         return None
-    return item[:-1] if item and item[-1]["role"] == "assistant" else item
+    return (item[:-1] if item and item[-1]["role"] == "assistant" else item) or None

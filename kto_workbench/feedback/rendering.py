@@ -45,14 +45,19 @@ def model_path(model: str) -> str:
     return str(asset("model")) if model == DEMO_MODEL else model
 
 
+def check_model_folder(model: str) -> None:
+    """Raise ModelError if a model that can only be a folder does not exist."""
+    looks_like_folder = model.startswith((".", "/", "~")) or model.count("/") > 1 or os.sep != "/" and os.sep in model
+    if looks_like_folder and not Path(model).expanduser().is_dir():
+        raise ModelError(f"There is no model in {model}: no such folder.")
+
+
 def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
     """Load the tokenizer of `demo`, a folder or a hub id. Raises ModelError with one sentence."""
     from transformers import AutoTokenizer
 
     path = model_path(model)
-    looks_like_folder = model.startswith((".", "/", "~")) or model.count("/") > 1 or os.sep != "/" and os.sep in model
-    if looks_like_folder and not Path(path).expanduser().is_dir():
-        raise ModelError(f"There is no model in {model}: no such folder.")
+    check_model_folder(model)
     try:
         # A local folder needs no network, and a missing one must not wait for it.
         tokenizer = AutoTokenizer.from_pretrained(os.path.expanduser(path), local_files_only=Path(path).is_dir())
@@ -126,11 +131,12 @@ def encode_rows(
     prompts, wholes = ids([prompt for prompt, _ in rendered]), ids([whole for _, whole in rendered])
     if special:  # some tokenizers end every text
         prompts = [p[:-1] if len(p) > 1 and p[-1] == tokenizer.eos_token_id else p for p in prompts]
-    return [_split(tokenizer, prompt, whole, max_length) for prompt, whole in zip(prompts, wholes, strict=True)]
+    ends = _turn_ends(tokenizer)
+    return [_split(tokenizer, ends, prompt, whole, max_length) for prompt, whole in zip(prompts, wholes, strict=True)]
 
 
 def _split(
-    tokenizer: "PreTrainedTokenizerBase", prompt: list[int], whole: list[int], max_length: int | None
+    tokenizer: "PreTrainedTokenizerBase", ends: set[int], prompt: list[int], whole: list[int], max_length: int | None
 ) -> Encoded:
     start = 0
     for a, b in zip(prompt, whole, strict=False):
@@ -138,7 +144,7 @@ def _split(
             break
         start += 1
     diverged = start < len(prompt)
-    head, completion = whole[:start], _closed(tokenizer, whole[start:])
+    head, completion = whole[:start], _closed(tokenizer, ends, whole[start:])
     if not head:
         # Nothing predicts the first token: begin as the model was taught to begin a text.
         head = [tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id]
@@ -159,13 +165,19 @@ def _split(
     )
 
 
-def _closed(tokenizer: "PreTrainedTokenizerBase", completion: list[int]) -> list[int]:
+def _turn_ends(tokenizer: "PreTrainedTokenizerBase") -> set[int]:
+    """The tokens that can end a turn: special ones, also those that the tokenizer's config gives no role."""
+    added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    # An unknown character at the end of an answer is no end.
+    return ({*tokenizer.all_special_ids, *added} - {tokenizer.unk_token_id}) | {tokenizer.eos_token_id}
+
+
+def _closed(tokenizer: "PreTrainedTokenizerBase", ends: set[int], completion: list[int]) -> list[int]:
     """The completion ending in its end-of-turn token: white space behind it goes, a missing one is added."""
-    special = set(tokenizer.all_special_ids)
     end = len(completion)
-    while end and completion[end - 1] not in special and not tokenizer.decode(completion[end - 1 : end]).strip():
+    while end and completion[end - 1] not in ends and not tokenizer.decode(completion[end - 1 : end]).strip():
         end -= 1
-    if end and completion[end - 1] in special:
+    if end and completion[end - 1] in ends:
         return completion[:end]
     return [*completion, tokenizer.eos_token_id]
 
