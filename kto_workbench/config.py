@@ -233,6 +233,12 @@ class KTOConfig(BaseModel):
         "Precision of the frozen weights and activations; `auto`: bfloat16 on a GPU, float32 on a CPU.",
         group="memory",
     )
+    adapter_dtype: Literal["float32", "bfloat16"] = _option(
+        "float32",
+        "Precision of the adapter in the model; `bfloat16` saves a fifth of the activations and is trained on float32 "
+        "masters, so that small updates are not lost. Needs dtype bfloat16.",
+        group="memory",
+    )
     device: Literal["auto", "cpu", "cuda", "mps"] = _option(
         "auto", "Where to train; `auto` takes a GPU if there is one.", group="memory"
     )

@@ -10,6 +10,7 @@ scoring.py     from a batch of sequences to log-probabilities
 step.py        one step: z0, loss, gradient
 reference.py   the reference's log-probabilities, kept on disk
 models.py      load a model, put an adapter on it
+masters.py     AdamW for bfloat16 adapters
 trainer.py     KTO on transformers.Trainer
 recorder.py    from the trainer into the run's directory
 training.py    a run from config to adapter

@@ -15,6 +15,10 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 NAME = "kto_ragged"
 
+# One kernel for all sequences of a pass, on GPUs that have it. `scoring.make_scorer` tries it on short sequences and
+# switches it off where it fails or disagrees: the loop of SDPA calls is right everywhere.
+varlen = {"enabled": True}
+
 
 @dataclass
 class Ragged:
@@ -28,6 +32,14 @@ class Ragged:
     keep: list[int] | None = None
     prefix: "dict[int, list[tuple[Tensor, Tensor]]] | None" = None
     kept: "dict[int, list[tuple[Tensor, Tensor]]]" = field(default_factory=dict)
+    _starts: dict[str, Tensor] = field(default_factory=dict)
+
+    def starts(self, name: str, lengths: list[int], device: torch.device) -> Tensor:
+        """[n + 1] int32 where each sequence starts, and the end of the last; the same in every layer, so made once."""
+        if name not in self._starts:
+            ends = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+            self._starts[name] = ends.to(device, non_blocking=True)
+        return self._starts[name]
 
 
 def _ragged_attention(
@@ -55,6 +67,8 @@ def _ragged_attention(
     layer, outputs, start = module.layer_idx, [], 0
     if ragged.keep is not None:
         ragged.kept[layer] = []
+    in_one = varlen["enabled"] and query.is_cuda and softcap is None and query.dtype in (torch.bfloat16, torch.float16)
+    keys, values = [], []
     for i, length in enumerate(ragged.lengths):
         part = slice(start, start + length)
         start += length
@@ -65,8 +79,38 @@ def _ragged_attention(
         if ragged.prefix is not None:
             k_before, v_before = ragged.prefix[layer][i]
             k, v = torch.cat([k_before, k], dim=2), torch.cat([v_before, v], dim=2)
-        outputs.append(_attend_causally(q, k, v, scaling, softcap, sliding_window))
+        if in_one:
+            keys.append(k)
+            values.append(v)
+        else:
+            outputs.append(_attend_causally(q, k, v, scaling, softcap, sliding_window))
+    if in_one:
+        return _attend_in_one(query, keys, values, ragged, scaling, sliding_window), None
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _attend_in_one(
+    query: Tensor, keys: list[Tensor], values: list[Tensor], ragged: Ragged, scaling: float | None, window: int | None
+) -> Tensor:
+    """The same with torch's variable-length kernel, whose causal mask is aligned at the sequences' ends."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    k, v = torch.cat(keys, dim=2), torch.cat(values, dim=2)
+    q, k, v = (t[0].transpose(0, 1).contiguous() for t in (query, k, v))
+    key_lengths = [t.shape[2] for t in keys]
+    out = varlen_attn(
+        q,
+        k,
+        v,
+        ragged.starts("q", ragged.lengths, query.device),
+        ragged.starts("k", key_lengths, query.device),
+        max(ragged.lengths),
+        max(key_lengths),
+        scale=scaling,
+        window_size=(-1 if window is None else window - 1, 0),
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+    return out[None]
 
 
 def _attend_causally(

@@ -108,6 +108,14 @@ def add_lora(model: PreTrainedModel, config: KTOConfig) -> nn.Module:
         adapted = get_peft_model(model, lora).train()
     except ValueError as error:
         raise ModelError(f"Can't put an adapter on {config.model!r}: {short_reason(error)}.") from error
+    if config.adapter_dtype == "bfloat16":
+        if model.dtype != torch.bfloat16:
+            raise ModelError(
+                f"adapter_dtype bfloat16 needs a model in bfloat16; this one is in {str(model.dtype)[6:]}."
+            )
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(torch.bfloat16)
     fuse(adapted)
     return adapted
 

@@ -19,6 +19,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from kto_workbench.config import KTOConfig
 from kto_workbench.engine.batches import Batch, Pair
+from kto_workbench.engine.masters import MasterAdamW
 from kto_workbench.engine.models import check_not_repacked, pick_dtype
 from kto_workbench.engine.objective import mean_log_ratio
 from kto_workbench.engine.passes import Budget
@@ -84,6 +85,14 @@ class KTOTrainer(Trainer):
             callbacks=list(callbacks),
         )
         self.remove_callback(PrinterCallback)  # the records are in metrics.jsonl
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The optimizer of the options; a bfloat16 adapter is trained on float32 masters."""
+        if self.config.adapter_dtype == "bfloat16" and self.config.optim == "adamw" and self.optimizer is None:
+            trained = [p for p in self.model.parameters() if p.requires_grad]
+            options = {"lr": self.config.learning_rate, "weight_decay": self.config.weight_decay}
+            self.optimizer = MasterAdamW(trained, **options)
+        return super().create_optimizer(model) if self.optimizer is None else self.optimizer
 
     # one step
 

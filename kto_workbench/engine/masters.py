@@ -1,0 +1,52 @@
+"""AdamW for bfloat16 adapters: the weights that train are float32 copies, the model sees them rounded.
+
+A bfloat16 weight has 8 bits of mantissa: an update smaller than 1/256 of it is lost. Kept in float32 it adds up, while
+the activations that the adapter saves stay half as large.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class MasterAdamW(torch.optim.AdamW):
+    """torch's AdamW over float32 masters of `params`; after each step the masters are rounded back into them."""
+
+    def __init__(self, params: Iterable[Tensor], **options: Any) -> None:
+        self._model_params = list(params)
+        super().__init__([p.detach().clone().float() for p in self._model_params], **options)
+
+    @property
+    def masters(self) -> list[Tensor]:
+        """The float32 weights, in the order of the parameters."""
+        return [p for group in self.param_groups for p in group["params"]]
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:
+        """One AdamW step on the masters, with the gradients of the model's parameters."""
+        for master, p in zip(self.masters, self._model_params, strict=True):
+            master.grad = None if p.grad is None else p.grad.float()
+        super().step(closure)
+        for master, p in zip(self.masters, self._model_params, strict=True):
+            master.grad = None
+            p.copy_(master)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients of the model's parameters."""
+        for p in self._model_params:
+            p.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """AdamW's state with the masters, which the rounded weights can't give back."""
+        return {**super().state_dict(), "masters": [m.detach().cpu() for m in self.masters]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up a state with its masters."""
+        state_dict = dict(state_dict)
+        masters = state_dict.pop("masters")
+        super().load_state_dict(state_dict)
+        with torch.no_grad():
+            for master, saved in zip(self.masters, masters, strict=True):
+                master.copy_(saved)

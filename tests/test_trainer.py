@@ -1,0 +1,112 @@
+"""The trainer's own parts: when the host waits for the device, metrics over a window, a bfloat16 adapter's optimizer."""
+
+import math
+
+import pytest
+import torch
+from test_step import make_batch, make_config
+from tiny_models import tiny_lora
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from kto_workbench.engine.masters import MasterAdamW
+from kto_workbench.engine.passes import Budget
+from kto_workbench.engine.scoring import make_scorer
+from kto_workbench.engine.step import StepSums
+from kto_workbench.engine.trainer import KTOTrainer, mean_metrics
+
+
+class CountReads(TorchDispatchMode):
+    """Counts what makes the host wait for a GPU: reading a scalar, or sizes that depend on values."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "item", "equal")
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if any(func.overloadpacket.__name__ == name for name in self.WAITING):
+            self.seen.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def make_trainer(model, tmp_path, **options):
+    config = make_config(logging_steps=4, max_steps=8, device="cpu", save_steps=0, learning_rate=1e-3, **options)
+    batch = make_batch(model)
+    return KTOTrainer(model, config, make_scorer(model), [batch], [batch], tmp_path, Budget(options.get("tokens")))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"tokens_per_pass": 40}, {"z0": "every", "kl_every": 2}, {"reference": "uniform"}]
+)
+def test_a_training_step_never_waits_for_the_device(tmp_path, options):
+    model = tiny_lora()
+    trainer = make_trainer(model, tmp_path, **options)
+    inputs = {"batch": trainer.train_dataset[0]}
+    with CountReads() as reads:
+        for _ in range(3):
+            trainer.training_step(model, inputs)
+    assert reads.seen == []
+
+
+def test_a_whole_training_waits_only_to_log(tmp_path):
+    model = tiny_lora()
+    trainer = make_trainer(model, tmp_path)
+    with CountReads() as reads:
+        trainer.train()
+    # AdamW reads its step number, which lies on the CPU, once for each of its tensors and of the 8 steps. Beyond that
+    # there are 2 records and transformers' own summary; each reads a few numbers behind one wait: loss, gradient norm,
+    # and our metrics as one tensor.
+    trained = sum(p.requires_grad for p in model.parameters())
+    assert len(reads.seen) - 8 * trained <= 5 * (2 + 1)
+
+
+def test_window_means_are_sums_over_counts():
+    # TRL's and LLaMA-Factory's class means of batch means would give (1 + 5) / 2 = 3 up; the sum over counts is
+    # (1 + 5 + 6 + 7) / 4 = 4.75. Down appears in the first batch alone.
+    def sums(label, rewards):
+        one = torch.tensor(0.5)
+        return StepSums(one, one, -one, torch.tensor(label), torch.tensor(rewards), torch.tensor(rewards) * 10)
+
+    metrics = mean_metrics([sums([True, False], [1.0, -2.0]), sums([True, True, True], [5.0, 6.0, 7.0])])
+    assert metrics["rewards/chosen"] == pytest.approx(4.75)
+    assert metrics["rewards/rejected"] == pytest.approx(-2.0)
+    assert metrics["rewards/margins"] == pytest.approx(4.75 + 2.0)
+    assert metrics["logps/chosen"] == pytest.approx(47.5)
+    assert (metrics["loss"], metrics["kl"], metrics["kl_raw"]) == (0.5, 0.5, -0.5)
+    only_up = mean_metrics([sums([True], [1.0])])
+    assert math.isnan(only_up["rewards/rejected"]) and only_up["rewards/chosen"] == 1.0
+
+
+def test_masters_follow_torch_s_adamw_and_survive_a_checkpoint():
+    torch.manual_seed(0)
+    start, gradients = torch.randn(7, 5), [torch.randn(7, 5) for _ in range(12)]
+    plain = torch.nn.Parameter(start.clone())
+    rounded = torch.nn.Parameter(start.bfloat16())
+    with torch.no_grad():
+        plain.copy_(rounded)
+    reference = torch.optim.AdamW([plain], lr=1e-3, weight_decay=0.1)
+    ours = MasterAdamW([rounded], lr=1e-3, weight_decay=0.1)
+    for number, gradient in enumerate(gradients):
+        plain.grad, rounded.grad = gradient.bfloat16().float(), gradient.bfloat16()
+        reference.step()
+        ours.step()
+        ours.zero_grad()
+        assert rounded.grad is None
+        if number == 5:  # a resumed optimizer, with a model that was saved rounded
+            saved = ours.state_dict()
+            ours = MasterAdamW([rounded], lr=1e-3, weight_decay=0.1)
+            ours.load_state_dict(saved)
+    torch.testing.assert_close(ours.masters[0], plain.detach())
+    assert torch.equal(rounded, plain.bfloat16())
+
+
+def test_small_updates_add_up_in_masters_and_are_lost_without():
+    # 1 + 12 · 1e-3 is 1.012; in bfloat16 the next number after 1 is 1 + 1/128, and steps of 1e-3 round back to 1.
+    kept, lost = (torch.nn.Parameter(torch.ones(1, dtype=torch.bfloat16)) for _ in range(2))
+    ours, theirs = MasterAdamW([kept], lr=1e-3, weight_decay=0), torch.optim.AdamW([lost], lr=1e-3, weight_decay=0)
+    for _ in range(12):
+        kept.grad, lost.grad = (-torch.ones(1, dtype=torch.bfloat16) for _ in range(2))
+        ours.step()
+        theirs.step()
+    assert lost.item() == 1.0 and kept.item() == pytest.approx(1 + 1 / 64, abs=1 / 128)
