@@ -1,4 +1,4 @@
-"""The trainer's own parts: when the host waits for the device, metrics over a window, a bfloat16 adapter's optimizer."""
+"""The trainer's own parts: when the host waits for the device, window means, a bfloat16 adapter's optimizer."""
 
 import math
 

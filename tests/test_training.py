@@ -210,6 +210,22 @@ def test_gradient_checkpointing_gives_the_same_adapter(world, tmp_path):
     assert_same_adapter(b, a, rtol=1e-4)
 
 
+def test_bfloat16_adapter_learns_and_resumes(world, tmp_path):
+    options = dict(dtype="bfloat16", adapter_dtype="bfloat16")
+    whole = train(make_config(world, tmp_path, **options), progress=False)
+    assert {t.dtype for t in adapter_of(whole).values()} == {torch.bfloat16}
+    steps = [r for r in whole.metrics() if "loss" in r]
+    assert steps[-1]["rewards/margins"] > 0.05
+    run = create_run(make_config(world, tmp_path, **options))
+    crash_at(run, step=5)
+    run.set_status(state="queued", pid=None)
+    train_run(run)
+    # The masters came back from the checkpoint: rounded weights alone would drift from here.
+    assert_same_adapter(run, whole, rtol=1e-6)
+    with pytest.raises(ModelError, match="needs a model in bfloat16"):
+        train(make_config(world, tmp_path, adapter_dtype="bfloat16", dtype="float32"), progress=False)
+
+
 def test_stop_keeps_a_usable_adapter(world, tmp_path):
     run = create_run(make_config(world, tmp_path, num_train_epochs=500))
     record = run.record

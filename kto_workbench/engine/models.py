@@ -113,11 +113,16 @@ def add_lora(model: PreTrainedModel, config: KTOConfig) -> nn.Module:
             raise ModelError(
                 f"adapter_dtype bfloat16 needs a model in bfloat16; this one is in {str(model.dtype)[6:]}."
             )
-        for parameter in adapted.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.to(torch.bfloat16)
+        round_adapter(adapted)
     fuse(adapted)
     return adapted
+
+
+def round_adapter(model: nn.Module) -> None:
+    """Put what is trained into bfloat16; peft makes it float32 whenever it makes or loads an adapter."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.bfloat16)
 
 
 def load_adapter(model: PreTrainedModel, path: str | Path) -> nn.Module:

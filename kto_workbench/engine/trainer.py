@@ -20,7 +20,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from kto_workbench.config import KTOConfig
 from kto_workbench.engine.batches import Batch, Pair
 from kto_workbench.engine.masters import MasterAdamW
-from kto_workbench.engine.models import check_not_repacked, pick_dtype
+from kto_workbench.engine.models import check_not_repacked, pick_dtype, round_adapter
 from kto_workbench.engine.objective import mean_log_ratio
 from kto_workbench.engine.passes import Budget
 from kto_workbench.engine.reference import reference_logps
@@ -182,6 +182,8 @@ class KTOTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.config.adapter_dtype == "bfloat16":
+            round_adapter(self.model)
         with contextlib.suppress(OSError, ValueError):
             state = json.loads((Path(resume_from_checkpoint) / STATE_FILE).read_text())
             if state["z0"] is not None:
