@@ -13,7 +13,6 @@ A mapping says which column (or dotted path, "request.messages") plays which par
 `adapt` is the one place where a row's meaning is decided; columns.py is its fast equivalent for plain columns.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +22,7 @@ from kto_workbench.feedback.labels import LABEL_NAMES, LabelRule, UnclearLabel, 
 from kto_workbench.feedback.messages import (
     RowProblem,
     common_messages,
+    dump_json,
     is_messages,
     is_transcript,
     parse_json_text,
@@ -308,7 +308,7 @@ def _make_flat_adapter(known: Format) -> Callable[[Record], list[Example]]:
                 raise RowProblem(columns["tools"], f"{columns['tools']} is not a list of tools")
             tools = None
         text = read_text(system, columns["system"]) if system else None
-        return text, json.dumps(tools, ensure_ascii=False) if tools else None
+        return text, dump_json(tools) if tools else None
 
     def read_prompt(record: Record) -> str | list[Message]:
         if "messages" in columns:

@@ -6,7 +6,7 @@
 Rows in = rows kept + problems, always. A row of a pair file is one row in, and becomes two rows of feedback.
 """
 
-import json
+import os
 import tempfile
 from collections.abc import Callable, Mapping
 from itertools import islice
@@ -22,7 +22,7 @@ from kto_workbench.feedback.balance import Balance
 from kto_workbench.feedback.columns import convert, plain_schema
 from kto_workbench.feedback.containers import BadRow, Chunk
 from kto_workbench.feedback.formats import Example, Format, make_adapter, recognise
-from kto_workbench.feedback.messages import RowProblem
+from kto_workbench.feedback.messages import RowProblem, dump_json
 from kto_workbench.feedback.rows import SCHEMA, Problems, Rows
 from kto_workbench.feedback.sources import Source, open_source
 
@@ -169,13 +169,9 @@ class _Collector:
 def _as_table(examples: list[Example], lines: list[int]) -> pa.Table:
     prompts, completions, labels, tools = zip(*examples, strict=True) if examples else ((), (), (), ())
     chat = [not isinstance(prompt, str) for prompt in prompts]
-    texts = [_json(prompt) if is_chat else prompt for prompt, is_chat in zip(prompts, chat, strict=True)]
+    texts = [dump_json(prompt) if is_chat else prompt for prompt, is_chat in zip(prompts, chat, strict=True)]
     columns = [texts, chat, completions, labels, lines, tools]
     return pa.table([pa.array(column, kind) for column, kind in zip(columns, SCHEMA.types, strict=True)], schema=SCHEMA)
-
-
-def _json(messages: Any) -> str:
-    return json.dumps(messages, ensure_ascii=False)
 
 
 def _in_order(ours: pa.Table, theirs: pa.Table) -> pa.Table:
@@ -193,6 +189,7 @@ class _Sink:
         self._tables: list[pa.Table] = []
         self._bytes = 0
         self._file: Any = None
+        self._path = ""
         self._writer: pa.ipc.RecordBatchFileWriter | None = None
 
     def write(self, table: pa.Table) -> None:
@@ -205,8 +202,8 @@ class _Sink:
             self._write_down(table)
 
     def _start_file(self) -> None:
-        self._file = _temporary_file(self._folder)
-        self._writer = pa.ipc.new_file(self._file.name, SCHEMA)
+        self._file, self._path = _open_temporary(self._folder)
+        self._writer = pa.ipc.new_file(self._path, SCHEMA)
         for table in self._tables:
             self._write_down(table)
         self._tables.clear()
@@ -215,19 +212,25 @@ class _Sink:
         try:
             self._writer.write_table(table.combine_chunks(), max_chunksize=4096)
         except OSError as error:
-            raise DataError(f"Can't keep the rows in {self._file.name}: {error.strerror or error}.") from None
+            raise DataError(f"Can't keep the rows in {self._folder}: {error.strerror or error}.") from None
 
     def finish(self) -> Rows:
         if self._writer is None:
             return Rows(pa.concat_tables([SCHEMA.empty_table(), *self._tables]))
         self._writer.close()
-        return Rows.mapped(self._file)
+        return Rows.mapped(self._path, self._file)
 
 
-def _temporary_file(folder: Path) -> Any:
-    """A file beside the workspace's caches, which is on disk, where the system's folder may be in memory."""
+def _open_temporary(folder: Path) -> tuple[Any, str]:
+    """A temporary file and a path to it, beside the workspace's caches: the system's folder may lie in memory.
+
+    Where the system allows it, the file has no name, so that even a kill leaves nothing behind.
+    """
+    nameless = os.path.isdir("/dev/fd")
+    create = tempfile.TemporaryFile if nameless else tempfile.NamedTemporaryFile
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return tempfile.NamedTemporaryFile(prefix="rows-", suffix=".arrow", dir=folder)
+        file = create(prefix="rows-", dir=folder)
     except OSError:
-        return tempfile.NamedTemporaryFile(prefix="rows-", suffix=".arrow")
+        file = create(prefix="rows-")
+    return file, f"/dev/fd/{file.fileno()}" if nameless else file.name

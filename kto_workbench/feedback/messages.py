@@ -4,6 +4,8 @@ import json
 import re
 from typing import Any
 
+import orjson
+
 from kto_workbench.feedback.rows import Message
 
 ROLES = {
@@ -79,6 +81,14 @@ def parse_json_text(value: Any) -> Any:
     return value
 
 
+def dump_json(value: Any) -> str:
+    """The value as compact JSON text, so that equal conversations are equal texts."""
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:  # an integer above 64 bits, say
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
 def read_messages(value: Any, field: str) -> list[Message]:
     """A conversation as messages with the roles system, user, assistant and tool; raises RowProblem."""
     value = parse_json_text(value)
@@ -97,7 +107,7 @@ def _read_message(message: Any, field: str) -> Message:
     role = message.get("role") or message.get("from")
     if not isinstance(role, str) or role.lower() not in ROLES:
         raise RowProblem(field, f"{field} holds a message with the role {role!r}"[:120])
-    extra = {key: message[key] for key in _EXTRA_KEYS if message.get(key)}
+    extra = {key: message[key] for key in _EXTRA_KEYS if message.get(key)} if len(message) > 2 else {}
     content = next((message[key] for key in ("content", "value", "text") if message.get(key) is not None), None)
     if content is None and "tool_calls" in extra:
         return {"role": "assistant", "content": "", **extra}

@@ -148,7 +148,7 @@ def check(
     """Load a source (or take a Feedback) and look at it like a doctor.
 
     With a model, its tokenizer counts the tokens of at most `token_sample` rows (None: of all), and `max_length` is
-    what training would cut at. `progress` is called with "read", "looked at" or "tokenized" and the number of rows so far.
+    what training would cut at. `progress` is called with "read", "looked at" or "tokenized" and the rows so far.
     Raises DataError if there is nothing to look at, ModelError if the model's tokenizer can't be loaded.
     """
     if isinstance(source, Feedback):

@@ -5,6 +5,7 @@ looked at. A conversation is kept as JSON text, so that every check works on pla
 """
 
 import json
+import weakref
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -68,21 +69,22 @@ class Rows(Sequence[Row]):
     def __init__(self, table: pa.Table):
         self.table = table
         self._columns = [table.column(name) for name in SCHEMA.names]
-        self._file: Any = None
+        self._path = ""
 
     @classmethod
-    def mapped(cls, file: Any) -> "Rows":
-        """The rows of an Arrow file, mapped into memory; the (temporary) file lives as long as they do."""
-        rows = cls(pa.ipc.open_file(pa.memory_map(file.name)).read_all())
-        rows._file = file
+    def mapped(cls, path: str, file: Any) -> "Rows":
+        """The rows of an Arrow file at the path, mapped into memory; the open `file` is closed when they go."""
+        rows = cls(pa.ipc.open_file(pa.memory_map(path)).read_all())
+        rows._path = path
+        weakref.finalize(rows, file.close)
         return rows
 
     def batches(self, size: int = 4096) -> Iterator[pa.RecordBatch]:
         """All rows in batches. Those of a file are read, not mapped, so that going through them fills no memory."""
-        if self._file is None:
+        if not self._path:
             yield from (batch for batch in self.table.to_batches(max_chunksize=size) if batch.num_rows)
             return
-        with pa.OSFile(self._file.name) as file:
+        with pa.OSFile(self._path) as file:
             reader = pa.ipc.open_file(file)
             for i in range(reader.num_record_batches):
                 yield reader.get_batch(i)
