@@ -121,12 +121,14 @@ def open_page(browser) -> Iterator[Callable]:
             "request",
             lambda request: (
                 None
-                if request.url.startswith((url.rstrip("/") + "/", "data:", "blob:"))
+                if request.url.startswith((url.split("/#")[0].rstrip("/") + "/", "data:", "blob:"))
                 else faults.append(f"left the origin: {request.url}")
             ),
         )
         page.goto(url)
-        page.wait_for_selector("#data-cards dd")
+        page.wait_for_selector(".kto-title h1")
+        if "#" not in url:
+            page.wait_for_selector("#data-cards dd")
         return page
 
     yield opened

@@ -80,7 +80,7 @@ def test_the_demo_is_loaded_when_the_page_opens(workbench, open_page, width):  #
     assert bars.nth(1).get_attribute("aria-label") == "With λ: thumbs up 3 × 100, thumbs down 1 × 300"
     assert "Every row can be used" in page.inner_text("#data-problems")
     screenshot(page, f"data-{width}")
-    for tab in ("Train", "Compare", "Runs"):
+    for tab in ("Train", "Compare", "Runs", "Learn"):
         go_to(page, tab)
         page.wait_for_timeout(300)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
@@ -280,3 +280,53 @@ def test_a_hundred_thousand_steps_do_not_slow_the_page(own, open_page):  # noqa:
     page.get_by_role("option", name="Learning rate").click()
     wait_for(lambda: "learning rate" in page.inner_text("#train-other-key"), 10)
     assert time.monotonic() - started < 5
+
+
+def test_runs_are_laid_over_each_other_named_deleted_and_taken_back(own, open_page):  # noqa: F811
+    runs = [make_run(own.workspace, beta=beta) for beta in (0.5, 2.0)]
+    for run in runs:
+        for step in range(1, 41):
+            run.record(record_at(step, 40))
+        run.set_status(state="stopped", step=40, total_steps=80)
+    page = open_page(own.url + "/#runs")
+    chosen = page.locator("#runs-chosen")
+    wait_for(lambda: all(run.id in page.inner_text("#runs-table") for run in runs), 10)
+    wait_for(lambda: page.locator("#runs-overlay .kto-wide path[stroke]").count() == 1, 10)
+    page.locator("#runs-name input").fill("<b>sharp</b>")
+    page.locator("#runs-note textarea").fill("a larger β")
+    page.click("#runs-save")
+    wait_for(lambda: "<b>sharp</b>" in page.inner_text("#runs-table"), 10)  # as text
+    named = next(run for run in runs if (run.path / "about.json").exists())
+    assert page.locator("#runs-resume").is_enabled()
+
+    chosen.locator("input").click()
+    page.get_by_role("option").filter(has_not_text="sharp").click()
+    page.keyboard.press("Escape")
+    wait_for(lambda: page.locator("#runs-overlay .kto-wide path[stroke]").count() == 2, 10)
+    wait_for(lambda: "beta" in page.inner_text("#runs-difference"), 10)
+    assert {"0.5", "2.0"} <= set(page.inner_text("#runs-difference").split())
+    screenshot(page, "runs-two-1280")
+    chosen.locator(".token-remove").nth(1).click()
+    wait_for(lambda: page.locator("#runs-delete").is_enabled(), 10)
+    with page.expect_download() as download:
+        page.click("#runs-report")
+    report = download.value.path().read_text()
+    assert named.id in report and "&lt;b&gt;sharp" in report and "<b>sharp" not in report
+
+    page.click("#runs-delete")
+    wait_for(lambda: not named.path.exists(), 10)
+    wait_for(lambda: "sharp" not in page.inner_text("#runs-table"), 10)
+    page.click("#runs-undo")
+    wait_for(lambda: "sharp" in page.inner_text("#runs-table"), 10)
+    assert named.metrics()
+
+
+def test_the_value_function_moves_with_its_sliders(workbench, open_page):  # noqa: F811
+    page = open_page(workbench.url + "/#learn", width=390)
+    curve = page.locator("#learn-values .kto-narrow path[stroke]").first
+    wait_for(lambda: curve.count(), 10)
+    before = curve.get_attribute("d")
+    page.locator("#learn-beta input[type=number]").fill("2")
+    page.keyboard.press("Enter")
+    wait_for(lambda: curve.get_attribute("d") != before, 10)
+    assert "less likely" in page.inner_text("#learn-sign")

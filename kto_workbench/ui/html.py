@@ -6,6 +6,7 @@ from typing import Any
 
 from kto_workbench.runs import Run, Status
 from kto_workbench.ui.words import say
+from kto_workbench.views.drawing import Line, line_chart
 from kto_workbench.views.notes import Note
 
 LONGEST_TEXT = 4000  # characters of one answer or prompt on the page
@@ -51,10 +52,11 @@ def number(value: float | None) -> str:
     return "0" if abs(value) < 1e-9 else f"{value:.3g}"
 
 
-def chart_head(title: str, keys: Iterable[tuple[str, str, float | None]]) -> str:
-    """A chart's title and its legend with the newest values: (name, colour, value)."""
+def chart_head(title: str, keys: Iterable[tuple[str, str, float | None]], values: bool = True) -> str:
+    """A chart's title and its legend, with the newest values: (name, colour, value)."""
     cells = "".join(
-        f'<span class="kto-curve" style="--curve:{esc(color)}">{esc(name)} <b>{number(value)}</b></span>'
+        f'<span class="kto-curve" style="--curve:{esc(color)}">{esc(name)}'
+        f"{f' <b>{number(value)}</b>' if values else ''}</span>"
         for name, color, value in keys
     )
     return f'<div class="kto-chart-head"><h3>{esc(title)}</h3><div class="kto-curves">{cells}</div></div>'
@@ -157,10 +159,19 @@ def time_left(language: str, seconds: float | None) -> str:
     return say(language, "time.hours", hours=int(seconds // 3600), minutes=int(seconds % 3600 // 60))
 
 
+def drawing(lines: Sequence[Line], title: str, **options: Any) -> str:
+    """A chart that stands still, once for wide and once for narrow windows: letters must not shrink with it."""
+    sizes = (("kto-wide", 1180, 280), ("kto-narrow", 340, 240))
+    return "".join(
+        f'<div class="{name}">{line_chart(lines, title=title, width=width, height=height, **options)}</div>'
+        for name, width, height in sizes
+    )
+
+
 def notes(language: str, found: Sequence[Note]) -> str:
     """What looks wrong, each with what to try."""
     items = "".join(
-        f'<li class="kto-message kto-{"warning" if note.level == "warning" else "fine"}">'
+        f'<li class="kto-message kto-{"warning" if note.level == "warning" else "info"}">'
         f"{esc(say(language, f'note.{note.kind}.what', **note.values))} "
         f"<em>{esc(say(language, f'note.{note.kind}.hint'))}</em></li>"
         for note in found

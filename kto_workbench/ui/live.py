@@ -4,6 +4,7 @@ A tick sends only what has changed. What it changes against is in the page's own
 server, or that opens a second time, simply gets everything at its next tick.
 """
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import gradio as gr
 import pandas as pd
 
+from kto_workbench.errors import WorkbenchError
 from kto_workbench.runs import Run, Status
 from kto_workbench.ui import html
 from kto_workbench.ui.words import LANGUAGES, label, language_of, say
@@ -39,6 +41,9 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
         z0_key, z0 = _chart("z0", 220)
         other_key, other = _chart("other", 220)
     part, chart, smoothing = _controls()
+    with gr.Row(elem_classes="kto-toolbar"):
+        gr.HTML(label("samples.title"), elem_classes="kto-bare kto-section")
+        now = gr.Button(label("samples.now"), size="sm", elem_id="train-sample-now", scale=0, min_width=130)
     watched = gr.HTML(elem_id="train-samples", elem_classes="kto-bare")
     seen = gr.State({})
 
@@ -58,6 +63,7 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
                 updates |= {progress: html.message(say(language, "live.none"), "plain"), watched: "", noted: ""}
                 updates |= {rewards: None, z0: None, other: None, rewards_key: "", z0_key: "", other_key: ""}
                 updates |= {stop: gr.Button(interactive=False), again: gr.Button(visible=False)}
+                updates |= {now: gr.Button(interactive=False)}
             return in_order(updates, shown)
         status, records = found.status(), records_of(found)
         drawn = (part, smoothing, language, records.version)
@@ -65,6 +71,7 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
             updates[progress] = show_progress(language, found, status)
             updates[stop] = gr.Button(interactive=status.state in ("queued", "starting", "running"))
             updates[again] = gr.Button(visible=status.resumable)
+            updates[now] = gr.Button(interactive=status.state == "running")
         if shown.changed("curves", drawn):
             config = found.config()
             beta = config.beta
@@ -83,15 +90,38 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
     def in_order(updates: dict[Any, Any], shown: Shown) -> list[Any]:
         return [updates.get(output, gr.skip()) for output in outputs[:-1]] + [shown.marks]
 
+    def sample_now(run_id: str | None) -> Any:
+        found = bench.run_or_none(run_id)
+        with contextlib.suppress(WorkbenchError):  # it may have ended this moment
+            if found:
+                found.ask("sample-now")
+        return gr.Button(interactive=False)  # until the next look
+
     def attach(request: gr.Request) -> Any:
         return gr.Dropdown(choices=run_choices(bench, language_of(request)), value=bench.run_to_watch())
 
-    outputs = [run, progress, stop, again, noted, rewards_key, rewards, z0_key, z0, other_key, other, watched, seen]
+    outputs = [
+        run,
+        progress,
+        stop,
+        again,
+        now,
+        noted,
+        rewards_key,
+        rewards,
+        z0_key,
+        z0,
+        other_key,
+        other,
+        watched,
+        seen,
+    ]
     inputs = [run, part, smoothing, chart, seen]
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
     tick = gr.Timer(TICK_SECONDS).tick
     page.load(attach, None, [run], **quiet).then(look, inputs, outputs, **quiet)
     gr.on([tick, run.change, part.change, smoothing.release, chart.change], look, inputs, outputs, **quiet)
+    now.click(sample_now, [run], [now], **quiet)
     for plot in (rewards, z0, other):
         plot.select(_zoom, None, [plot], **quiet)
         plot.double_click(lambda: gr.LinePlot(x_lim=None), None, [plot], **quiet)

@@ -1,31 +1,164 @@
-"""Runs: what has been trained here, and what became of it."""
+"""Runs: what has been trained here, laid over each other, told apart, named, resumed, deleted and taken back."""
 
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from kto_workbench.errors import WorkbenchError
-from kto_workbench.runs import Run
+from kto_workbench.runs import Run, resume
+from kto_workbench.runs.shelf import about_run, delete_run, deleted_runs, describe_run, restore_run
 from kto_workbench.ui import html
 from kto_workbench.ui.words import label, language_of, say
 from kto_workbench.ui.workbench import Workbench
+from kto_workbench.views.curves import CHARTS, downsample, points, smooth
+from kto_workbench.views.drawing import PALETTE, Line
 from kto_workbench.views.records import records_of
+from kto_workbench.views.report import write_report
 
 COLUMNS = ("run", "state", "data", "beta", "weights", "rate", "steps", "chosen", "rejected", "margin")
+METRICS = {
+    curve.name: curve for chart in ("rewards", "loss", "z0") for curve in CHARTS[chart] if curve.name != "beta_z0"
+}
 SHOWN = 200
+LAID_OVER = 6
+POINTS_EACH = 150
 
 
-def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
-    """Lay out the tab; its table is renewed whenever the tab is opened."""
+def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown) -> None:
+    """Lay out the tab; it is renewed whenever it is opened. `watched` is the run that the Train tab shows."""
     table = gr.HTML(elem_id="runs-table", elem_classes="kto-bare")
+    with gr.Row():
+        chosen = gr.Dropdown(
+            [],
+            multiselect=True,
+            max_choices=LAID_OVER,
+            allow_custom_value=True,
+            label=label("runs.pick"),
+            info=label("runs.pick.help"),
+            elem_id="runs-chosen",
+            scale=3,
+            min_width=260,
+        )
+        metric = gr.Dropdown(
+            [(label(f"curve.{name}"), name) for name in METRICS],
+            value="margin",
+            label=label("runs.metric"),
+            elem_id="runs-metric",
+            filterable=False,
+            min_width=150,
+        )
+        part = gr.Dropdown(
+            [(label("live.train"), "train"), (label("live.eval"), "eval")],
+            value="train",
+            label=label("live.part"),
+            elem_id="runs-part",
+            filterable=False,
+            min_width=150,
+        )
+    overlay = gr.HTML(elem_id="runs-overlay", elem_classes="kto-bare")
+    difference = gr.HTML(elem_id="runs-difference", elem_classes="kto-bare")
+    with gr.Row():
+        name = gr.Textbox(label=label("runs.name"), elem_id="runs-name", max_lines=1, max_length=80, min_width=200)
+        note = gr.Textbox(label=label("runs.note"), elem_id="runs-note", lines=1, max_lines=6, scale=3, min_width=240)
     with gr.Row(elem_classes="kto-buttons"):
-        refresh = gr.Button(label("runs.refresh"), size="sm", elem_id="runs-refresh", min_width=100)
+        save = gr.Button(label("runs.save"), size="sm", elem_id="runs-save", min_width=90)
+        watch = gr.Button(label("runs.watch"), size="sm", elem_id="runs-watch", min_width=90)
+        again = gr.Button(label("train.resume"), size="sm", elem_id="runs-resume", min_width=90)
+        report = gr.DownloadButton(label("runs.report"), size="sm", elem_id="runs-report", min_width=90)
+        delete = gr.Button(label("runs.delete"), size="sm", elem_id="runs-delete", min_width=90)
+        undo = gr.Button(label("runs.undo"), size="sm", elem_id="runs-undo", visible=False, min_width=90)
+    told = gr.HTML(elem_id="runs-message", elem_classes="kto-bare kto-told")
+    acting = [save, watch, again, report, delete]
 
-    def show(request: gr.Request) -> str:
-        return runs_table(language_of(request), bench.runs()[:SHOWN])
+    def show(chosen_ids: list[str] | None, request: gr.Request) -> list[Any]:
+        language, runs = language_of(request), bench.runs()[:SHOWN]
+        known = {run.id for run in runs}
+        kept = [one for one in chosen_ids or [] if one in known] or [run.id for run in runs[:1]]
+        choices = [(run_title(run), run.id) for run in runs]
+        gone = deleted_runs(bench.workspace)
+        return [
+            runs_table(language, runs),
+            gr.Dropdown(choices=choices, value=kept),
+            gr.Button(visible=bool(gone)),
+        ]
+
+    def look(chosen_ids: list[str] | None, metric: str, part: str, request: gr.Request) -> list[Any]:
+        language = language_of(request)
+        runs = [run for run in map(bench.run_or_none, (chosen_ids or [])[:LAID_OVER]) if run]
+        one = runs[0] if len(runs) == 1 else None
+        about = about_run(one) if one else {"name": "", "note": ""}
+        status = one.status() if one else None
+        return [
+            laid_over(language, runs, metric if metric in METRICS else "margin", part),
+            config_difference(language, runs),
+            gr.Textbox(value=about["name"], interactive=bool(one)),
+            gr.Textbox(value=about["note"], interactive=bool(one)),
+            gr.Button(interactive=bool(one)),
+            gr.Button(interactive=bool(one)),
+            gr.Button(interactive=bool(status and status.resumable)),
+            gr.DownloadButton(value=report_on(one) if one else None, interactive=bool(one)),
+            gr.Button(interactive=bool(status and not status.active)),
+        ]
+
+    def only(chosen_ids: list[str] | None) -> Run:
+        return bench.run(chosen_ids[0] if chosen_ids and len(chosen_ids) == 1 else None)
+
+    def describe(chosen_ids: list[str], name: str, note: str, request: gr.Request) -> str:
+        try:
+            describe_run(only(chosen_ids), name or "", note or "")
+        except (WorkbenchError, OSError) as error:
+            return html.message(str(error))
+        return html.message(say(language_of(request), "runs.saved"), "fine")
+
+    def go_on(chosen_ids: list[str]) -> tuple[Any, str]:
+        try:
+            run = only(chosen_ids)
+            resume(run)
+        except WorkbenchError as error:
+            return gr.skip(), html.message(str(error))
+        return run.id, ""
+
+    def put_away(chosen_ids: list[str], request: gr.Request) -> str:
+        try:
+            run = only(chosen_ids)
+            delete_run(run)
+        except (WorkbenchError, OSError) as error:
+            return html.message(str(error))
+        return html.message(say(language_of(request), "runs.deleted", run=run.id), "fine")
+
+    def take_back(request: gr.Request) -> str:
+        gone = deleted_runs(bench.workspace)
+        try:
+            run = restore_run(gone[0] if gone else "", bench.workspace)
+        except (WorkbenchError, OSError) as error:
+            return html.message(str(error))
+        return html.message(say(language_of(request), "runs.restored", run=run.id), "fine")
+
+    def report_on(run: Run) -> str:
+        # Written when the run is chosen: a download button must have its file before it is clicked.
+        path = bench.received / "reports" / f"{run.id}.html"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(write_report(run, about_run(run)["name"]), encoding="utf-8")
+        return str(path)
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
-    gr.on([page.load, tab.select, refresh.click], show, None, [table], **quiet)
+    listed = [table, chosen, undo]
+    seen = [overlay, difference, name, note, *acting]
+    gr.on([page.load, tab.select], show, [chosen], listed, **quiet)
+    gr.on([chosen.change, metric.change, part.change, tab.select], look, [chosen, metric, part], seen, **quiet)
+    shown_again = save.click(describe, [chosen, name, note], [told], **quiet).then(show, [chosen], listed, **quiet)
+    shown_again.then(look, [chosen, metric, part], seen, **quiet)
+    watch.click(lambda chosen_ids: chosen_ids[0], [chosen], [watched], **quiet)
+    again.click(go_on, [chosen], [watched, told], **quiet).then(show, [chosen], listed, **quiet)
+    delete.click(put_away, [chosen], [told], **quiet).then(show, [chosen], listed, **quiet)
+    undo.click(take_back, None, [told], **quiet).then(show, [chosen], listed, **quiet)
+
+
+def run_title(run: Run) -> str:
+    """The run's id, behind the name that people gave it."""
+    name = about_run(run)["name"]
+    return f"{name} · {run.id}" if name else run.id
 
 
 def runs_table(language: str, runs: list[Run]) -> str:
@@ -41,28 +174,66 @@ def runs_table(language: str, runs: list[Run]) -> str:
 
 
 def _line(language: str, run: Run) -> str:
-    status = run.status()
+    status, about = run.status(), about_run(run)
+    title = f"<b>{html.esc(about['name'])}</b><br>" if about["name"] else ""
+    note = f"<br><small>{html.esc(about['note'])}</small>" if about["note"] else ""
+    first = f"<tr><td>{title}<code>{html.esc(run.id)}</code>{note}</td>"
     try:
-        config, last = run.config(), records_of(run).train.last
+        config = run.config()
     except WorkbenchError as error:
-        return (
-            f'<tr><td><code>{html.esc(run.id)}</code></td><td colspan="{len(COLUMNS) - 1}">{html.esc(error)}</td></tr>'
-        )
-    data = run.data()
+        return f'{first}<td colspan="{len(COLUMNS) - 1}">{html.esc(error)}</td></tr>'
+    data, last = run.data(), records_of(run).train.last
+    thumbs = f"{data.get('n_desirable', 0):,} ↑ {data.get('n_undesirable', 0):,} ↓"
     cells = [
-        f"{_name(config.data)}<br><small>{data.get('n_desirable', 0):,} ↑ {data.get('n_undesirable', 0):,} ↓</small>",
+        html.state_pill(language, status.state),
+        f"{html.esc(Path(config.data).name)}<br><small>{thumbs}</small>",
         f"{config.beta:g}",
         f"{html.number(config.desirable_weight)} / {html.number(config.undesirable_weight)}",
         f"{config.learning_rate:g}",
         f"{status.step:,} / {status.total_steps:,}",
         *(html.number(last(key)) for key in ("rewards/chosen", "rewards/rejected", "rewards/margins")),
     ]
-    return (
-        f"<tr><td><code>{html.esc(run.id)}</code></td><td>{html.state_pill(language, status.state)}</td>"
-        + "".join(f"<td>{cell}</td>" for cell in cells)
+    return first + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+
+
+def laid_over(language: str, runs: list[Run], metric: str, part: str) -> str:
+    """One metric of several runs in one chart."""
+    curve, lines, keys = METRICS[metric], [], []
+    for run, color in zip(runs, PALETTE, strict=False):
+        records = records_of(run)
+        steps, values = points(records.eval if part == "eval" else records.train, curve)
+        drawn = downsample(steps, values if part == "eval" else smooth(values, 0.6), POINTS_EACH)
+        keys.append((run_title(run), color, float(drawn[1][-1]) if len(steps) else None))
+        if len(steps):
+            lines.append(Line(run_title(run), *drawn, color))
+    title = say(language, f"curve.{metric}")
+    if not lines:
+        return ""
+    return f'<div class="kto-panel">{html.chart_head(title, keys)}{html.drawing(lines, title)}</div>'
+
+
+def config_difference(language: str, runs: list[Run]) -> str:
+    """The options in which the runs differ, a column a run."""
+    if len(runs) < 2:
+        return ""
+    try:
+        configs = [run.config().model_dump() for run in runs]
+    except WorkbenchError as error:
+        return html.message(str(error))
+    told_apart = [name for name in configs[0] if name != "workspace"]
+    rows = [(name, values) for name in told_apart if len(set(values := [str(one[name]) for one in configs])) > 1]
+    if not rows:
+        return f'<p class="kto-empty">{html.esc(say(language, "runs.alike"))}</p>'
+    heads = "".join(f'<th scope="col">{html.esc(run_title(run))}</th>' for run in runs)
+    body = "".join(
+        f'<tr><th scope="row"><code>{html.esc(name)}</code></th>'
+        + "".join(f"<td>{html.esc(v)}</td>" for v in values)
         + "</tr>"
+        for name, values in rows
     )
-
-
-def _name(path: str) -> str:
-    return html.esc(path.rstrip("/").rsplit("/", 1)[-1])
+    option = html.esc(say(language, "runs.option"))
+    return (
+        '<div class="kto-scroll kto-tall" tabindex="0"><table class="kto-table">'
+        f'<thead><tr><th scope="col">{option}</th>{heads}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )

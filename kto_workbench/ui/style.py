@@ -78,17 +78,21 @@ CSS = (
     f":root {{ --kto-up: {UP}; --kto-down: {DOWN}; --kto-reference: {REFERENCE}; }}"
     + """
 .gradio-container {
-  width: 100% !important; max-width: 1240px !important; margin: 0 auto !important; padding: 20px 20px 48px !important;
+  width: 100% !important; max-width: 1240px !important; margin: 0 auto !important;
+  padding: 16px clamp(0px, 1.6vw, 20px) 48px !important;
 }
 .gradio-container .prose, .gradio-container .html-container { color: var(--body-text-color); }
 .gradio-container main, .gradio-container .tabs, .gradio-container .tabitem, .gradio-container .column { min-width: 0; }
 .gradio-container main { width: 100%; }
+div.main.fillable { padding: 12px clamp(12px, 2.6vw, 32px) !important; }
 footer { display: none !important; }
 .block.kto-bare { border: 0 !important; background: none !important; padding: 0 !important;
   box-shadow: none !important; }
 .kto-bare .html-container, .kto-bare > .html-container { padding: 0 !important; }
 .kto-bare .status-tracker, .kto-quiet .eta-bar { display: none; }
-:focus-visible { outline: 2px solid var(--primary-500) !important; outline-offset: 2px; }
+button:focus-visible, summary:focus-visible, a:focus-visible, .kto-scroll:focus-visible {
+  outline: 2px solid var(--primary-500) !important; outline-offset: 2px;
+}
 
 .kto-title { display: flex; align-items: baseline; gap: 14px; flex-wrap: wrap; margin-bottom: 4px; }
 .kto-title h1 { font-size: 22px; font-weight: 650; letter-spacing: -.01em; margin: 0; }
@@ -123,20 +127,31 @@ footer { display: none !important; }
 .kto-error { --tint: #d23b3b; }
 .kto-warning { --tint: #c98a12; }
 .kto-fine { --tint: var(--kto-up); }
-.kto-error, .kto-warning, .kto-fine, .kto-pill {
+.kto-error, .kto-warning, .kto-fine, .kto-info, .kto-pill {
   color: color-mix(in srgb, var(--tint) 55%, var(--body-text-color));
   background: color-mix(in srgb, var(--tint) 13%, var(--block-background-fill));
 }
 .kto-plain { color: var(--block-info-text-color); background: none; padding: 4px 0 0; border: 0; }
 .kto-notes { list-style: none; margin: 0 !important; padding: 0 !important; display: grid; gap: 8px; }
 .kto-notes em { opacity: .8; }
+.kto-info { --tint: #6b87b5; }
+.kto-panel { border: 1px solid var(--block-border-color); border-radius: 8px; padding: 14px 16px 8px;
+  background: var(--block-background-fill); }
+.kto-text { max-width: 76ch; }
+.kto-text h2 { font-size: 16px; font-weight: 600; margin: 4px 0 6px; }
+.kto-text p, .kto-text li { font-size: 14.5px; line-height: 1.6; }
+.kto-drawing { width: 100%; height: auto; display: block; color: var(--body-text-color); }
+.kto-table th[scope="row"] { color: inherit; }
 .kto-empty { color: var(--block-info-text-color); font-size: 14px; margin: 0; padding: 12px 0; }
 
 .kto-scroll { overflow: auto; max-height: 280px; border: 1px solid var(--block-border-color); border-radius: 8px;
   background: var(--block-background-fill); }
 .kto-scroll.kto-tall { max-height: none; }
-.kto-scroll :is(table, thead, tbody, tr, th, td) { border: 0 !important; }
-.kto-scroll td { border-top: 1px solid var(--block-border-color) !important; white-space: normal; }
+.kto-scroll table, .kto-scroll thead, .kto-scroll tbody, .kto-scroll tr, .kto-scroll th { border: 0 !important; }
+.kto-scroll td, .kto-scroll th[scope="row"] { border: 0 !important; }
+.kto-scroll td, .kto-scroll th[scope="row"] {
+  border-top: 1px solid var(--block-border-color) !important; white-space: normal;
+}
 .kto-table { width: 100%; border-collapse: collapse; font-size: 13.5px; margin: 0; }
 .kto-table th { text-align: left; font-weight: 500; color: var(--block-info-text-color); padding: 7px 10px;
   white-space: nowrap; }
@@ -198,8 +213,11 @@ svg.kto-thumb.kto-down { fill: var(--kto-down); transform: rotate(180deg); }
 #compare-tuned .kto-answer-box { border-color: var(--primary-600); }
 .kto-buttons button { flex: 0 1 auto; }
 
+.kto-narrow { display: none; }
+
 @media (max-width: 640px) {
-  .gradio-container { padding: 12px 12px 40px !important; }
+  .kto-wide { display: none; }
+  .kto-narrow { display: block; }
   .kto-cards { grid-template-columns: repeat(2, 1fr); gap: 8px; }
   .kto-bar-row { grid-template-columns: 1fr auto; gap: 4px 10px; }
   .kto-bar { grid-column: 1 / -1; grid-row: 2; }

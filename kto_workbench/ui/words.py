@@ -25,6 +25,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "tab.train": ("Train", "训练"),
     "tab.compare": ("Compare", "对比"),
     "tab.runs": ("Runs", "历史"),
+    "tab.learn": ("Learn", "原理"),
     # data
     "data.source": ("Feedback", "反馈数据"),
     "data.source.help": ("A demo, or a file that you drop below.", "选择示例，或在下方拖入文件。"),
@@ -130,6 +131,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "state.stopped": ("stopped", "已停止"),
     "state.failed": ("failed", "失败"),
     "state.crashed": ("crashed", "已崩溃"),
+    "samples.title": ("<h2>Watched answers</h2>", "<h2>观察用的回答</h2>"),
+    "samples.now": ("Answer again now", "立即重新回答"),
     "samples.none": ("Watched answers appear here while the run trains.", "训练期间，这里会显示观察用的回答。"),
     "samples.step": ("at step {step:,}", "第 {step:,} 步"),
     "answer.reference": ("Reference", "参考模型"),
@@ -161,7 +164,21 @@ WORDS: dict[str, tuple[str, str]] = {
         "两边回答相同；换个种子，或训练更久再试。",
     ),
     # runs
-    "runs.refresh": ("Refresh", "刷新"),
+    "runs.pick": ("Runs to look at", "要查看的训练"),
+    "runs.pick.help": ("One to work with it, several to compare them.", "选一个进行操作，选多个进行比较。"),
+    "runs.metric": ("Curve", "曲线"),
+    "runs.name": ("Name", "名称"),
+    "runs.note": ("Note", "备注"),
+    "runs.save": ("Save name and note", "保存名称与备注"),
+    "runs.saved": ("Saved.", "已保存。"),
+    "runs.watch": ("Show on Train", "在“训练”页显示"),
+    "runs.report": ("Report", "报告"),
+    "runs.delete": ("Delete", "删除"),
+    "runs.undo": ("Undo delete", "撤销删除"),
+    "runs.deleted": ("Run {run} is in the trash; Undo takes it back.", "训练 {run} 已移入回收站；可撤销。"),
+    "runs.restored": ("Run {run} is back.", "训练 {run} 已恢复。"),
+    "runs.alike": ("These runs have the same settings.", "这些训练的设置相同。"),
+    "runs.option": ("Option", "选项"),
     "runs.run": ("Run", "训练"),
     "runs.state": ("State", "状态"),
     "runs.data": ("Data", "数据"),
@@ -172,6 +189,74 @@ WORDS: dict[str, tuple[str, str]] = {
     "runs.chosen": ("Reward up", "点赞奖励"),
     "runs.rejected": ("Reward down", "点踩奖励"),
     "runs.margin": ("Margin", "差值"),
+    # learn
+    "learn.value": (
+        "## What an answer is worth\n"
+        "KTO compares the model with its reference: r = log π(y|x) − log π_ref(y|x), how much likelier an answer has "
+        "become. A liked answer is worth λ_D · σ(β(r − z0)), a disliked one λ_U · σ(β(z0 − r)): like people, it "
+        "judges "
+        "gains and losses from a reference point, z0, and cares less the further away from it they are. "
+        "Dots are the newest batch means of the run shown on the Train tab.",
+        "## 一个回答值多少\n"
+        "KTO 把模型与参考模型相比：r = log π(y|x) − log π_ref(y|x)，即一个回答变得更可能了多少。"
+        "被点赞的回答价值为 λ_D · σ(β(r − z0))，被点踩的为 λ_U · σ(β(z0 − r))："
+        "和人一样，它从参考点 z0 衡量得失，离得越远就越不在意。圆点是“训练”页所示训练最近各批的均值。",
+    ),
+    "learn.mine": ("Use the settings of the run shown", "使用所示训练的设置"),
+    "learn.pull": (
+        "## Where it still learns\n"
+        "The slope of these curves is the pull on an answer. It is strongest at z0 and fades on both sides: an "
+        "answer "
+        "far out, already learned or hopelessly against the data, hardly moves the model any more. That makes KTO "
+        "patient with wrong labels, and it is why a β that is too large stops learning early: beyond 3.6/β nats "
+        "from z0 "
+        "a tenth of the pull is left.",
+        "## 它在哪里仍在学习\n"
+        "曲线的斜率就是对回答的拉力。它在 z0 处最强，向两侧减弱：很远的回答，无论是已经学会的，还是与数据完全相悖的，"
+        "几乎不再推动模型。因此 KTO 对错误标注很宽容；也因此 β 过大会过早停止学习：离 z0 超过 3.6/β nat 时，"
+        "拉力只剩十分之一。",
+    ),
+    "learn.others": (
+        "## Beside DPO and SFT\n"
+        "All three pull liked answers up; here is how hard, each relative to its strongest. SFT pulls every "
+        "liked answer "
+        "equally and for ever, and knows no dislike. DPO needs pairs, and pulls the harder the more a pair is "
+        "still the "
+        "wrong way round: a wrong label is fought without end. KTO needs single answers with a thumb, and lets "
+        "go on both "
+        "sides.",
+        "## 与 DPO、SFT 相比\n"
+        "三者都会提高受欢迎回答的概率；图中是各自相对于最强时的力度。SFT 对每个受欢迎的回答一视同仁，永不停止，"
+        "也不懂得不喜欢。"
+        "DPO 需要成对数据，一对回答的次序越错，拉力越大：错误的标注会被无休止地纠正。KTO "
+        "只需要带有点赞或点踩的单个回答，两侧都会放手。",
+    ),
+    "learn.sign": (
+        "## A puzzle about a sign\n"
+        "Some notes write the loss of a disliked answer with a minus sign and then wonder why training makes bad "
+        "answers "
+        "likelier. The paper has it right: the loss is λ_U − λ_U · σ(β(z0 − r)). Its gradient by log π(y|x) is "
+        "+ λ_U · β · σ · (1 − σ), never negative, and a descent step goes against it: **the answer becomes less "
+        "likely**. "
+        "Turn the sign, and bad answers are pulled up exactly like good ones. It is an error in the note, not a "
+        "property "
+        "of KTO. Two more that go round: KTO needs no pairs, and its loss is never below 0.",
+        "## 一个关于符号的谜\n"
+        "有些笔记把被点踩回答的损失写成带负号的形式，然后疑惑为何训练会让坏回答更可能出现。论文是对的：损失为 "
+        "λ_U − λ_U · σ(β(z0 − r))。它对 log π(y|x) 的梯度是 + λ_U · β · σ · (1 − σ)，从不为负，而梯度下降与之反向："
+        "**该回答变得更不可能**。把符号反过来，坏回答就会像好回答一样被抬高。这是笔记的错误，而不是 KTO 的性质。"
+        "另外两个常见误解：KTO 不需要成对数据；它的损失从不小于 0。",
+    ),
+    "learn.faded": ("a tenth is left", "只剩十分之一"),
+    "learn.chart.value": ("Value of an answer against r, in nats", "回答的价值（横轴 r，单位 nat）"),
+    "learn.chart.pull": (
+        "Pull on an answer against r: above 0 up, below 0 down",
+        "对回答的拉力（横轴 r）：大于 0 抬高，小于 0 压低",
+    ),
+    "learn.chart.others": (
+        "Pull on a liked answer against r (KTO), the pair's margin (DPO)",
+        "对受欢迎回答的拉力（横轴：KTO 为 r，DPO 为成对差值）",
+    ),
     # groups of options, as GROUPS in config.py has them
     "group.basics": ("<h3>Model and data</h3>", "<h3>模型与数据</h3>"),
     "group.kto": ("<h3>The KTO objective</h3>", "<h3>KTO 目标</h3>"),

@@ -1,0 +1,69 @@
+"""What people do with runs that are over: name them, note something down, delete them and think better of it.
+
+A deleted run lies in the workspace's trash, from which `restore_run` takes it back; after a week it goes for good,
+when the next one is deleted.
+"""
+
+import json
+import re
+import shutil
+import time
+from pathlib import Path
+
+from kto_workbench.errors import RunError
+from kto_workbench.runs import jsonlines
+from kto_workbench.runs.directory import Run, runs_folder
+
+KEPT_SECONDS = 7 * 24 * 3600
+LONGEST_NAME, LONGEST_NOTE = 80, 4000
+
+
+def about_run(run: Run) -> dict[str, str]:
+    """The name and the note that people gave the run; empty texts if none."""
+    try:
+        found = json.loads((run.path / "about.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = {}
+    found = found if isinstance(found, dict) else {}
+    return {key: str(found.get(key) or "") for key in ("name", "note")}
+
+
+def describe_run(run: Run, name: str, note: str) -> None:
+    """Give the run a name and a note; its id stays."""
+    about = {"name": " ".join(name.split())[:LONGEST_NAME], "note": note.strip()[:LONGEST_NOTE]}
+    jsonlines.write_atomically(run.path / "about.json", json.dumps(about, ensure_ascii=False, indent=1) + "\n")
+
+
+def delete_run(run: Run) -> None:
+    """Move a run that nobody works on into the trash. Raises RunError if it is at work."""
+    if run.status().active:
+        raise RunError(f"Run {run.id} is {run.status().state}; stop it before you delete it.")
+    trash = _trash(run.path.parent.parent)
+    trash.mkdir(exist_ok=True)
+    for old in trash.iterdir():
+        if time.time() - old.stat().st_mtime > KEPT_SECONDS:
+            shutil.rmtree(old, ignore_errors=True)
+    target = trash / run.id
+    shutil.rmtree(target, ignore_errors=True)
+    run.path.rename(target)
+    target.touch()  # its time in the trash begins now
+
+
+def restore_run(run_id: str, workspace: str | Path) -> Run:
+    """Take a deleted run back. Raises RunError if it is not in the trash."""
+    source = _trash(Path(workspace)) / run_id
+    target = runs_folder(workspace) / run_id
+    if not re.fullmatch(r"[\w\-]+", run_id) or not source.is_dir() or target.exists():
+        raise RunError(f"There is no deleted run {run_id!r} to take back.")
+    source.rename(target)
+    return Run(target)
+
+
+def deleted_runs(workspace: str | Path) -> list[str]:
+    """The ids in the trash, the one deleted last first."""
+    found = [path for path in _trash(Path(workspace)).glob("*") if (path / "config.yaml").is_file()]
+    return [path.name for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
+
+
+def _trash(workspace: Path) -> Path:
+    return workspace / "trash"
