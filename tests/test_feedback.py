@@ -107,7 +107,7 @@ def test_bad_rows_are_listed_and_the_rest_goes_on(tmp_path):
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     feedback = load_feedback(tmp_path / "a.jsonl")
     assert feedback.rows_in == 7 and len(feedback.rows) == 2 and [row.line for row in feedback.rows] == [1, 6]
-    assert [(p.line, p.field) for p in feedback.problems] == [
+    assert feedback.unit == "line" and [(p.line, p.field) for p in feedback.problems] == [
         (3, ""), (4, ""), (5, "prompt"), (7, "completion"), (8, "prompt"),
     ]  # fmt: skip
 

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -80,6 +81,27 @@ def test_damaged_parquet_and_arrow(tmp_path):
     with pa.ipc.new_stream(out, table.schema) as writer:
         writer.write_table(table)
     assert "damaged" in refused(written(tmp_path, out.getvalue()[:-1000]))
+
+
+def test_flipped_bytes_in_a_binary_file(tmp_path):
+    table = pa.Table.from_pylist(
+        [{"prompt": "p" * (i % 50 + 1), "completion": f"c{i}", "label": i % 2 == 0} for i in range(99)]
+    )
+    stream, parquet = io.BytesIO(), io.BytesIO()
+    with pa.ipc.new_stream(stream, table.schema) as writer:
+        writer.write_table(table)
+    pq.write_table(table, parquet)
+    chance = random.Random(0)
+    for whole in (stream.getvalue(), parquet.getvalue()) * 40:
+        damaged = bytearray(whole)
+        for _ in range(chance.randint(1, 4)):
+            damaged[chance.randrange(4, len(damaged))] = chance.randrange(256)
+        try:
+            feedback = load_feedback(written(tmp_path, damaged))
+        except DataError as error:
+            assert "\n" not in str(error)
+        else:
+            assert feedback.rows_in == feedback.rows_kept + len(feedback.problems) and len(list(feedback.rows))
 
 
 def test_what_is_no_file(tmp_path, monkeypatch):

@@ -263,6 +263,15 @@ def test_parquet_and_arrow_files(tmp_path):
         assert [row.line for row in feedback.rows] == [1, 2]
 
 
+def test_columns_that_are_no_part_of_the_feedback_do_no_harm(tmp_path):
+    when = pa.array([1, 2], pa.timestamp("ns"))  # Python has no nanoseconds
+    table = pa.Table.from_pylist(ROWS).append_column("when", when).append_column("blob", [[b"\xff", None]])
+    table = table.set_column(2, "label", pa.array([5, 6]))
+    pq.write_table(table, tmp_path / "a.parquet")
+    feedback = load_feedback(tmp_path / "a.parquet", mapping={"up": "5", "down": ["6"]})
+    assert rows_of(feedback) == EXPECTED
+
+
 def test_nested_parquet(tmp_path):
     rows = [
         {"messages": [user("q"), assistant("a")], "label": 1},

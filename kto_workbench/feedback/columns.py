@@ -19,6 +19,10 @@ from kto_workbench.feedback.rows import SCHEMA
 JUDGED, PAIRS = {"prompt", "completion", "label"}, {"prompt", "chosen", "rejected"}
 _LABEL_TYPES = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.large_string()}
 
+_SPACE = r"\s\x1c-\x1f"  # what Python strips: more than what Rust's regular expressions call space
+_MAYBE_MESSAGES = r"^[\[{]"
+_MAYBE_TRANSCRIPT = rf"^[{_SPACE}]*H(?:uman)?:"
+
 
 def plain_schema(known: Format, sample: Sequence[dict[str, Any]]) -> pa.Schema | None:
     """The columns and types to read a JSON file with, if it has one flat column for each part; else None."""
@@ -59,15 +63,16 @@ def convert(table: pa.Table, lines: np.ndarray, known: Format) -> tuple[pa.Table
     except pa.ArrowException:
         return None, everything
     frame = pl.DataFrame({part: pl.Series(part, pl.from_arrow(parts[part])) for part in texts})
-    sure = [pl.col("prompt").str.contains(r"\S") & ~pl.col("prompt").str.contains(r"^(?:[\[{]|\s*H(?:uman)?:)")]
-    sure += [~(pl.col(part).str.contains(r"^[\[{]") & pl.col(part).str.contains(r"[\]}]\s*$")) for part in texts[1:]]
+    sure = [pl.col("prompt").str.contains(rf"[^{_SPACE}]"), ~pl.col("prompt").str.contains(_MAYBE_MESSAGES)]
+    sure += [~pl.col("prompt").str.contains(_MAYBE_TRANSCRIPT)]
+    sure += [~pl.col(part).str.contains(_MAYBE_MESSAGES) for part in texts[1:]]
     if "label" in parts:
         labels = _read_labels(pl.Series(pl.from_arrow(parts["label"])), known)
         frame = frame.with_columns(label=labels)
         sure.append(pl.col("label").is_not_null())
     else:
         sure.append(pl.col("chosen") != pl.col("rejected"))
-        sure += [~pl.col(part).str.contains(r"^\s*H(?:uman)?:") for part in texts[1:]]
+        sure += [~pl.col(part).str.contains(_MAYBE_TRANSCRIPT) for part in texts[1:]]
     mask = frame.select(pl.all_horizontal(sure).fill_null(False)).to_series().to_numpy()
     kept = np.flatnonzero(mask)
     rest = np.flatnonzero(~mask)

@@ -363,11 +363,21 @@ def read_batches(batches: Iterator[pa.RecordBatch]) -> Iterator[Chunk]:
     """Chunks of Arrow record batches; a line is the row's number."""
     first = 1
     for batch in batches:
+        batch.validate(full=True)  # raises ArrowInvalid: bytes from outside may be no UTF-8, or lead anywhere
+        # Times say nothing of a thumb, and not all of them can be had as Python values.
+        batch = batch.select([field.name for field in batch.schema if not pa.types.is_temporal(field.type)])
         for start in range(0, batch.num_rows, CHUNK_ROWS):
             table = pa.Table.from_batches([batch.slice(start, CHUNK_ROWS)])
             numbers = np.arange(first, first + table.num_rows, dtype=np.int64)
-            yield Chunk(numbers, lambda i, table=table: table.slice(i, 1).to_pylist()[0], table)
+            yield Chunk(numbers, lambda i, table=table: _record_of(table, i), table)
             first += table.num_rows
+
+
+def _record_of(table: pa.Table, i: int) -> Record | BadRow:
+    try:
+        return table.slice(i, 1).to_pylist()[0]
+    except (ValueError, OverflowError) as error:
+        return BadRow("", f"the row can't be read ({reason_of(error)})")
 
 
 def read_parquet(file: Any) -> Iterator[pa.RecordBatch]:

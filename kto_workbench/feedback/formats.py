@@ -217,7 +217,8 @@ def _complete(given: dict[str, str], sample: Sequence[Record], names: Sequence[s
         if prompt and not any(_is_conversation(record.get(chosen)) for record in sample):
             return {"prompt": prompt, **pair, **extras}
         return {**pair, **extras}
-    if messages and label and "completion" not in given and "prompt" not in given:
+    explicit = prompt == "prompt" and completion == "completion" and "messages" not in given
+    if messages and label and not explicit and not {"prompt", "completion"} & given.keys():
         return {"messages": messages, "label": label, **extras}
     if prompt and completion and label:
         return {"prompt": prompt, "completion": completion, "label": label, **extras}

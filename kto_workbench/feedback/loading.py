@@ -40,6 +40,7 @@ class Feedback:
         problems: the rows that can't be used, each with line, field and reason.
         parts_left_out: single answers of kept rows that carry no thumb, such as one of four rated answers on the cut.
         source, container, format, mapping: what was read and what it was recognised as.
+        path: the file, if it is one. unit: what `line` counts, "line" or "row".
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Feedback:
         self.source = source.name
         self.path = source.path
         self.container = source.container
+        self.unit = source.unit
         self.format = known.name
         self.mapping = known.mapping
         self.n_desirable = pc.sum(rows.table.column("label")).as_py() or 0
@@ -102,17 +104,17 @@ def load_feedback(
             progress("read", collected.rows_in)
     rows = collected.finish()
     if not len(rows):
-        raise DataError(_nothing_usable(opened.name, collected))
+        raise DataError(_nothing_usable(opened.name, opened.unit, collected))
     return Feedback(rows, collected.rows_in, collected.problems, collected.parts_left_out, opened, known)
 
 
-def _nothing_usable(name: str, collected: "_Collector") -> str:
+def _nothing_usable(name: str, unit: str, collected: "_Collector") -> str:
     if not collected.rows_in:
         return f"{name} holds no rows."
     first = collected.problems[0]
     which = "its only row" if collected.rows_in == 1 else f"none of its {collected.rows_in:,} rows"
     can = "can't be used" if collected.rows_in == 1 else "can be used"
-    return f"{name}: {which} {can}; line {first.line}: {first.reason}."
+    return f"{name}: {which} {can}; {unit} {first.line}: {first.reason}."
 
 
 def _read_sample(source: Source) -> list[dict[str, Any]]:

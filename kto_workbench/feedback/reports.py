@@ -99,7 +99,7 @@ class CheckReport:
         shown = problems[:SHOWN_PROBLEMS]
         width = max(len(f"{problem.line:,}") for problem in shown)
         lines = ["", f"{len(problems):,} row{'s' * (len(problems) > 1)} can't be used:"]
-        lines += [f"  line {problem.line:>{width},}  {problem.reason}" for problem in shown]
+        lines += [f"  {self.feedback.unit} {problem.line:>{width},}  {problem.reason}" for problem in shown]
         more = len(problems) - len(shown)
         return lines + ([f"  and {more:,} more (all of them with --json)"] if more else [])
 
@@ -113,7 +113,7 @@ class CheckReport:
             if finding.lines and finding.severity != "note":
                 more = finding.count - SHOWN_LINES
                 shown = ", ".join(f"{line:,}" for line in finding.lines[:SHOWN_LINES])
-                lines.append(f"      lines {shown}" + (f" and {more:,} more" if more > 0 else ""))
+                lines.append(f"      {self.feedback.unit}s {shown}" + (f" and {more:,} more" if more > 0 else ""))
             if finding.advice:
                 lines.append(f"      {finding.advice}")
             if finding.fix:
@@ -131,7 +131,7 @@ class CheckReport:
             title = name.replace("_tokens", "").replace("tokens", "together")
             lines.append(f"  {title:<12}half up to {q['median']:,}, 95 % up to {q['p95']:,}, longest {q['max']:,}")
         rendered = found["rendered"]
-        lines += ["", f"line {rendered['line']} as the model sees it; what stands in ⟦ ⟧ is trained:"]
+        lines += ["", f"{self.feedback.unit} {rendered['line']} as the model sees it; what stands in ⟦ ⟧ is trained:"]
         return lines + [f"  {line}" for line in f"{rendered['prompt']}⟦{rendered['completion']}⟧".splitlines()]
 
 

@@ -51,6 +51,11 @@ class Source:
     read: Callable[[pa.Schema | None], Iterator[Chunk]]
     path: Path | None = None
 
+    @property
+    def unit(self) -> str:
+        """What a row's `line` counts: lines of a text file, or rows."""
+        return "line" if self.container.startswith(("JSON", "CSV")) else "row"
+
 
 def open_source(source: Any, workspace: str | Path = "workspace", mapping: Mapping[str, Any] | None = None) -> Source:
     """Find out what the source is and how to read it. Raises DataError."""
@@ -69,7 +74,7 @@ def _open_memory(source: Any) -> Source:
         source = source.with_format("arrow")[:]
     if hasattr(source, "__arrow_c_stream__"):
         table = pa.table(source)
-        return Source("the table", "table", lambda schema: read_batches(iter(table.to_batches())))
+        return Source("the table", "table", lambda schema: _said(read_batches(iter(table.to_batches())), "The table"))
     if isinstance(source, Iterable) and not isinstance(source, (bytes, Mapping)):
         records = list(source)
         return Source("the list", "list", lambda schema: read_records(iter(records)))
@@ -153,11 +158,17 @@ def _read_folder(folder: Path) -> Iterator[pa.RecordBatch]:
 def _read_table(path: Path, read: Callable[[Any], Iterator[pa.RecordBatch]]) -> Iterator[Chunk]:
     file = open_binary(path)
     try:
-        yield from read_batches(read(file))
-    except (pa.ArrowException, OSError, EOFError) as error:
-        raise DataError(f"{path} is damaged: {reason_of(error)}.") from None
+        yield from _said(read_batches(read(file)), str(path))
     finally:
         file.close()
+
+
+def _said(chunks: Iterator[Chunk], name: str) -> Iterator[Chunk]:
+    """The chunks, with Arrow's complaints in a sentence."""
+    try:
+        yield from chunks
+    except (pa.ArrowException, OSError, EOFError, ValueError, KeyError) as error:
+        raise DataError(f"{name} is damaged: {reason_of(error)}.") from None
 
 
 def _recognise_text(path: Path) -> tuple[str, str]:
