@@ -23,6 +23,7 @@ def generate(
     temperature: float = 0.7,
     max_new_tokens: int = 128,
     template: str = "auto",
+    max_prompt_tokens: int | None = None,
     batch_size: int = 32,
     on_text: Callable[[int, str], None] | None = None,
 ) -> list[str]:
@@ -36,10 +37,14 @@ def generate(
         temperature: 0 is greedy.
         max_new_tokens: longest answer.
         template: see the option of this name.
+        max_prompt_tokens: a longer prompt loses its start; None leaves it as long as the model's positions allow.
         batch_size: prompts answered at once.
         on_text: told (number of the prompt, its text so far) while answers grow.
     """
     answers: list[str] = []
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    room = max(1, longest - max_new_tokens) if longest else None
+    limit = min((n for n in (room, max_prompt_tokens) if n), default=None)
     device = next(model.parameters()).device
     devices = [device] if device.type == "cuda" else []
     checkpointing = getattr(model, "is_activation_checkpointing", False)
@@ -51,7 +56,7 @@ def generate(
             for start in range(0, len(prompts), batch_size):
                 part = prompts[start : start + batch_size]
                 tell = (lambda i, text, start=start: on_text(start + i, text)) if on_text else None
-                answers += _generate_batch(model, tokenizer, part, temperature, max_new_tokens, template, tell)
+                answers += _generate_batch(model, tokenizer, part, temperature, max_new_tokens, template, limit, tell)
     finally:
         if checkpointing:
             checkpoint_activations(model)
@@ -65,11 +70,13 @@ def _generate_batch(
     temperature: float,
     max_new_tokens: int,
     template: str,
+    max_prompt_tokens: int | None,
     on_text: Callable[[int, str], None] | None,
 ) -> list[str]:
     texts = [render_prompt(tokenizer, prompt, template=template) for prompt in prompts]
     special = not uses_template(tokenizer, template)
     ids = [tokenizer(text, add_special_tokens=special)["input_ids"] for text in texts]
+    ids = [row[-max_prompt_tokens:] if max_prompt_tokens else row for row in ids]
     ids = [row or [tokenizer.eos_token_id] for row in ids]
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     width = max(map(len, ids))

@@ -65,6 +65,8 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
         raise ModelError(f"Can't load the tokenizer of model {model!r}: {short_reason(error)}.") from None
     if tokenizer.eos_token_id is None:
         raise ModelError(f"The tokenizer of model {model!r} names no end-of-sequence token, so answers could not end.")
+    # Long rows are cut here, and counted; transformers' own warning about them would only alarm.
+    tokenizer.model_max_length = int(1e30)
     return tokenizer
 
 
