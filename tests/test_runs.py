@@ -273,11 +273,13 @@ def three(tmp_path):
     return [new_run(config, {}) for _ in range(3)]
 
 
-def test_runs_are_listed_newest_first_even_within_a_second(three, tmp_path):
-    assert [run.id for run in list_runs(tmp_path)] == [run.id for run in reversed(three)]
-    assert find_run("latest", tmp_path).id == three[-1].id
+def test_runs_are_listed_newest_first_even_within_a_second(tmp_path):
+    # Their ids end at random: by name alone, `latest` was any of those made in the same second.
+    runs = [new_run(KTOConfig(workspace=str(tmp_path)), {}) for _ in range(8)]
+    assert [run.id for run in list_runs(tmp_path)] == [run.id for run in reversed(runs)]
+    assert find_run("latest", tmp_path).id == runs[-1].id
     (tmp_path / "runs" / "no-run").mkdir()
-    assert len(list_runs(tmp_path)) == 3 and list_runs(tmp_path / "nowhere") == []
+    assert len(list_runs(tmp_path)) == 8 and list_runs(tmp_path / "nowhere") == []
 
 
 def test_a_run_is_found_by_id_part_and_path(three, tmp_path):
