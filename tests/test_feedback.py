@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from kto_workbench.errors import DataError
-from kto_workbench.feedback import Balance, check, load_feedback, suggest_weights, weight_range
+from kto_workbench.feedback import Balance, check, load_feedback, parse_mapping, suggest_weights, weight_range
 from kto_workbench.feedback.labels import LabelRule, UnclearLabel, choose_rule
 
 
@@ -161,6 +161,10 @@ def test_a_mapping_corrects_what_was_recognised():
     feedback = load_feedback(rows, mapping=mapping)
     assert rows_of(feedback) == [("p", "c", True), ("p", "d", False)]
     assert load_feedback(rows, mapping=feedback.mapping).mapping == feedback.mapping
+    written = parse_mapping(["prompt=q", "completion=a", "up=accept it", "down=no way,never"])
+    assert rows_of(load_feedback(rows, mapping=written)) == rows_of(feedback)
+    with pytest.raises(DataError, match="part=column"):
+        parse_mapping(["prompt"])
     with pytest.raises(DataError, match="no column `nope`"):
         load_feedback(rows, mapping={"prompt": "nope"})
     with pytest.raises(DataError, match="no part `promt`"):

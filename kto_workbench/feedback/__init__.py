@@ -27,6 +27,7 @@ Nothing here imports torch.
 
 from kto_workbench.feedback.balance import Balance, suggest_weights, weight_range
 from kto_workbench.feedback.findings import Finding
+from kto_workbench.feedback.formats import parse_mapping
 from kto_workbench.feedback.loading import Feedback, load_feedback
 from kto_workbench.feedback.reports import CheckReport, check
 from kto_workbench.feedback.rows import Problem, Row, Rows
@@ -44,6 +45,7 @@ __all__ = [
     "ThumbStore",
     "check",
     "load_feedback",
+    "parse_mapping",
     "suggest_weights",
     "weight_range",
 ]

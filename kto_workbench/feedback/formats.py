@@ -13,7 +13,7 @@ A mapping says which column (or dotted path, "request.messages") plays which par
 `adapt` is the one place where a row's meaning is decided; columns.py is its fast equivalent for plain columns.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,6 +84,17 @@ class Format:
             if words := getattr(self.rule, key):
                 settings[key] = sorted(words)
         return {**self.columns, **settings}
+
+
+def parse_mapping(pairs: Iterable[str]) -> dict[str, Any]:
+    """A mapping written as on a command line: ["prompt=question", "threshold=4", "up=accept,fine"]. Raises DataError."""
+    mapping: dict[str, Any] = {}
+    for pair in pairs:
+        part, equals, value = pair.partition("=")
+        if not equals or not value:
+            raise DataError(f"A mapping is written part=column, such as prompt=question, not `{pair}`.")
+        mapping[part.strip()] = value.split(",") if part.strip() in ("up", "down") else value
+    return mapping
 
 
 def column_names(sample: Sequence[Record]) -> list[str]:
