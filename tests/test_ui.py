@@ -80,7 +80,7 @@ def test_the_demo_is_loaded_when_the_page_opens(workbench, open_page, width):  #
     assert bars.nth(1).get_attribute("aria-label") == "With λ: thumbs up 3 × 100, thumbs down 1 × 300"
     assert "Every row can be used" in page.inner_text("#data-problems")
     screenshot(page, f"data-{width}")
-    for tab in ("Train", "Compare", "Runs", "Learn"):
+    for tab in ("Train", "Compare", "Feedback", "Runs", "Learn"):
         go_to(page, tab)
         page.wait_for_timeout(300)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
@@ -164,6 +164,23 @@ def test_the_demo_trains_with_one_click_survives_a_reload_and_stops_with_a_usabl
     wait_for(lambda: all(page.locator(done.format(side)).count() for side in ("reference", "tuned")), 60)
     wait_for(lambda: page.inner_text("#compare-reference").strip() and page.inner_text("#compare-tuned").strip(), 60)
     screenshot(page, "compare-1280")
+    go_to(page, "Feedback")
+    for question in ("What does the dog say?", "What colour is the sky?"):
+        said = page.locator("#feedback-chat [data-testid=bot]").count()
+        page.locator("#feedback-prompt textarea").fill(question)
+        page.click("#feedback-send")
+        wait_for(lambda: page.locator("#feedback-chat [data-testid=bot]").count() > said, 30)  # noqa: B023
+        page.wait_for_timeout(3000)
+    thumbs = page.locator("#feedback-chat")
+    thumbs.get_by_label("Like", exact=True).first.click()
+    thumbs.get_by_label("Dislike", exact=True).last.click()
+    wait_for(lambda: page.locator("#feedback-collected dd").all_inner_texts() == ["1", "1"], 10)
+    screenshot(page, "feedback-1280")
+    page.click("#feedback-train")
+    wait_for(lambda: page.locator("#train-start").is_visible(), 10)
+    go_to(page, "Data")
+    wait_for(lambda: "dog" in page.inner_text("#data-rows"), 10)
+
     go_to(page, "Runs")
     wait_for(lambda: run.id in page.inner_text("#runs-table"), 10)
     assert "stopped" in page.inner_text("#runs-table")

@@ -10,8 +10,10 @@ import pytest
 from kto_workbench.__main__ import _parser
 from kto_workbench.config import GROUPS, KTOConfig, options
 from kto_workbench.errors import ConfigError
+from kto_workbench.feedback.store import ThumbStore
 from kto_workbench.runs import Status
-from kto_workbench.ui import fields, html, words
+from kto_workbench.ui import feedback, fields, html, words
+from kto_workbench.ui.presets import Presets
 from kto_workbench.views.curves import CHARTS
 from kto_workbench.views.notes import TEXTS as NOTES
 from kto_workbench.views.notes import Note
@@ -145,3 +147,41 @@ def test_whatever_comes_from_outside_is_escaped(tmp_path):
 
 def test_long_texts_are_cut():
     assert len(html.esc("x" * 100_000)) < 5_000
+
+
+def test_presets_are_yaml_files_under_tame_names(tmp_path):
+    presets = Presets(tmp_path)
+    config = KTOConfig(beta=0.3, sample_prompts=("Hello!",))
+    assert presets.save("  my  first ", config) == "my first"
+    assert presets.names() == ["my first"] and presets.load("my first") == config
+    for name in ("", None, "../evil", "a/b", ".hidden", "x" * 61):
+        with pytest.raises(ConfigError, match="name"):
+            presets.save(name, config)
+    with pytest.raises(ConfigError, match="no config file"):
+        presets.load("another")
+
+
+def test_one_vote_an_answer_that_can_be_turned_and_taken_back(tmp_path):
+    store, kept, prompt = ThumbStore(tmp_path), {}, [{"role": "user", "content": "Hello!"}]
+    origin = {"model": "demo", "run": "r1", "adapter": "", "sampling": {"temperature": 0.9}}
+
+    def vote(liked):
+        feedback._keep(store, kept, (1, "Good day."), prompt, liked, origin)
+        counts = store.balance()
+        return counts.n_desirable, counts.n_undesirable
+
+    assert [vote(True), vote("Like"), vote(False), vote(None), vote("Dislike")] == [
+        (1, 0),
+        (1, 0),
+        (0, 1),
+        (0, 0),
+        (0, 1),
+    ]
+    (thumb,) = store.thumbs()
+    assert thumb.prompt == prompt and thumb.completion == "Good day." and thumb.run == "r1"
+
+
+def test_a_chat_becomes_plain_messages():
+    parts = [{"role": "user", "content": [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]}]
+    assert feedback.conversation([*parts, {"role": "evil", "content": "x"}]) == [{"role": "user", "content": "Hello"}]
+    assert feedback.conversation(None) == []

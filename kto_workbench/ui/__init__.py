@@ -7,7 +7,10 @@ style.py      theme and CSS
 html.py       small pieces of escaped HTML
 fields.py     widgets from KTOConfig, and back
 workbench.py  what all tabs share: the workspace, its feedback, its runs
-data.py, train.py, live.py, compare.py, runs.py, learn.py    the tabs; live.py is the half of Train that moves
+presets.py    settings kept under a name
+answers.py    what the tabs that ask models share
+suggestions.py  prompts to try
+data.py, train.py, compare.py, feedback.py, runs.py, learn.py   the tabs; live.py is the half of Train that moves
 
 Nothing here imports torch: the page opens at once, holds no GPU memory and survives any crash of a training.
 """

@@ -21,7 +21,7 @@ import uvicorn  # noqa: E402
 from fastapi import FastAPI  # noqa: E402
 
 from kto_workbench.errors import WorkbenchError  # noqa: E402
-from kto_workbench.ui import compare, data, learn, runs, train  # noqa: E402
+from kto_workbench.ui import compare, data, feedback, learn, runs, train  # noqa: E402
 from kto_workbench.ui.security import LOOPBACK, is_loopback, protect  # noqa: E402
 from kto_workbench.ui.style import CSS, theme  # noqa: E402
 from kto_workbench.ui.words import TRANSLATIONS, label  # noqa: E402
@@ -31,7 +31,7 @@ MAX_UPLOAD = "2gb"
 PORTS_TRIED = 20
 # The first tab selects itself while the page loads, so the one that was asked for must be noted before.
 HEAD = "<script>window.ktoTab = location.hash.slice(1)</script>"
-TABS = ("data", "train", "compare", "runs", "learn")
+TABS = ("data", "train", "compare", "feedback", "runs", "learn")
 
 
 def build(workspace: str | Path = "workspace", *, host: str = "127.0.0.1", password: str | None = None) -> FastAPI:
@@ -81,11 +81,14 @@ def lay_out(bench: Workbench) -> gr.Blocks:
                 train_tab = train.build(bench, page, data_tab)
             with opened["compare"]:
                 compare.build(bench, page, opened["compare"])
+            with opened["feedback"]:
+                train_on_thumbs = feedback.build(bench, page, opened["feedback"], data_tab)
             with opened["runs"]:
                 runs.build(bench, page, opened["runs"], train_tab.run)
             with opened["learn"]:
                 learn.build(bench, page, opened["learn"], train_tab.run)
-        data_tab.train.click(lambda: gr.Tabs(selected="train"), None, [tabs], queue=False, show_progress="hidden")
+        go_to_train = [data_tab.train.click, train_on_thumbs.click]
+        gr.on(go_to_train, lambda: gr.Tabs(selected="train"), None, [tabs], queue=False, show_progress="hidden")
         _remember_tab(page, tabs, opened)
     return page
 

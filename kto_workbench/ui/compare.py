@@ -9,13 +9,10 @@ import gradio as gr
 
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.ui import html
+from kto_workbench.ui.answers import SIDES, UPDATE_SECONDS, compared_runs
 from kto_workbench.ui.suggestions import prompts_for
 from kto_workbench.ui.words import label, language_of, say
-from kto_workbench.ui.workbench import RUNS_OFFERED, Workbench
-
-SIDES = ("reference", "tuned")
-# Each update costs the browser some milliseconds; more than a dozen a second arrive late rather than often.
-UPDATE_SECONDS = 0.08
+from kto_workbench.ui.workbench import Workbench
 
 
 def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
@@ -114,12 +111,3 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
         answer, inputs, outputs, show_progress="hidden", concurrency_id="answers"
     )
     halt.click(None, None, None, cancels=[running, renewed])
-
-
-def compared_runs(bench: Workbench, language: str) -> list[tuple[str, str]]:
-    """The runs that have an adapter to compare, the newest first."""
-    return [
-        (f"{run.id} · {say(language, f'state.{run.status().state}')}", run.id)
-        for run in bench.runs()[:RUNS_OFFERED]
-        if (run.adapter / "adapter_model.safetensors").is_file()
-    ]

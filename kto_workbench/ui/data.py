@@ -132,7 +132,7 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
 def sources(bench: Workbench) -> list[tuple[Any, str]]:
     """The feedback that can be chosen: what was dropped here, the demo's files, the collected thumbs."""
     uploaded = [(path.name, str(path)) for path in bench.uploaded()]
-    thumbs = [(label("source.thumbs"), THUMBS)] if (bench.workspace / "thumbs.jsonl").is_file() else []
+    thumbs = [(label("source.thumbs"), THUMBS)] if bench.thumbs_collected() else []
     return [*uploaded, *thumbs, *((label(f"source.{name}"), name) for name in DEMO_NAMES)]
 
 

@@ -12,6 +12,7 @@ from kto_workbench.feedback import suggest_weights
 from kto_workbench.runs import create_run, resume, start
 from kto_workbench.ui import fields, html, live
 from kto_workbench.ui.data import DataTab
+from kto_workbench.ui.presets import Presets
 from kto_workbench.ui.words import label, language_of, say
 from kto_workbench.ui.workbench import Workbench
 
@@ -59,6 +60,14 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
                     gr.HTML(label(f"group.{group}"), elem_classes="kto-bare kto-section")
                     for name in options:
                         widgets[name] = fields.widget(name, defaults[name])
+            with gr.Accordion(label("train.presets"), open=False, elem_id="train-presets"):
+                preset = gr.Dropdown(
+                    [], label=label("train.preset"), info=label("train.preset.help"), allow_custom_value=True
+                )
+                with gr.Row(elem_classes="kto-buttons"):
+                    take = gr.Button(label("train.preset.load"), size="sm", elem_id="preset-load", min_width=80)
+                    keep = gr.Button(label("train.preset.save"), size="sm", elem_id="preset-save", min_width=80)
+                preset_told = gr.HTML(elem_id="preset-message", elem_classes="kto-bare kto-told")
             with gr.Accordion(label("train.exact"), open=False, elem_id="train-exact"):
                 command = gr.Textbox(label=label("train.command"), lines=2, buttons=["copy"], interactive=False)
                 yaml = gr.Code(label="config.yaml", language="yaml", interactive=False, max_lines=18)
@@ -118,6 +127,24 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
         changed = fields.follow_model(chosen, values[last_model] or "demo", model)
         return {last_model: model, **{widgets[name]: fields.to_widget(name, new) for name, new in changed.items()}}
 
+    presets = Presets(bench.workspace)
+
+    def save_preset(values: dict[Component, Any], request: gr.Request) -> tuple[Any, str]:
+        try:
+            name = presets.save(values[preset], config_from(values))
+        except WorkbenchError as error:
+            return gr.skip(), html.message(str(error))
+        saved = html.message(say(language_of(request), "train.preset.saved", name=name), "fine")
+        return gr.Dropdown(choices=presets.names(), value=name), saved
+
+    def load_preset(name: str) -> dict[Component, Any]:
+        try:
+            config = presets.load(name)
+        except WorkbenchError as error:
+            return {preset_told: html.message(str(error))}
+        values = {widget: fields.to_widget(option, getattr(config, option)) for widget, option in keyed.items()}
+        return {preset_told: "", last_model: config.model, **values}
+
     last_model = gr.State("demo")
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
     opened = page.load
@@ -131,6 +158,9 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
     widgets["model"].change(follow_model, {*keyed, last_model}, [*keyed, last_model], **quiet)
     changes = [widget.change for widget in keyed] + [data.source.change, opened]
     gr.on(changes, preview, asked, [told, command, yaml], trigger_mode="always_last", **quiet)
+    opened(lambda: gr.Dropdown(choices=presets.names()), None, [preset], **quiet)
+    keep.click(save_preset, {*asked, preset}, [preset, preset_told], **quiet)
+    take.click(load_preset, [preset], [preset_told, last_model, *keyed], **quiet)
     begin.click(begin_run, asked, [run, told], show_progress="minimal")
     stop.click(stop_run, [run], [told], **quiet)
     again.click(resume_run, [run], [told], **quiet)

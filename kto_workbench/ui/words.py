@@ -24,6 +24,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "tab.data": ("Data", "数据"),
     "tab.train": ("Train", "训练"),
     "tab.compare": ("Compare", "对比"),
+    "tab.feedback": ("Feedback", "反馈"),
     "tab.runs": ("Runs", "历史"),
     "tab.learn": ("Learn", "原理"),
     # data
@@ -71,6 +72,12 @@ WORDS: dict[str, tuple[str, str]] = {
     # train
     "train.new": ("<h2>Settings of the next run</h2>", "<h2>下一次训练的设置</h2>"),
     "train.more": ("More options", "更多选项"),
+    "train.presets": ("Presets", "预设"),
+    "train.preset": ("Preset", "预设"),
+    "train.preset.help": ("Choose one, or type a new name.", "选择一个，或输入新名称。"),
+    "train.preset.load": ("Load", "载入"),
+    "train.preset.save": ("Save", "保存"),
+    "train.preset.saved": ("Saved as {name}.", "已保存为 {name}。"),
     "train.exact": ("What Start will run", "“开始”将执行的命令"),
     "train.command": ("The same in a shell", "等价的命令行"),
     "train.start": ("Start", "开始"),
@@ -163,6 +170,19 @@ WORDS: dict[str, tuple[str, str]] = {
         "Both sides answered the same; try another seed, or train longer.",
         "两边回答相同；换个种子，或训练更久再试。",
     ),
+    # feedback
+    "feedback.chat": ("Give each answer a thumb", "给每个回答点赞或点踩"),
+    "feedback.empty": (
+        "Ask something. A thumb under an answer is kept at once, and can be trained on.",
+        "问点什么。回答下方的点赞或点踩会立即保存，并可用于训练。",
+    ),
+    "feedback.wait": ("Wait until the answer is complete, then vote again.", "请等回答完成后再投票。"),
+    "feedback.send": ("Ask", "提问"),
+    "feedback.again": ("Another answer", "换个回答"),
+    "feedback.clear": ("New chat", "新对话"),
+    "feedback.side": ("Who answers", "由谁回答"),
+    "feedback.collected": ("collected", "已收集"),
+    "feedback.train": ("Train on these →", "用这些训练 →"),
     # runs
     "runs.pick": ("Runs to look at", "要查看的训练"),
     "runs.pick.help": ("One to work with it, several to compare them.", "选一个进行操作，选多个进行比较。"),

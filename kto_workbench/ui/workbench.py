@@ -9,6 +9,7 @@ from typing import Any
 
 from kto_workbench.errors import DataError, RunError, WorkbenchError
 from kto_workbench.feedback import Feedback, load_feedback
+from kto_workbench.feedback.store import FILE_NAME, ThumbStore
 from kto_workbench.runs import Run, find_run, list_runs
 
 DEMO_NAMES = ("demo", "demo-rare", "demo-right-or-wrong")
@@ -61,11 +62,16 @@ class Workbench:
     def feedback(self, source: str) -> Feedback:
         """Load one of the feedback sources that the page offers, and no other file. Raises DataError."""
         if source in (*DEMO_NAMES, THUMBS):
-            return _load(source, str(self.workspace), _stamp(self.workspace / "thumbs.jsonl"))
+            stamps = [_stamp(path) for path in self.workspace.glob(f"{FILE_NAME}*")]  # its log holds the newest votes
+            return _load(source, str(self.workspace), max(stamps, default=0.0))
         path = Path(str(source))
         if path not in self.uploaded():
             raise DataError(f"There is no feedback {path.name!r} here; drop the file again.")
         return _load(str(path), str(self.workspace), _stamp(path))
+
+    def thumbs_collected(self) -> int:
+        """How many votes the Feedback tab has collected."""
+        return len(ThumbStore(self.workspace))
 
     # runs
 
