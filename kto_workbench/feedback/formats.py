@@ -87,7 +87,7 @@ class Format:
 
 
 def parse_mapping(pairs: Iterable[str]) -> dict[str, Any]:
-    """A mapping written as on a command line: ["prompt=question", "threshold=4", "up=accept,fine"]. Raises DataError."""
+    """A mapping as a command line has it: ["prompt=question", "threshold=4", "up=accept,fine"]. Raises DataError."""
     mapping: dict[str, Any] = {}
     for pair in pairs:
         part, equals, value = pair.partition("=")
