@@ -38,6 +38,21 @@ def test_bias_and_gradient_against_autograd():
     torch.testing.assert_close(_FusedLora.apply(x, w, bias, a, b, 0.7), x @ w.T + bias + 0.7 * x @ a.T @ b.T)
 
 
+def test_under_autocast_in_its_own_dtype_it_stays_fused():
+    # A bfloat16 adapter on a bfloat16 model, as on a GPU: autocast has nothing to change there.
+    model = add_lora(tiny_model("llama").bfloat16(), KTOConfig(model="tiny", lora_r=4, adapter_dtype="bfloat16"))
+    pairs, _ = make_pairs()
+    calls = []
+    original = FusedLoraLinear.__bases__[0].forward
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FusedLoraLinear.__bases__[0], "forward", lambda *a, **k: (calls.append(1), original(*a, **k))[1])
+        with torch.autocast("cpu", torch.bfloat16):
+            make_scorer(model).score(pairs).logps.sum().backward()
+    assert not calls
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert all(p.grad is not None and p.grad.dtype == torch.bfloat16 for p in trained)
+
+
 def test_adapter_off_is_the_base_and_dropout_is_peft_s():
     model, base = tiny_lora("llama"), tiny_model("llama")
     fuse(model)

@@ -23,8 +23,10 @@ class FusedLoraLinear(LoraLinear):
         name = active[0]
         base, a, b = self.base_layer, self.lora_A[name].weight, self.lora_B[name].weight
         dropout = self.lora_dropout[name]
-        same = x.dtype == base.weight.dtype == a.dtype and not torch.is_autocast_enabled(x.device.type)
-        if not same or (self.training and getattr(dropout, "p", 0.0)) or name in self.lora_variant:
+        kind = x.device.type
+        cast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) != x.dtype
+        same = x.dtype == base.weight.dtype == a.dtype
+        if cast or not same or (self.training and getattr(dropout, "p", 0.0)) or name in self.lora_variant:
             return super().forward(x)
         return _FusedLora.apply(x, base.weight, base.bias, a, b, self.scaling[name])
 
