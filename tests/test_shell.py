@@ -147,14 +147,20 @@ def test_a_run_keeps_its_options_and_its_config_trains_anew(tmp_path, trained, c
 # compare and export --------------------------------------------------------------------------------------------------
 
 
-def test_compare_answers_a_file_of_prompts_with_both_sides(kto, tmp_path, trained):
+def test_compare_answers_a_file_of_prompts_with_both_sides(tmp_path, trained, capfd):
     prompts = ["How many legs does a hedgehog have?", [{"role": "user", "content": "Where do I find the kettle?"}]]
     (tmp_path / "prompts.json").write_text(json.dumps([prompts[0], {"messages": prompts[1]}]))
-    arguments = ["--prompts", "prompts.json", "--max-new-tokens", "24", "--seed", "3", "--json"]
-    result = only_json(kto("compare", trained.path, *arguments))
+    options = ["--prompts", str(tmp_path / "prompts.json"), "--max-new-tokens", "24", "--seed", "3"]
+    assert main(["compare", str(trained.path), *options, "--json"]) == 0
+    out, _ = capfd.readouterr()  # also what libraries print past Python
+    result = json.loads(out)
     assert result["run"] == trained.id and result["seed"] == 3
     assert [answer["prompt"] for answer in result["answers"]] == prompts
     assert all(answer["reference"] and answer["tuned"] for answer in result["answers"])
+    assert main(["compare", str(trained.path), *options]) == 0
+    first = result["answers"][0]
+    beginning = f"\n{first['prompt']}\n  reference  {first['reference']}\n  tuned      {first['tuned']}\n"
+    assert capfd.readouterr().out.startswith(beginning)  # the same seed, the same answers
 
 
 LOGPS = """

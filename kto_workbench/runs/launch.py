@@ -73,7 +73,8 @@ def start(run: Run) -> int:
     _children.append(child)
     # From here on the run is taken: a second start is refused, and a child that dies as it starts is seen at once.
     with contextlib.suppress(psutil.Error):
-        run.set_status(pid=child.pid, process_started=psutil.Process(child.pid).create_time())
+        begun = psutil.Process(child.pid).create_time()
+        run.set_status(pid=child.pid, process_started=begun, message="Starting the training process.")
     return child.pid
 
 
