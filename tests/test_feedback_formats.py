@@ -316,6 +316,8 @@ def test_a_hub_id(monkeypatch):
         raise ConnectionError("Couldn't reach the Hub\nand a long story")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(DataError, match="There is no file data/nope.jsonl"):  # no network is asked for it
+        load_feedback("data/nope.jsonl")
     assert load("someone/thumbs") == EXPECTED
     with pytest.raises(
         DataError, match="no file someone/else, and no such dataset can be had from the hub: Couldn't reach"

@@ -40,6 +40,7 @@ from kto_workbench.feedback.formats import is_known_name
 from kto_workbench.feedback.store import ThumbStore
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+FILE_SUFFIXES = frozenset(".jsonl .json .ndjson .csv .tsv .txt .parquet .arrow .gz .zst .zip".split())
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def _open_thumbs(workspace: Path) -> Source:
 
 
 def _open_file(path: Path, mapping: Mapping[str, Any]) -> Source:
-    if HUB_ID.fullmatch(str(path)) and not os.path.exists(path):
+    if _looks_like_hub_id(path):
         return _open_hub(str(path))
     if os.path.isdir(path) and (folder := _find_split(path)):
         return Source(str(path), "datasets folder", lambda schema: read_batches(_read_folder(folder)), path)
@@ -120,6 +121,12 @@ def _open_file(path: Path, mapping: Mapping[str, Any]) -> Source:
     columns = {value for value in mapping.values() if isinstance(value, str)}
     known = lambda column: column.strip() in columns or is_known_name(column)
     return Source(name, kind + note, lambda schema: read_csv(open_text(path), known), path)
+
+
+def _looks_like_hub_id(path: Path) -> bool:
+    """Whether this is owner/name rather than a file that is missing: that must not wait for a network."""
+    is_file = os.path.exists(path) or os.path.isdir(path.parent) or path.suffix.lower() in FILE_SUFFIXES
+    return bool(HUB_ID.fullmatch(str(path))) and not is_file
 
 
 def _open_hub(name: str) -> Source:
