@@ -30,7 +30,7 @@ _WHERE = {
     "compare": "kto_workbench.engine.comparison",
     "load_config": "kto_workbench.config",
     "load_feedback": "kto_workbench.feedback",
-    "plot": "kto_workbench.views",
+    "plot": "kto_workbench.views.figure",
     "suggest_weights": "kto_workbench.feedback",
     "train": "kto_workbench.engine.training",
 }

@@ -96,6 +96,18 @@ def _parser() -> argparse.ArgumentParser:
     check = verb("check", _check, "Look a feedback file over: rows, problems, balance, weights.", with_json=True)
     check.add_argument("file", help="a file, or a name such as `demo` or `thumbs`")
     check.add_argument("--model", default=None, help="also count tokens and render rows as this model sees them")
+    check.add_argument("--max-length", type=int, default=1024, help="with --model: what training would cut at")
+    check.add_argument(
+        "--map",
+        nargs="+",
+        default=[],
+        metavar="PART=COLUMN",
+        help="correct what was recognised: prompt=question label=ok",
+    )
+    check.add_argument(
+        "--fix", nargs="*", default=None, metavar="FINDING", help="write a new file without these findings"
+    )
+    check.add_argument("--out", default=None, metavar="FILE", help="with --fix: the new file; it must not exist")
 
     train = verb("train", _train, "Train with KTO in a process of its own, and follow it.", with_json=True)
     train.add_argument(
@@ -159,10 +171,40 @@ def _app(arguments: argparse.Namespace) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    from kto_workbench.feedback import check
+    from tqdm import tqdm
 
-    report = check(arguments.file, model=arguments.model, workspace=_workspace(arguments))
-    print(_json(report.to_dict()) if arguments.json else report.to_text())
+    from kto_workbench.feedback import check
+    from kto_workbench.feedback.formats import parse_mapping
+
+    with tqdm(unit=" rows", file=sys.stderr, leave=False, delay=1, disable=not sys.stderr.isatty()) as bar:
+
+        def tell(stage: str, rows: int) -> None:
+            bar.set_description_str(stage.capitalize(), refresh=False)
+            bar.update(rows - bar.n)
+
+        report = check(
+            arguments.file,
+            model=arguments.model,
+            max_length=arguments.max_length,
+            mapping=parse_mapping(arguments.map) or None,
+            workspace=_workspace(arguments),
+            progress=tell,
+        )
+    written = None
+    if arguments.fix is not None:
+        unknown = [name for name in arguments.fix if name not in report.fixes]
+        if unknown:
+            known = ", ".join(report.fixes) or "none"
+            raise ConfigError(
+                f"There is no fix `{unknown[0]}` for this file; those that would change something: {known}."
+            )
+        written = str(report.fix(arguments.fix, arguments.out, workspace=_workspace(arguments)))
+    if arguments.json:
+        print(_json(report.to_dict() | ({"fixed_file": written} if written else {})))
+        return
+    print(report.to_text())
+    if written:
+        print(f"\nThe fixed file is {written}.")
 
 
 def _demo(arguments: argparse.Namespace) -> None:

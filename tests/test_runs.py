@@ -356,7 +356,7 @@ def test_a_checkpoint_counts_once_its_last_file_is_whole(run):
 WORKER = """
 import sys, time
 from kto_workbench.runs import Run
-from kto_workbench.runs.turn import StoppedWhileWaiting, turn
+from kto_workbench.runs.turn import StoppedEarly, turn
 run = Run(sys.argv[1])
 run.claim()
 try:
@@ -367,7 +367,7 @@ try:
             run.set_status(message="")
         ended = time.time()
     run.set_status(state="finished", ended=ended)
-except StoppedWhileWaiting:
+except StoppedEarly:
     run.set_status(state="stopped")
 """
 

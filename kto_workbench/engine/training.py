@@ -37,7 +37,7 @@ from kto_workbench.feedback.rendering import encode_rows, load_tokenizer, model_
 from kto_workbench.runs.directory import Run
 from kto_workbench.runs.jsonlines import write_atomically
 from kto_workbench.runs.launch import create_run
-from kto_workbench.runs.turn import StoppedWhileWaiting, turn
+from kto_workbench.runs.turn import StoppedEarly, turn
 
 log = logging.getLogger(__name__)
 
@@ -58,14 +58,14 @@ def train(config: KTOConfig, *, progress: bool = True) -> Run:
 def train_run(run: Run, *, progress: bool = False) -> None:
     """Train a run, from its latest checkpoint if it has one, when its turn comes."""
     run.claim()
-    config = run.config()
     try:
+        config = run.config()
         with Heartbeat(run), turn(run, config.workspace):
             run.set_status(state="starting", message="Loading the model.")
             stopped = _train(run, config, progress=progress)
         run.set_status(state="stopped" if stopped else "finished", message="", ended=time.time())
-    except StoppedWhileWaiting:
-        run.set_status(state="stopped", message="Stopped before it began.", ended=time.time())
+    except StoppedEarly:
+        run.set_status(state="stopped", message="Stopped before the first step.", ended=time.time())
     except KeyboardInterrupt:
         run.set_status(state="stopped", message="Interrupted.", ended=time.time())
         raise
@@ -200,6 +200,9 @@ def _fill_in_reference(
     )
 
     def tell(done: int, total: int) -> None:
+        if run.was_asked("stop", forget=True):
+            cache.save()
+            raise StoppedEarly
         run.set_status(message=f"Computing the reference: {done} of {total} batches.")
 
     autocast = (

@@ -117,7 +117,7 @@ class CheckReport:
             if finding.advice:
                 lines.append(f"      {finding.advice}")
             if finding.fix:
-                lines.append(f"      fix `{finding.name}`: {finding.fix}")
+                lines.append(f"      --fix {finding.name}: {finding.fix}")
         return lines
 
     def _token_lines(self) -> list[str]:

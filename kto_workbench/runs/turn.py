@@ -16,21 +16,21 @@ from kto_workbench.runs.directory import Run, list_runs
 POLL_SECONDS = 0.3
 
 
-class StoppedWhileWaiting(Exception):
-    """The run was asked to stop before its turn came."""
+class StoppedEarly(Exception):
+    """The run was asked to stop before its first step."""
 
 
 @contextmanager
 def turn(run: Run, workspace: str | Path) -> Iterator[None]:
     """Wait until the device is free and every run queued earlier has had its turn, then hold it.
 
-    Raises StoppedWhileWaiting if the run is asked to stop meanwhile.
+    Raises StoppedEarly if the run is asked to stop meanwhile.
     """
     lock = FileLock(Path(workspace) / "device.lock")
     said = ""
     while True:
         if run.was_asked("stop", forget=True):
-            raise StoppedWhileWaiting
+            raise StoppedEarly
         ahead = _ahead_of(run, workspace)
         if not ahead:
             try:
