@@ -133,6 +133,26 @@ def test_a_file_that_is_no_feedback_is_one_sentence(workbench, open_page, tmp_pa
     assert "400" in page.inner_text("#data-cards")  # what was there stays
 
 
+def test_findings_are_shown_and_fixed_in_a_new_file(workbench, open_page, tmp_path):  # noqa: F811
+    rows = [{"prompt": "Hello?", "completion": f"Good day, {n}!", "label": n % 2 == 0} for n in range(6)]
+    rows += [rows[0], {"prompt": "Hello?", "completion": "", "label": False}]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = open_page(workbench.url)
+    page.set_input_files("#data-upload input[type=file]", file)
+    wait_for(lambda: "1 row repeats an earlier row" in page.inner_text("#data-findings"), 20)
+    page.locator("#data-fixes").get_by_label("repeats").check()
+    page.locator("#data-fixes").get_by_label("empty answer").check()
+    page.click("#data-fix")
+    wait_for(lambda: "fixed" in page.locator("#data-source input").input_value(), 20)
+    wait_for(lambda: page.locator("#data-cards dd").first.inner_text() == "6", 20)
+    assert file.read_text().count("\n") == 8  # the old file is left alone
+    page.get_by_label("As the model sees them").check()
+    wait_for(lambda: page.locator("#data-rows mark").count() == 6, 60)
+    assert page.locator("#data-rows mark").first.inner_text() == "Good day, 0!<|end|>"
+    screenshot(page, "data-fixed-1280")
+
+
 def test_chinese_browsers_get_chinese(workbench, open_page):  # noqa: F811
     page = open_page(workbench.url, locale="zh-CN", scheme="dark")
     assert page.get_by_role("tab", name="训练", exact=True).is_visible()
@@ -251,7 +271,7 @@ def test_curves_grow_and_keep_their_colours(own, open_page, fake):  # noqa: F811
 
 def test_a_page_outlives_its_server_and_shows_the_true_step(own, open_page, fake):  # noqa: F811
     run = make_run(own.workspace)
-    process = fake(run, "--steps", "120", "--pause", "0.15")
+    process = fake(run, "--steps", "600", "--pause", "0.15")
     page = open_page(own.url)
     go_to(page, "Train")
     wait_for_progress(page, "training", 20)
@@ -265,11 +285,11 @@ def test_a_page_outlives_its_server_and_shows_the_true_step(own, open_page, fake
     process.wait(10)
 
 
-def test_a_killed_training_is_shown_as_crashed_with_its_log(own, open_page, fake):  # noqa: F811
-    run = make_run(own.workspace)
+def test_a_killed_training_is_shown_as_crashed_with_its_log(workbench, open_page, fake):  # noqa: F811
+    run = make_run(workbench.workspace)
     run.log_path.write_text("Traceback: <script>alert(1)</script> out of memory\n")
     process = fake(run, "--steps", "500", "--pause", "0.1")
-    page = open_page(own.url)
+    page = open_page(workbench.url)
     go_to(page, "Train")
     wait_for_progress(page, "training", 20)
     process.kill()
@@ -281,13 +301,13 @@ def test_a_killed_training_is_shown_as_crashed_with_its_log(own, open_page, fake
     screenshot(page, "train-crashed-1280")
 
 
-def test_a_hundred_thousand_steps_do_not_slow_the_page(own, open_page):  # noqa: F811
-    run = make_run(own.workspace)
+def test_a_hundred_thousand_steps_do_not_slow_the_page(workbench, open_page):  # noqa: F811
+    run = make_run(workbench.workspace)
     with (run.path / "metrics.jsonl").open("w") as file:
         for step in range(1, 100_001):
             file.write(json.dumps({**record_at(step % 997 + 1, 1000), "step": step}) + "\n")
     run.set_status(state="finished", step=100_000, total_steps=100_000)
-    page = open_page(own.url)
+    page = open_page(workbench.url)
     go_to(page, "Train")
     lines = page.locator("#train-rewards-plot path[aria-roledescription='line mark']")
     wait_for(lambda: lines.count() == 4, 40)

@@ -7,6 +7,7 @@ style.py      theme and CSS
 html.py       small pieces of escaped HTML
 fields.py     widgets from KTOConfig, and back
 workbench.py  what all tabs share: the workspace, its feedback, its runs
+check.py      what the check finds, and its fixes; rows as the model sees them
 presets.py    settings kept under a name
 answers.py    what the tabs that ask models share
 suggestions.py  prompts to try

@@ -8,7 +8,7 @@ import numpy as np
 
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.feedback import Feedback, suggest_weights
-from kto_workbench.ui import html
+from kto_workbench.ui import check, html
 from kto_workbench.ui.words import label, language_of, say
 from kto_workbench.ui.workbench import DEMO_NAMES, THUMBS, Workbench
 
@@ -22,6 +22,7 @@ class DataTab:
     source: gr.Dropdown
     ratio: gr.Slider
     train: gr.Button
+    seen_by: gr.State
 
 
 def build(bench: Workbench, page: gr.Blocks) -> DataTab:
@@ -52,6 +53,7 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
                 elem_id="data-ratio",
             )
             problems = gr.HTML(elem_id="data-problems", elem_classes="kto-bare")
+            check.build(bench, page, source, sources)
     with gr.Row(elem_classes="kto-toolbar"):
         side = gr.Radio(
             [(label("rows.all"), "all"), (label("rows.up"), "up"), (label("rows.down"), "down")],
@@ -62,10 +64,14 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
             scale=1,
             min_width=240,
         )
+        rendered = gr.Checkbox(
+            label=label("check.rendered"), elem_id="data-rendered", container=False, scale=1, min_width=200
+        )
         where = gr.HTML(elem_id="data-where", elem_classes="kto-bare")
         before = gr.Button(label("rows.before"), size="sm", scale=0, min_width=84, elem_id="data-before")
         after = gr.Button(label("rows.after"), size="sm", scale=0, min_width=84, elem_id="data-after")
     position = gr.State(0)
+    seen_by = gr.State({})  # the model, length and template of the Train tab
     # A reload comes back to the feedback that was chosen; nothing in it is secret.
     chosen = gr.BrowserState("demo", storage_key="kto-workbench-feedback", secret="kto-workbench")
     rows = gr.HTML(elem_id="data-rows", elem_classes="kto-bare")
@@ -83,7 +89,9 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
             return None, gr.skip(), html.message(say(language, "data.not_kept", reason=error.strerror or error))
         return None, gr.Dropdown(choices=sources(bench), value=kept), ""
 
-    def show(source: str, ratio: float, side: str, request: gr.Request) -> tuple[Any, ...]:
+    def show(
+        source: str, ratio: float, side: str, rendered: bool, seen_by: dict[str, Any], request: gr.Request
+    ) -> tuple[Any, ...]:
         language = language_of(request)
         try:
             feedback = bench.feedback(source)
@@ -91,7 +99,7 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
             return html.message(str(error)), "", "", "", 0, *_no_rows(language)
         counted, weighed = overview(language, feedback, ratio)
         found = html.problems(language, feedback.problems)
-        return "", counted, weighed, found, 0, *show_rows(language, feedback, side, 0)
+        return "", counted, weighed, found, 0, *show_rows(language, feedback, side, 0, seen_by if rendered else {})
 
     def weigh(source: str, ratio: float, request: gr.Request) -> tuple[Any, ...]:
         try:
@@ -100,7 +108,9 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
             return gr.skip(), gr.skip()
 
     def turn(by: int) -> Any:
-        def turned(source: str, side: str, page: int, request: gr.Request) -> tuple[Any, ...]:
+        def turned(
+            source: str, side: str, page: int, rendered: bool, seen_by: dict[str, Any], request: gr.Request
+        ) -> tuple[Any, ...]:
             language = language_of(request)
             try:
                 feedback = bench.feedback(source)
@@ -108,7 +118,7 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
                 return 0, *_no_rows(language)
             last = max(0, len(_chosen(feedback, side)) - 1) // PAGE_ROWS
             now = min(max(0, (page or 0) + by), last) if by else 0
-            return now, *show_rows(language, feedback, side, now)
+            return now, *show_rows(language, feedback, side, now, seen_by if rendered else {})
 
         return turned
 
@@ -122,11 +132,11 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
     page.load(choose_again, [chosen], [source], **quiet)
     source.change(lambda source: source, [source], [chosen], **quiet)
     upload.upload(take, [upload], [upload, source, told], show_progress="minimal")
-    gr.on([source.change, page.load], show, [source, ratio, side], everything, **quiet)
+    gr.on([source.change, page.load], show, [source, ratio, side, rendered, seen_by], everything, **quiet)
     ratio.change(weigh, [source, ratio], [cards, balance], **quiet)
-    for event, by in ((side.change, 0), (before.click, -1), (after.click, 1)):
-        event(turn(by), [source, side, position], [position, rows, where, before, after], **quiet)
-    return DataTab(source, ratio, train)
+    for event, by in ((side.change, 0), (rendered.change, 0), (before.click, -1), (after.click, 1)):
+        event(turn(by), [source, side, position, rendered, seen_by], [position, rows, where, before, after], **quiet)
+    return DataTab(source, ratio, train, seen_by)
 
 
 def sources(bench: Workbench) -> list[tuple[Any, str]]:
@@ -160,16 +170,20 @@ def _chosen(feedback: Feedback, side: str) -> np.ndarray:
     return np.arange(len(labels)) if side not in ("up", "down") else np.flatnonzero(labels == (side == "up"))
 
 
-def show_rows(language: str, feedback: Feedback, side: str, page: int) -> tuple[Any, ...]:
-    """One page of rows, where it is, and the two buttons that turn pages."""
+def show_rows(language: str, feedback: Feedback, side: str, page: int, seen_by: dict[str, Any]) -> tuple[Any, ...]:
+    """One page of rows, where it is, and the two buttons that turn pages; `seen_by`: as this model sees them."""
     chosen = _chosen(feedback, side)
     start = page * PAGE_ROWS
     shown = list(feedback.rows.take(chosen[start : start + PAGE_ROWS]))
     where = (
         say(language, "rows.where", first=start + 1, last=start + len(shown), total=f"{len(chosen):,}") if shown else ""
     )
+    try:
+        drawn = check.rendered_rows(language, shown, **seen_by) if seen_by and shown else html.rows(language, shown)
+    except WorkbenchError as error:
+        drawn = html.message(str(error))
     return (
-        html.rows(language, shown),
+        drawn,
         f'<p class="kto-plain">{html.esc(where)}</p>',
         gr.Button(interactive=page > 0),
         gr.Button(interactive=start + PAGE_ROWS < len(chosen)),

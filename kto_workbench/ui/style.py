@@ -142,6 +142,11 @@ button:focus-visible, summary:focus-visible, a:focus-visible, .kto-scroll:focus-
 .kto-text p, .kto-text li { font-size: 14.5px; line-height: 1.6; }
 .kto-drawing { width: 100%; height: auto; display: block; color: var(--body-text-color); }
 .kto-table th[scope="row"] { color: inherit; }
+.kto-rendered { margin: 0 !important; white-space: pre-wrap; overflow-wrap: anywhere; font-family: var(--font-mono);
+  font-size: 12.5px; line-height: 1.55; color: var(--block-info-text-color); }
+.kto-rendered mark { color: var(--body-text-color); border-radius: 3px;
+  background: color-mix(in srgb, var(--kto-up) 20%, var(--block-background-fill)); }
+.kto-row small { color: var(--block-info-text-color); font-size: 12px; }
 .kto-empty { color: var(--block-info-text-color); font-size: 14px; margin: 0; padding: 12px 0; }
 
 .kto-scroll { overflow: auto; max-height: 280px; border: 1px solid var(--block-border-color); border-radius: 8px;

@@ -145,6 +145,9 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
         values = {widget: fields.to_widget(option, getattr(config, option)) for widget, option in keyed.items()}
         return {preset_told: "", last_model: config.model, **values}
 
+    def as_seen(model: str, max_length: float, template: str) -> dict[str, Any]:
+        return {"model": str(model or "demo").strip(), "max_length": int(max_length or 1024), "template": template}
+
     last_model = gr.State("demo")
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
     opened = page.load
@@ -158,6 +161,8 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
     widgets["model"].change(follow_model, {*keyed, last_model}, [*keyed, last_model], **quiet)
     changes = [widget.change for widget in keyed] + [data.source.change, opened]
     gr.on(changes, preview, asked, [told, command, yaml], trigger_mode="always_last", **quiet)
+    seen = [widgets[name] for name in ("model", "max_length", "template")]
+    gr.on([opened, *(widget.change for widget in seen)], as_seen, seen, [data.seen_by], **quiet)
     opened(lambda: gr.Dropdown(choices=presets.names()), None, [preset], **quiet)
     keep.click(save_preset, {*asked, preset}, [preset, preset_told], **quiet)
     take.click(load_preset, [preset], [preset_told, last_model, *keyed], **quiet)

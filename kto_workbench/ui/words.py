@@ -69,6 +69,16 @@ WORDS: dict[str, tuple[str, str]] = {
     "rows.after": ("Next →", "下一页 →"),
     "rows.where": ("{first:,}–{last:,} of {total}", "第 {first:,}–{last:,} 行，共 {total} 行"),
     "rows.none": ("No rows to show.", "没有可显示的行。"),
+    # the check
+    "check.fixes": ("Fixes", "修复"),
+    "check.fix": ("Make a fixed file and use it", "生成修复后的文件并使用"),
+    "check.lines": ("lines {lines}", "第 {lines} 行"),
+    "check.rendered": ("As the model sees them", "按模型所见显示"),
+    "check.tokens": (
+        "{prompt:,} tokens of prompt, {completion:,} trained",
+        "提示 {prompt:,} 个词元，训练 {completion:,} 个",
+    ),
+    "check.cut": ("; {count:,} cut off", "；截去 {count:,} 个"),
     # train
     "train.new": ("<h2>Settings of the next run</h2>", "<h2>下一次训练的设置</h2>"),
     "train.more": ("More options", "更多选项"),

@@ -1,0 +1,94 @@
+"""What the check finds in the feedback, with its one-click fixes; and rows as the model's template renders them."""
+
+import functools
+from typing import Any
+
+import gradio as gr
+
+from kto_workbench.errors import WorkbenchError
+from kto_workbench.feedback import CheckReport, Feedback, Row, check
+from kto_workbench.feedback.rendering import encode_rows, load_tokenizer
+from kto_workbench.ui import html
+from kto_workbench.ui.words import label, language_of, say
+from kto_workbench.ui.workbench import Workbench
+
+LEVELS = {"problem": "error", "warning": "warning", "note": "info"}
+LINES_SHOWN = 8
+
+
+def build(bench: Workbench, page: gr.Blocks, source: gr.Dropdown, offered: Any) -> None:
+    """Lay out the findings; `offered` lists the feedback that can be chosen, where a fixed file turns up."""
+    findings = gr.HTML(elem_id="data-findings", elem_classes="kto-bare kto-told")
+    fixes = gr.CheckboxGroup([], label=label("check.fixes"), visible=False, elem_id="data-fixes")
+    with gr.Row(elem_classes="kto-buttons"):
+        fix = gr.Button(label("check.fix"), size="sm", visible=False, elem_id="data-fix", min_width=160)
+    told = gr.HTML(elem_id="data-fix-message", elem_classes="kto-bare kto-told")
+
+    def look(source: str, request: gr.Request) -> list[Any]:
+        try:
+            report = look_over(bench.feedback(source))
+        except WorkbenchError:  # said beside the upload already
+            return ["", gr.CheckboxGroup(visible=False), gr.Button(visible=False), ""]
+        # "1 row has an empty answer → drop them"
+        fixable = [finding for finding in report.findings if finding.fix and finding.name != "unusable"]
+        offers = [(f"{one.title.split(':')[0].rstrip('.')} → {one.fix}", one.name) for one in fixable]
+        return [
+            show_findings(language_of(request), report),
+            gr.CheckboxGroup(choices=offers, value=[], visible=bool(offers)),
+            gr.Button(visible=bool(offers)),
+            "",
+        ]
+
+    def apply(source: str, names: list[str]) -> tuple[Any, str]:
+        try:
+            report = look_over(bench.feedback(source))
+            path = report.fix([name for name in names or [] if name in report.fixes], workspace=bench.workspace)
+        except (WorkbenchError, OSError) as error:
+            return gr.skip(), html.message(str(error))
+        return gr.Dropdown(choices=offered(bench), value=str(path)), ""
+
+    gr.on([source.change, page.load], look, [source], [findings, fixes, fix, told], show_progress="hidden")
+    fix.click(apply, [source, fixes], [source, told], show_progress="minimal")
+
+
+@functools.lru_cache(maxsize=2)
+def look_over(feedback: Feedback) -> CheckReport:
+    """The check of a feedback, done once."""
+    return check(feedback)
+
+
+def show_findings(language: str, report: CheckReport) -> str:
+    """Each finding with where it is and what to do, the worst first."""
+    items = []
+    for finding in report.findings:
+        if finding.name == "unusable":
+            continue  # the list of skipped rows says it
+        lines = ", ".join(f"{line:,}" for line in finding.lines[:LINES_SHOWN])
+        where = f" <small>{html.esc(say(language, 'check.lines', lines=lines))}</small>" if lines else ""
+        items.append(
+            f'<li class="kto-message kto-{LEVELS[finding.severity]}">{html.esc(finding.title)}{where}'
+            f"<br><em>{html.esc(finding.advice)}</em></li>"
+        )
+    return f'<ul class="kto-notes kto-message-list">{"".join(items)}</ul>' if items else ""
+
+
+@functools.lru_cache(maxsize=2)
+def _tokenizer(model: str) -> Any:
+    return load_tokenizer(model)
+
+
+def rendered_rows(language: str, rows: list[Row], model: str, max_length: int, template: str) -> str:
+    """Rows as the model sees them: the prompt as its template writes it, then, marked, what is trained."""
+    tokenizer = _tokenizer(model)
+    items = []
+    for row, encoded in zip(rows, encode_rows(tokenizer, rows, max_length, template=template), strict=True):
+        cut = encoded.prompt_cut + encoded.completion_cut
+        counts = say(
+            language, "check.tokens", prompt=len(encoded.prompt_ids), completion=len(encoded.completion_ids)
+        ) + (say(language, "check.cut", count=cut) if cut else "")
+        items.append(
+            f'<li class="kto-row">{html.thumb(language, row.label)}<div><p class="kto-rendered">'
+            f"{html.esc(tokenizer.decode(encoded.prompt_ids))}<mark>{html.esc(tokenizer.decode(encoded.completion_ids))}"
+            f'</mark></p><small>{html.esc(counts)}</small></div><span class="kto-line">{html.esc(row.line)}</span></li>'
+        )
+    return f'<ul class="kto-rows">{"".join(items)}</ul>'
