@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import gradio as gr
@@ -185,3 +187,14 @@ def test_a_chat_becomes_plain_messages():
     parts = [{"role": "user", "content": [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]}]
     assert feedback.conversation([*parts, {"role": "evil", "content": "x"}]) == [{"role": "user", "content": "Hello"}]
     assert feedback.conversation(None) == []
+
+
+def test_gradio_is_imported_without_renewing_its_stubs():
+    code = (
+        "import sys, kto_workbench.ui, gradio\n"
+        "meta = sys.modules['gradio.component_meta']\n"
+        "assert meta.create_or_modify_pyi(None, None, None) is None\n"
+        "assert not any(type(finder).__name__ == '_Finder' for finder in sys.meta_path)\n"
+        "gradio.Button('still works').click\n"
+    )
+    assert subprocess.run([sys.executable, "-W", "error::ImportWarning", "-c", code], check=False).returncode == 0

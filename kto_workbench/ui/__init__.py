@@ -8,6 +8,7 @@ html.py       small pieces of escaped HTML
 fields.py     widgets from KTOConfig, and back
 workbench.py  what all tabs share: the workspace, its feedback, its runs
 check.py      what the check finds, and its fixes; rows as the model sees them
+quick.py      gradio imported in half the time
 presets.py    settings kept under a name
 answers.py    what the tabs that ask models share
 suggestions.py  prompts to try
@@ -15,3 +16,7 @@ data.py, train.py, compare.py, feedback.py, runs.py, learn.py   the tabs; live.p
 
 Nothing here imports torch: the page opens at once, holds no GPU memory and survives any crash of a training.
 """
+
+from kto_workbench.ui.quick import without_stubs
+
+without_stubs()
