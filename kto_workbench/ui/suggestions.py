@@ -1,7 +1,11 @@
-"""Prompts to try: a few that the demo never trained on, else those that the run watches, else those it was fed."""
+"""Prompts to try: some that no feedback of the demo contains, one a topic; else those that the run watches."""
+
+import functools
 
 from kto_workbench.config import DEMO_MODEL
 from kto_workbench.errors import WorkbenchError
+from kto_workbench.feedback.prompts import load_prompts
+from kto_workbench.feedback.rendering import asset
 from kto_workbench.runs import Run
 
 SHOWN = 6
@@ -9,24 +13,27 @@ SHOWN = 6
 
 def prompts_for(run: Run | None) -> list[str]:
     """A handful of prompts that suit the run; none if there is nothing to go by."""
-    if run is None:
-        return _demo_prompts()
     try:
-        config = run.config()
+        if run is None or run.config().model == DEMO_MODEL:
+            return demo_prompts()
+        watched = list(run.config().sample_prompts) or [sample.get("prompt") for sample in run.samples()]
     except WorkbenchError:
         return []
-    if config.model == DEMO_MODEL and (found := _demo_prompts()):
-        return found
-    watched = list(config.sample_prompts) or list(dict.fromkeys(str(one.get("prompt")) for one in run.samples()))
-    return watched[:SHOWN]
+    asked = [text for prompt in watched if (text := _only_turn(prompt))]
+    return list(dict.fromkeys(asked))[:SHOWN]
 
 
-def _demo_prompts() -> list[str]:
-    return [
-        "What does the cow say?",
-        "Where does a bird live?",
-        "How do I make pancakes?",
-        "What is 4 plus 5?",
-        "What is a glimbo?",
-        "Tell me a short tale.",
-    ]
+@functools.cache
+def demo_prompts() -> list[str]:
+    """Single questions spread over the demo's evaluation."""
+    asked = [text for prompt in load_prompts(asset("evaluation.jsonl")) if (text := _only_turn(prompt))]
+    return asked[:: max(1, len(asked) // SHOWN)][:SHOWN]
+
+
+def _only_turn(prompt: object) -> str:
+    """The text of a prompt of one turn, nothing for a longer conversation."""
+    if isinstance(prompt, str):
+        return prompt
+    if isinstance(prompt, list) and len(prompt) == 1:
+        return str(prompt[0].get("content") or "")
+    return ""
