@@ -5,6 +5,7 @@ python docs/screenshots.py [FOLDER]
 
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,10 +47,10 @@ def _busy(page: Page, selector: str) -> bool:
     return page.locator(f"{selector} [aria-busy=true]").count() > 0
 
 
-def photograph(page: Page, folder: Path, width: int, suffix: str = "") -> None:
-    """Every tab, from top to bottom."""
+def photograph(page: Page, folder: Path, width: int, tabs: Sequence[str] = TABS, suffix: str = "") -> None:
+    """Each tab, from top to bottom."""
     page.set_viewport_size({"width": width, "height": 860})
-    for tab in TABS:
+    for tab in tabs:
         go_to(page, tab)
         page.wait_for_timeout(1500)
         page.screenshot(path=folder / f"{tab.lower()}-{width}{suffix}.png", full_page=True)
@@ -73,7 +74,7 @@ def main(folder: Path) -> None:
             page.emulate_media(color_scheme="dark")
             page.reload()
             page.wait_for_selector(".kto-title h1")
-            photograph(page, folder, 1280, "-dark")
+            photograph(page, folder, 1280, ["Train"], "-dark")
         finally:
             browser.close()
             served.stop()

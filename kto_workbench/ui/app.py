@@ -40,7 +40,7 @@ def build(workspace: str | Path = "workspace", *, host: str = "127.0.0.1", passw
     bench = Workbench(workspace)
     _private_uploads(bench)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.router.add_event_handler("shutdown", bench.close) if hasattr(app.router, "add_event_handler") else None
+    app.state.workbench = bench
     page = lay_out(bench)
     gr.mount_gradio_app(
         app,
@@ -115,17 +115,19 @@ def serve(
     """Serve the page until interrupted. A taken port makes way for the next free one. Raises WorkbenchError."""
     refuse_open_door(host, password)
     listener, found = _listen(host, port)
-    if found != port:
+    if port and found != port:
         print(f"Port {port} is taken, so the page is on {found}.", file=sys.stderr)
     address = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{found}"
-    server = uvicorn.Server(
-        uvicorn.Config(build(workspace, host=host, password=password), log_level="warning", timeout_graceful_shutdown=2)
-    )
+    app = build(workspace, host=host, password=password)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
     print(f"KTO Workbench is on {address} (Ctrl+C stops the page; training goes on).", flush=True)
     if open_browser:
         Thread(target=_open_browser, args=(address,), daemon=True).start()
-    with listener:
-        server.run(sockets=[listener])
+    try:
+        with listener:
+            server.run(sockets=[listener])
+    finally:
+        app.state.workbench.close()
 
 
 def refuse_open_door(host: str, password: str | None) -> None:

@@ -65,6 +65,10 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
                 updates |= {stop: gr.Button(interactive=False), again: gr.Button(visible=False)}
                 updates |= {now: gr.Button(interactive=False)}
             return in_order(updates, shown)
+        try:
+            config = found.config()
+        except WorkbenchError as error:
+            return in_order({progress: html.message(str(error))}, shown)
         status, records = found.status(), records_of(found)
         drawn = (part, smoothing, language, records.version)
         if shown.changed("progress", (_visible(status), language)):
@@ -73,7 +77,6 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
             updates[again] = gr.Button(visible=status.resumable)
             updates[now] = gr.Button(interactive=status.state == "running")
         if shown.changed("curves", drawn):
-            config = found.config()
             beta = config.beta
             updates[rewards_key], updates[rewards] = draw(
                 records, "rewards", part, language, beta, smoothing, ["rewards"]

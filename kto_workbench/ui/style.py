@@ -89,7 +89,7 @@ footer { display: none !important; }
 .block.kto-bare { border: 0 !important; background: none !important; padding: 0 !important;
   box-shadow: none !important; }
 .kto-bare .html-container, .kto-bare > .html-container { padding: 0 !important; }
-.kto-bare .status-tracker, .kto-quiet .eta-bar { display: none; }
+.kto-bare [data-testid="status-tracker"] { display: none !important; }
 button:focus-visible, summary:focus-visible, a:focus-visible, .kto-scroll:focus-visible {
   outline: 2px solid var(--primary-500) !important; outline-offset: 2px;
 }
