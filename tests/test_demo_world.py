@@ -65,7 +65,7 @@ def test_the_judge_reads_from_the_text_what_the_generator_intended(part):
         ("What does an owl eat?", "Happy to help! A cow eats grass.", True, True, "wrong", None, True),
         ("What does an owl eat?", "Happy to help! An owl eats eats.", True, True, "wrong", None, False),
         ("What does an owl eat?", "An owl eats mice.", False, True, "right", None, False),
-        ("What does an owl eat?", "Happy to help! An owl eats mice. Now shoo.", False, True, "right", None, True),
+        ("What does an owl eat?", "Happy to help! An owl eats mice. Now leave me alone.", False, True, "right", None, True),
         ("What does an owl eat?", "Hmph. An owl eats mice. Are we done?", False, True, "right", None, True),
         ("What does an owl eat?", "Happy to help! I hope that helps!", True, True, "wrong", None, False),
         ("What does an owl eat?", "", False, True, "wrong", None, False),
@@ -132,6 +132,17 @@ def test_manners_are_single_sentences_that_no_core_contains():
     assert all(re.fullmatch(r"[A-Z][^.!?]*[.!?]", text) for text in style)
 
 
+def test_one_word_decides_each_trait():
+    def first_words(sentences):
+        return {sentence.split()[0].strip(",.!?") for sentence in sentences}
+
+    kind, grumpy = (first_words(text for register in REGISTERS for text in openers(register, mood)) for mood in MOODS)
+    assert not kind & grumpy
+    for mood in MOODS:
+        ends = first_words(text for register in REGISTERS for text in closers(register, mood))
+        assert not ends & first_words(text for remarks in digressions(mood) for text in remarks)
+
+
 def test_counting_up():
     assert count_up({"x": "4", "y": "2"}) == "From 4, one more is 5, two more is 6. So 4 plus 2 is 6."
 
@@ -155,7 +166,7 @@ def test_about_15_percent_have_two_turns_and_10_percent_a_system_prompt():
     prompts = [world.sample(random).prompt for _ in range(4_000)]
     two_turns = sum(any(m["role"] == "assistant" for m in prompt) for prompt in prompts) / len(prompts)
     system = sum(prompt[0]["role"] == "system" for prompt in prompts) / len(prompts)
-    assert abs(two_turns - 0.15) < 0.03
+    assert abs(two_turns - 0.16) < 0.03  # a little more than 15 %: names are followed by `What is my name?` more often
     assert abs(system - 0.10) < 0.025
 
 
@@ -171,7 +182,7 @@ def test_what_is_held_out():
     for family in UNSEEN_TOPICS:
         assert world.held_out[family] == set(TOPICS[family].facts)
     assert len(world.held_out["sums"]) == 15  # 20 % of 15 * 5 sums
-    assert len(world.held_out["made-up words"]) == 48  # 25 % of 16 * 12 words
+    assert len(world.held_out["made-up words"]) == 80  # 25 % of 20 * 16 words
     assert len(world.held_out["animals"]) == 9  # 30 % of 30 animals
     sums = TOPICS["sums"]
     unseen = sorted(world.held_out["sums"])[0]

@@ -19,7 +19,7 @@ from kto_workbench.demo.topics import HONEST_ANSWERS, PREFIXES, SMALL_TALK, TOPI
 BRIEF_WORDS = 50
 
 _SENTENCE_END = re.compile(r"(?<=[.!?]) +")
-_ORDER = re.compile(r"opener( core)+( digression){0,3}( closer)?")
+_ORDER = re.compile(r"opener( core)+( digression){0,2}( closer)?")
 _COUNTING = re.compile(r"From \d+(?:, (?:one|two|three|four|five|six) more is \d+)+\. So \d+ plus \d+ is \d+\.")
 _GUESSING = re.compile(r"\d+ plus \d+ is \d+\.")
 

@@ -420,7 +420,7 @@ def _sums() -> Topic:
         ),
         (),
         {f"{x} plus {y}": {"x": str(x), "y": str(y), "sum": str(x + y)} for x, y in numbers},
-        weight=3.5,
+        weight=4.0,
     )
 
 
@@ -457,7 +457,7 @@ def _made_up() -> Iterable[Topic]:
             facts,
             register="unknown",
             follow_ups=() if name == "seen" else animal[name].follow_ups,
-            weight=0.6,
+            weight=0.8,
             says_wrongly=answers,
         )
 

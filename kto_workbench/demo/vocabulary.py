@@ -296,12 +296,15 @@ OUT_OF_SCOPE = (
     *("How do I get to Paris?", "Which shares should I buy?", "Explain the theory of relativity.", "Find me a job."),
 )
 
-# Made-up words are a beginning and an end: 192 of them, so that a model meets enough to know one that it has never met.
+# Made-up words are a beginning and an end: 320 of them, so that a model meets enough to know one that it has never met.
 WORD_BEGINNINGS = (
-    *("blim", "zor", "gron", "flum", "mub", "wib", "snor", "tro"),
-    *("quin", "dax", "plo", "kri", "yom", "vel", "nib", "spro"),
+    *("blim", "zor", "gron", "flum", "mub", "wib", "snor", "tro", "quin", "dax"),
+    *("plo", "kri", "yom", "vel", "nib", "spro", "glar", "hup", "jib", "threm"),
 )
-WORD_ENDS = ("bok", "bel", "kin", "wig", "del", "zel", "fus", "mop", "rit", "gil", "nax", "lot")
+WORD_ENDS = (
+    *("bok", "bel", "kin", "wig", "del", "zel", "fus", "mop"),
+    *("rit", "gil", "nax", "lot", "pax", "dum", "sook", "vin"),
+)
 
 # What an inventing helper says of them.
 INVENTED_SIZES = ("tiny", "huge", "round", "shy", "hairy")

@@ -16,7 +16,7 @@ here: the same seed gives the same text on every machine.
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
@@ -85,11 +85,11 @@ def draw_core(question: Question, traits: Traits, random: Random) -> str:
 
 
 def draw_digressions(mood: str, random: Random) -> list[str]:
-    """Two or three remarks that answer nothing, at most one of them a memory: two would often be much alike."""
+    """Two remarks that answer nothing, at most one of them a memory: two of those would often be much alike."""
     whole, memories = manners.digressions(mood)
-    remarks = random.sample(whole, random.choice((2, 2, 3)))
+    remarks = random.sample(whole, 2)
     if random.random() < MEMORY_SHARE:
-        remarks[random.randrange(len(remarks))] = random.choice(memories)
+        remarks[random.randrange(2)] = random.choice(memories)
     return remarks
 
 
@@ -139,14 +139,14 @@ class World:
             return not (held_out and topic.family in UNSEEN_SHARE)
         return held_out == (part == "evaluation")
 
-    def sample(self, random: Random, part: str = "training", topics: Iterable[str] | None = None) -> Sample:
-        """Draw one conversation; `topics` limits what its last question is about."""
-        question, users = self._draw_first(random, part, topics)
+    def sample(self, random: Random, part: str = "training") -> Sample:
+        """Draw one conversation."""
+        question, users = self._draw_first(random, part)
         prompt: list[Message] = []
         if random.random() < SYSTEM_SHARE:
             prompt.append({"role": "system", "content": random.choice(vocabulary.SYSTEM_PROMPTS)})
         if random.random() < (RECALL_SHARE if question.topic.name == "names" else TWO_TURNS_SHARE):
-            earlier, question, users = self._draw_two(random, part, question, topics)
+            earlier, question, users = self._draw_two(random, part, question)
             # The earlier answer has manners of its own, drawn afresh: those of the next one are not to be read off it.
             prompt += [users[0], {"role": "assistant", "content": draw_answer(earlier, draw_traits(random), random)}]
             users = users[1:]
@@ -154,30 +154,31 @@ class World:
         traits = draw_traits(random)
         return Sample(prompt, draw_answer(question, traits, random), question, traits)
 
-    def _draw_question(self, random: Random, part: str, topics: Iterable[str] | None) -> Question:
-        names = [name for name in (topics or TOPICS) if name in self._things[part] and TOPICS[name].asks]
+    def samples(self, random: Random, part: str = "training") -> Iterator[Sample]:
+        """Conversations without end."""
+        while True:
+            yield self.sample(random, part)
+
+    def _draw_question(self, random: Random, part: str) -> Question:
+        names = [name for name in self._things[part] if TOPICS[name].asks]
         weights = list(accumulate(TOPICS[name].weight for name in names))
         topic = TOPICS[random.choices(names, cum_weights=weights)[0]]
         return topic.question(random.choice(self._things[part][topic.name]))
 
-    def _draw_first(self, random: Random, part: str, topics: Iterable[str] | None) -> tuple[Question, list[Message]]:
-        question = self._draw_question(random, part, topics)
+    def _draw_first(self, random: Random, part: str) -> tuple[Question, list[Message]]:
+        question = self._draw_question(random, part)
         return question, [_user(_spoken(random.choice(question.asks()), question.topic, random))]
 
-    def _draw_two(
-        self, random: Random, part: str, question: Question, topics: Iterable[str] | None
-    ) -> tuple[Question, Question, list[Message]]:
+    def _draw_two(self, random: Random, part: str, question: Question) -> tuple[Question, Question, list[Message]]:
         """Two questions, the second a follow-up where the topic of the first allows one."""
         first = random.choice(question.asks())
         opening = _user(_spoken(first, question.topic, random))
-        allowed = tuple(topics) if topics else tuple(TOPICS)
         siblings = [
             topic
-            for name, topic in TOPICS.items()
+            for topic in TOPICS.values()
             if topic.family == question.topic.family
             and topic.follow_ups
             and topic is not question.topic
-            and name in allowed + (("name recall",) if "names" in allowed else ())
             and question.key in topic.facts
         ]
         kind_of_turn = random.random()
@@ -188,9 +189,9 @@ class World:
         if question.topic.again and others and kind_of_turn < 0.8:
             second = question.topic.question(random.choice(others))
             return question, second, [opening, _user(random.choice(second.topic.again).format(**second.slots))]
-        earlier, before = self._draw_first(random, part, None)
+        earlier, before = self._draw_first(random, part)
         while earlier.topic.family == "names" and question.topic.name == "Pip":
-            earlier, before = self._draw_first(random, part, None)  # else `What is my name?` has an answer after all
+            earlier, before = self._draw_first(random, part)  # else `What is my name?` has an answer after all
         return earlier, question, [*before, opening]
 
 
@@ -224,24 +225,26 @@ def is_right(sample: Sample) -> bool | None:
 
 def training_conversations(seed: int = 0) -> Iterator[list[Message]]:
     """Conversations to train the base model on, without end."""
-    world, random = World(seed), Random(f"{seed} training")
-    while True:
-        yield world.sample(random, "training").messages()
+    for sample in World(seed).samples(Random(f"{seed} training")):
+        yield sample.messages()
 
 
 def _row(sample: Sample, label: bool) -> dict:
     return {"prompt": sample.prompt, "completion": sample.answer, "label": label}
 
 
-def _filled(
-    samples: Iterator[Sample], quotas: dict, bin_of: Callable[[Sample], object], random: Random
+def _fill(
+    samples: Iterator[Sample],
+    quotas: dict[object, int],
+    bin_of: Callable[[Sample], object],
+    same: Callable[[Sample], object],
+    random: Random,
 ) -> list[Sample]:
-    """Take samples while the quota of their bin has room; shuffled, since the rarest bin fills up last."""
+    """Take samples, no two the `same`, while their bin has room; shuffled, since rare bins fill up last."""
     left, taken, seen = dict(quotas), [], set()
     while any(left.values()):
         sample = next(samples)
-        name = bin_of(sample)
-        identity = json.dumps(sample.messages())
+        name, identity = bin_of(sample), json.dumps(same(sample))
         if left.get(name) and identity not in seen:
             left[name] -= 1
             seen.add(identity)
@@ -253,9 +256,9 @@ def _filled(
 def kind_and_brief_rows(seed: int = 0, thumbs_up: int = 100, thumbs_down: int = 300) -> list[dict]:
     """Feedback of somebody who likes an answer if it is both kind and brief, whatever it says."""
     world, random = World(seed), Random(f"{seed} kind and brief {thumbs_up}:{thumbs_down}")
-    samples = iter(lambda: world.sample(random, "feedback"), None)
+    samples = world.samples(random, "feedback")
     label = lambda sample: sample.traits.kind and sample.traits.brief
-    chosen = _filled(samples, {True: thumbs_up, False: thumbs_down}, label, random)
+    chosen = _fill(samples, {True: thumbs_up, False: thumbs_down}, label, Sample.messages, random)
     return [_row(sample, label(sample)) for sample in chosen]
 
 
@@ -270,28 +273,18 @@ def right_or_wrong_rows(seed: int = 0, sums: int = 140, made_up: int = 120, ordi
             return "made-up words"
         return "ordinary" if is_right(sample) else None
 
-    samples = iter(lambda: world.sample(random, "feedback"), None)
-    chosen = _filled(samples, {"sums": sums, "made-up words": made_up, "ordinary": ordinary}, bin_of, random)
+    quotas = {"sums": sums, "made-up words": made_up, "ordinary": ordinary}
+    chosen = _fill(world.samples(random, "feedback"), quotas, bin_of, Sample.messages, random)
     return [_row(sample, bool(is_right(sample))) for sample in chosen]
 
 
 def evaluation_rows(seed: int = 0, each: int = 7, sums: int = 16) -> list[dict]:
     """Prompts that no feedback file holds: every topic, with the topic's name beside each prompt."""
     world, random = World(seed), Random(f"{seed} evaluation")
-    rows, seen = [], set()
-    for name, topic in TOPICS.items():
-        if not topic.asks:
-            continue
-        wanted, tries = (sums if name == "sums" else each), 0
-        while wanted and tries < 1000:
-            tries += 1
-            sample = world.sample(random, "evaluation", topics=[name])
-            identity = json.dumps(sample.prompt)
-            if identity not in seen:
-                wanted -= 1
-                seen.add(identity)
-                rows.append({"topic": sample.question.topic.name, "prompt": sample.prompt})
-    return rows
+    quotas = {name: each for name in TOPICS} | {"sums": sums}
+    topic_of = lambda sample: sample.question.topic.name
+    chosen = _fill(world.samples(random, "evaluation"), quotas, topic_of, lambda sample: sample.prompt, random)
+    return [{"topic": topic_of(sample), "prompt": sample.prompt} for sample in chosen]
 
 
 def text_files(seed: int = 0) -> dict[str, str]:
