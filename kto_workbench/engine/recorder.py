@@ -23,6 +23,7 @@ class Recorder(TrainerCallback):
     def __init__(self, run: Run, sample: Callable[[int], None], steps_between_samples: int, *, progress: bool) -> None:
         self.run, self.sample, self.every = run, sample, steps_between_samples
         self.stopped = False
+        self._sampled_at: int | None = None
         self._bar: tqdm | None = None
         self._progress = progress
         self._written = 0.0
@@ -40,7 +41,7 @@ class Recorder(TrainerCallback):
         if self._progress:
             self._bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", desc="Training")
         if self.every and state.global_step == 0:
-            self.sample(0)
+            self._sample(0)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Tell where we are, and look whether something was asked."""
@@ -57,7 +58,11 @@ class Recorder(TrainerCallback):
             control.should_save = True
         due = self.every and state.global_step % self.every == 0
         if self.run.was_asked("sample-now", forget=True) or due:
-            self.sample(state.global_step)
+            self._sample(state.global_step)
+
+    def _sample(self, step: int) -> None:
+        self._sampled_at = step
+        self.sample(step)
 
     def on_log(
         self,
@@ -72,7 +77,9 @@ class Recorder(TrainerCallback):
             self.run.record({"step": state.global_step, **logs})
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Write the last step down."""
+        """Write the last step down, and how the watched prompts are answered in the end."""
+        if self.every and self._sampled_at != state.global_step and not self.stopped:
+            self._sample(state.global_step)
         self.run.set_status(step=state.global_step, epoch=state.epoch)
         if self._bar:
             self._bar.close()

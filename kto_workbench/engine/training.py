@@ -125,9 +125,11 @@ class Prepared:
     remarks: list[str]
 
     def watch(self, n: int) -> list[Row]:
-        """A few rows whose prompts are worth watching: held-out ones, each prompt once."""
-        rows = [row for part in self.evaluation or self.train for row, _ in part]
-        return list({prompt_key(row): row for row in reversed(rows)}.values())[::-1][:n]
+        """A few rows whose prompts are worth watching: held-out ones, each prompt once, the shorter half of them."""
+        pairs = [pair for part in self.evaluation or self.train for pair in part]
+        once = list({prompt_key(row): (len(e.prompt_ids), row) for row, e in reversed(pairs)}.values())[::-1]
+        middle = sorted(length for length, _ in once)[(len(once) - 1) // 2]
+        return [row for length, row in once if length <= middle][:n]
 
 
 def prompt_key(row: Row) -> str:

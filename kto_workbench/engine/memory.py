@@ -1,0 +1,137 @@
+"""How many tokens may go through the model at once: measured by a short dry step, for `tokens_per_pass: auto`.
+
+The estimate that needs no model, and no torch, is in `kto_workbench.runs.memory`.
+"""
+
+import logging
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from kto_workbench.config import KTOConfig
+from kto_workbench.engine.batches import Batch
+from kto_workbench.engine.scoring import PaddedScorer
+from kto_workbench.engine.step import kto_step
+
+log = logging.getLogger(__name__)
+
+# Left free for what a dry step does not see: fragments, the watched answers, other programs.
+KEPT_FREE = 0.15
+
+
+def calibrate(
+    scorer: PaddedScorer, batch: Batch, config: KTOConfig, *, free: int | None = None, lasting: int = 0
+) -> int | None:
+    """Measure what a token takes and say how many fit.
+
+    Two dry steps without optimizer, on the batch's longest sequence and on its two longest; their difference is what
+    a token takes, the rest what any pass takes. Gradients are cleared afterwards, the random state is put back.
+
+    Args:
+        scorer: of the policy.
+        batch: the largest one; references need not be filled in.
+        config: of the run.
+        free: bytes that may be used; None asks the device.
+        lasting: bytes still to be taken that stay (the optimizer's).
+
+    Returns:
+        Tokens a pass, at least those of the longest sequence; None where the whole batch fits into one.
+    """
+    lengths = [max(len(a), len(b)) for a, b in zip(batch.pairs, batch.mismatched, strict=True)]
+    longest = max(lengths)
+    available = (free_memory(scorer.device) if free is None else free) * (1 - KEPT_FREE) - lasting
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    try:
+        (few, small), (many, large) = (_dry_step(scorer, batch, config, order[:n]) for n in (1, 2))
+    except torch.OutOfMemoryError:
+        return longest
+    per_token = max(large - small, 1) / (many - few)
+    always = max(0.0, small - few * per_token)
+    fits = int((available - always) / per_token)
+    log.info("A token takes %.1f KiB and any pass %.1f MiB; %d tokens fit.", per_token / 2**10, always / 2**20, fits)
+    return None if fits >= sum(map(len, batch.pairs)) else max(fits, longest)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a program may still take: of the GPU, or of this machine or container."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    available = psutil.virtual_memory().available
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+    except (OSError, ValueError):  # no container, or one without a limit
+        return available
+    return min(available, max(0, limit - used))
+
+
+def _dry_step(scorer: PaddedScorer, batch: Batch, config: KTOConfig, numbers: list[int]) -> tuple[int, int]:
+    """Tokens and peak bytes of a step over some of a batch's examples."""
+    at = torch.tensor(numbers, device=batch.label.device)
+    zeros = torch.zeros(len(numbers), device=batch.label.device)
+    some = Batch(
+        pairs=[batch.pairs[i] for i in numbers],
+        mismatched=[batch.mismatched[i] for i in numbers],
+        label=batch.label[at],
+        reference_logps=zeros,
+        reference_kl_logps=zeros,
+    )
+    devices = [scorer.device] if scorer.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        peak = peak_bytes(lambda: kto_step(scorer, some, config, None, train=True), scorer.device)
+    scorer.model.zero_grad(set_to_none=True)
+    return sum(max(len(a), len(b)) for a, b in zip(some.pairs, some.mismatched, strict=True)), peak
+
+
+def peak_bytes(work: Callable[[], Any], device: torch.device) -> int:
+    """Bytes of tensors that the work has at once, beyond those that were there."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        return torch.cuda.max_memory_allocated(device) - before
+    with LiveBytes() as live:
+        work()
+    return live.peak
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of the tensors that are made while it is on, where the allocator keeps no count.
+
+    `peak` is the most that lived at once. Scratch space inside of an operator is not seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = function(*args, **(kwargs or {}))
+        inputs = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in inputs:
+                self._add(tensor.untyped_storage())
+        return out
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
+        self._known.add(key)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._remove, key, size).atexit = False
+
+    def _remove(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size
