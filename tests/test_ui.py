@@ -24,6 +24,7 @@ from fake_training import record_at
 from kto_workbench.config import KTOConfig
 from kto_workbench.runs import Run, list_runs
 from kto_workbench.runs.directory import new_run
+from kto_workbench.views.curves import HELD_OUT
 
 playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = needs_browser
@@ -79,6 +80,8 @@ def test_the_demo_is_loaded_when_the_page_opens(workbench, open_page, width):  #
     assert bars.nth(0).get_attribute("aria-label") == "Counted: thumbs up 100, thumbs down 300"
     assert bars.nth(1).get_attribute("aria-label") == "With λ: thumbs up 3 × 100, thumbs down 1 × 300"
     assert "Every row can be used" in page.inner_text("#data-problems")
+    wait_for(lambda: "median; 95 % have at most" in page.inner_text("#data-lengths"), 60)
+    assert page.locator("#data-lengths dd").all_inner_texts()[0] == "374"  # different prompts among 400 rows
     screenshot(page, f"data-{width}")
     for tab in ("Train", "Compare", "Feedback", "Runs", "Learn"):
         go_to(page, tab)
@@ -249,11 +252,11 @@ def test_curves_grow_and_keep_their_colours(own, open_page, fake):  # noqa: F811
     process = fake(run, "--steps", "60", "--pause", "0.1")
     wait_for_progress(page, "training", 20)  # started elsewhere, taken up here
     lines = page.locator("#train-rewards-plot path[aria-roledescription='line mark']")
-    wait_for(lambda: lines.count() == 4, 20, lines.count)
+    wait_for(lambda: lines.count() == 5, 20, lines.count)
     early = lines.nth(0).get_attribute("d")
     wait_for(lambda: lines.nth(0).get_attribute("d") != early, 10)
-    strokes = {lines.nth(n).get_attribute("stroke") for n in range(4)}
-    assert len(strokes) == 4 and None not in strokes
+    strokes = {lines.nth(n).get_attribute("stroke") for n in range(5)}
+    assert len(strokes) == 5 and None not in strokes
     page.locator("#train-chart input").click()
     page.get_by_role("option", name="Gradient norm").click()
     wait_for(lambda: "gradient norm" in page.inner_text("#train-other-key"), 10)
@@ -261,6 +264,10 @@ def test_curves_grow_and_keep_their_colours(own, open_page, fake):  # noqa: F811
     wait_for(lambda: any((one.get_attribute("d") or "").count("L") > 5 for one in page.locator(drawn).all()), 10)
     wait_for_progress(page, "finished", 30)
     assert process.wait(10) == 0
+    wait_for(lambda: "margin, held out" in page.inner_text("#train-rewards-key"), 10)
+    held_out = page.locator(f"#train-rewards-plot path[stroke='{HELD_OUT}']").first
+    assert (held_out.get_attribute("d") or "").count("L") == 5  # six evaluations
+    assert held_out.evaluate("one => getComputedStyle(one).strokeDasharray") == "5px, 3px"
     samples = page.inner_text("#train-samples")
     assert "Moo, of course! Happy to help." in samples and "<b>pears</b>" in samples
     page.locator("#train-part input").click()
@@ -275,6 +282,8 @@ def test_a_page_outlives_its_server_and_shows_the_true_step(own, open_page, fake
     page = open_page(own.url)
     go_to(page, "Train")
     wait_for_progress(page, "training", 20)
+    drawn = "path[aria-roledescription='line mark']"
+    wait_for(lambda: all(page.locator(f"#train-{one}-plot {drawn}").count() for one in ("rewards", "z0", "other")), 40)
     own.kill()
     at_death = run.status().step
     wait_for(lambda: run.status().step > at_death + 10, 20)  # training goes on
@@ -310,8 +319,8 @@ def test_a_hundred_thousand_steps_do_not_slow_the_page(workbench, open_page):  #
     page = open_page(workbench.url)
     go_to(page, "Train")
     lines = page.locator("#train-rewards-plot path[aria-roledescription='line mark']")
-    wait_for(lambda: lines.count() == 4, 40)
-    assert sum((lines.nth(n).get_attribute("d") or "").count("L") + 1 for n in range(4)) <= 610
+    wait_for(lambda: lines.count() == 5, 40)
+    assert sum((lines.nth(n).get_attribute("d") or "").count("L") + 1 for n in range(5)) <= 610
     started = time.monotonic()
     page.locator("#train-chart input").click()
     page.get_by_role("option", name="Learning rate").click()

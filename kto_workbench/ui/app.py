@@ -114,6 +114,7 @@ def serve(
 ) -> None:
     """Serve the page until interrupted. A taken port makes way for the next free one. Raises WorkbenchError."""
     refuse_open_door(host, password)
+    leave_torch_out()
     listener, found = _listen(host, port)
     if port and found != port:
         print(f"Port {port} is taken, so the page is on {found}.", file=sys.stderr)
@@ -128,6 +129,15 @@ def serve(
             server.run(sockets=[listener])
     finally:
         app.state.workbench.close()
+
+
+def leave_torch_out() -> None:
+    """Have no library import torch into this process: transformers would, only to load a tokenizer.
+
+    To Python, a module that is None is one that is not installed.
+    """
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 
 def refuse_open_door(host: str, password: str | None) -> None:

@@ -1,5 +1,6 @@
 """Data: which thumbs, how they balance, what is wrong with them, what they say."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.feedback import Feedback, suggest_weights
-from kto_workbench.ui import check, html
+from kto_workbench.ui import check, estimate, html
 from kto_workbench.ui.words import label, language_of, say
 from kto_workbench.ui.workbench import DEMO_NAMES, THUMBS, Workbench
 
@@ -22,7 +23,7 @@ class DataTab:
     source: gr.Dropdown
     ratio: gr.Slider
     train: gr.Button
-    seen_by: gr.State
+    follow: Callable[[gr.Dropdown, gr.Number, gr.Dropdown], None]  # the model, length and template chosen elsewhere
 
 
 def build(bench: Workbench, page: gr.Blocks) -> DataTab:
@@ -42,6 +43,7 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
             train = gr.Button(label("data.train"), variant="primary", elem_id="data-train")
         with gr.Column(scale=5, min_width=300):
             cards = gr.HTML(elem_id="data-cards", elem_classes="kto-bare")
+            lengths = gr.HTML(elem_id="data-lengths", elem_classes="kto-bare")
             balance = gr.HTML(elem_id="data-balance", elem_classes="kto-bare")
             ratio = gr.Slider(
                 1.0,
@@ -101,6 +103,17 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
         found = html.problems(language, feedback.problems)
         return "", counted, weighed, found, 0, *show_rows(language, feedback, side, 0, seen_by if rendered else {})
 
+    def measure(source: str, model: str, max_length: float, template: str, request: gr.Request) -> Iterator[str]:
+        language, seen_by = language_of(request), as_seen(model, max_length, template)
+        try:
+            feedback = bench.feedback(source)
+            yield length_cards(language, feedback, say(language, "card.tokens.waiting"))
+            found = estimate.token_lengths(feedback, **seen_by)
+        except (WorkbenchError, OSError, ValueError):  # said elsewhere; there is nothing to measure
+            yield ""
+            return
+        yield length_cards(language, feedback, say(language, "card.tokens.unknown"), found)
+
     def weigh(source: str, ratio: float, request: gr.Request) -> tuple[Any, ...]:
         try:
             return overview(language_of(request), bench.feedback(source), ratio)
@@ -136,7 +149,20 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
     ratio.change(weigh, [source, ratio], [cards, balance], **quiet)
     for event, by in ((side.change, 0), (rendered.change, 0), (before.click, -1), (after.click, 1)):
         event(turn(by), [source, side, position, rendered, seen_by], [position, rows, where, before, after], **quiet)
-    return DataTab(source, ratio, train, seen_by)
+
+    def follow(model: gr.Dropdown, max_length: gr.Number, template: gr.Dropdown) -> None:
+        seen = [model, max_length, template]
+        events = [page.load, *(widget.change for widget in seen)]
+        gr.on(events, as_seen, seen, [seen_by], **quiet)
+        # Not with the rest: the first look loads the tokenizer.
+        gr.on([*events, source.change], measure, [source, *seen], [lengths], show_progress="hidden")
+
+    return DataTab(source, ratio, train, follow)
+
+
+def as_seen(model: str, max_length: float, template: str) -> dict[str, Any]:
+    """What decides how rows look to a model, as keyword arguments."""
+    return {"model": str(model or "demo").strip(), "max_length": int(max_length or 1024), "template": template}
 
 
 def sources(bench: Workbench) -> list[tuple[Any, str]]:
@@ -163,6 +189,21 @@ def overview(language: str, feedback: Feedback, ratio: float) -> tuple[str, str]
         ]
     )
     return numbers, html.balance(language, up, down, weight_up, weight_down)
+
+
+def length_cards(language: str, feedback: Feedback, otherwise: str, lengths: estimate.Lengths | None = None) -> str:
+    """How many prompts there are, and how long prompts and answers are for the model; `otherwise` where not known."""
+    prompts = estimate.different_prompts(feedback)
+    each = say(language, "card.prompts.hint", each=len(feedback.rows) / max(prompts, 1))
+    cards = [(say(language, "card.prompts"), f"{prompts:,}", each)]
+    for name in ("prompt", "completion"):
+        middle, hint = "–", otherwise
+        if lengths is not None:
+            tokens = getattr(lengths, name)
+            middle = f"{np.median(tokens):,.0f}"
+            hint = say(language, "card.tokens.hint", most=round(float(np.quantile(tokens, 0.95))))
+        cards.append((say(language, f"card.{name}_tokens"), middle, hint))
+    return html.cards(cards)
 
 
 def _chosen(feedback: Feedback, side: str) -> np.ndarray:

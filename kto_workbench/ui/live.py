@@ -17,11 +17,12 @@ from kto_workbench.runs import Run, Status
 from kto_workbench.ui import html
 from kto_workbench.ui.words import LANGUAGES, label, language_of, say
 from kto_workbench.ui.workbench import RUNS_OFFERED, Workbench
-from kto_workbench.views.curves import CHARTS, chart_points
+from kto_workbench.views.curves import CHARTS, HELD_OUT, LAID_OVER, chart_points, downsample, points
 from kto_workbench.views.notes import notes_on
 from kto_workbench.views.records import Records, records_of
 
 TICK_SECONDS = 1.0
+HELD_OUT_POINTS = 100
 OTHER_CHARTS = [chart for chart in CHARTS if chart not in ("rewards", "z0")]
 
 COLORS = {
@@ -29,6 +30,10 @@ COLORS = {
     for language in LANGUAGES
     for curves in CHARTS.values()
     for curve in curves
+} | {
+    say(language, "curve.held_out", curve=say(language, f"curve.{name}")): HELD_OUT
+    for language in LANGUAGES
+    for name in LAID_OVER.values()
 }
 
 
@@ -153,8 +158,8 @@ class Shown:
 def _controls() -> tuple[gr.Dropdown, gr.Dropdown, gr.Slider]:
     with gr.Row():
         part = gr.Dropdown(
-            [(label("live.train"), "train"), (label("live.eval"), "eval")],
-            value="train",
+            [(label(f"live.{name}"), name) for name in ("both", "train", "eval")],
+            value="both",
             label=label("live.part"),
             elem_id="train-part",
             filterable=False,
@@ -205,6 +210,8 @@ def draw(
 
     gr.LinePlot gives colours to the names in the first table it gets, and to no others: every table must name all
     curves of the `family` of charts that take turns in that plot, if only with a gap.
+
+    `part` is `train`, `eval` (held-out rows), or `both`: one curve of the held-out rows laid over those of training.
     """
     columns = records.eval if part == "eval" else records.train
     # Held-out rows are evaluated a few times in a run: smoothing would only hide them.
@@ -214,6 +221,15 @@ def draw(
     for curve in CHARTS[chart]:
         values = curves[curve.name][1]
         keys.append((name[curve.name], curve.color, float(values[-1]) if len(values) else None))
+    for other in family:
+        if laid_over := LAID_OVER.get(other):
+            name[f"held out {laid_over}"] = say(language, "curve.held_out", curve=name[laid_over])
+    if part == "both" and (laid_over := LAID_OVER.get(chart)):
+        curve = next(curve for curve in CHARTS[chart] if curve.name == laid_over)
+        held_out = downsample(*points(records.eval, curve, beta), HELD_OUT_POINTS)
+        if len(held_out[0]):
+            curves[f"held out {laid_over}"] = held_out
+            keys.append((name[f"held out {laid_over}"], HELD_OUT, float(held_out[1][-1])))
     head = html.chart_head(say(language, f"chart.{chart}"), keys)
     drawn = {key: steps_values for key, steps_values in curves.items() if len(steps_values[0])}
     if not drawn:

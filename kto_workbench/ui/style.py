@@ -3,7 +3,7 @@
 import gradio as gr
 from gradio.themes.utils import colors, sizes
 
-from kto_workbench.views.curves import DOWN, REFERENCE, UP
+from kto_workbench.views.curves import DOWN, HELD_OUT, REFERENCE, UP
 
 FONT = ("Inter", "system-ui", "-apple-system", "Segoe UI", "Noto Sans", "Noto Sans CJK SC", "PingFang SC", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Consolas", "DejaVu Sans Mono", "monospace")
@@ -76,6 +76,9 @@ def theme() -> gr.themes.Base:
 
 CSS = (
     f":root {{ --kto-up: {UP}; --kto-down: {DOWN}; --kto-reference: {REFERENCE}; }}"
+    f"path[aria-roledescription='line mark'][stroke='{HELD_OUT}'] {{ stroke-dasharray: 5 3; }}"
+    f".kto-curve[style*='{HELD_OUT}']::before {{ background: repeating-linear-gradient(90deg, {HELD_OUT} 0 4px,"
+    " transparent 4px 6px); }"
     + """
 .gradio-container {
   width: 100% !important; max-width: 1240px !important; margin: 0 auto !important;
@@ -107,6 +110,9 @@ button:focus-visible, summary:focus-visible, a:focus-visible, .kto-scroll:focus-
 .kto-card dt { font-size: 12.5px; color: var(--block-info-text-color); }
 .kto-card dd { margin: 2px 0 0; font-size: 22px; font-weight: 600; font-variant-numeric: tabular-nums; }
 .kto-card span { font-size: 12px; color: var(--block-info-text-color); }
+
+#data-lengths .kto-cards { grid-template-columns: repeat(3, 1fr); }
+#data-lengths .kto-cards:empty { display: none; }
 
 .kto-balance { border: 1px solid var(--block-border-color); border-radius: 8px; padding: 16px;
   background: var(--block-background-fill); display: grid; gap: 12px; }
@@ -224,6 +230,8 @@ svg.kto-thumb.kto-down { fill: var(--kto-down); transform: rotate(180deg); }
   .kto-wide { display: none; }
   .kto-narrow { display: block; }
   .kto-cards { grid-template-columns: repeat(2, 1fr); gap: 8px; }
+  #data-lengths .kto-cards { grid-template-columns: repeat(2, 1fr); }
+  #data-lengths .kto-card:first-child { grid-column: 1 / -1; }
   .kto-bar-row { grid-template-columns: 1fr auto; gap: 4px 10px; }
   .kto-bar { grid-column: 1 / -1; grid-row: 2; }
   .kto-keys { padding-left: 0; }

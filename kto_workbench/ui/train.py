@@ -1,5 +1,6 @@
 """Train: the fields that matter, the rest folded away, what Start will run, and below it the live run."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +11,13 @@ from kto_workbench.config import KTOConfig, config_to_yaml
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.feedback import suggest_weights
 from kto_workbench.runs import create_run, resume, start
-from kto_workbench.ui import fields, html, live
+from kto_workbench.ui import estimate, fields, html, live
 from kto_workbench.ui.data import DataTab
 from kto_workbench.ui.presets import Presets
 from kto_workbench.ui.words import label, language_of, say
 from kto_workbench.ui.workbench import Workbench
+
+log = logging.getLogger(__name__)
 
 LINES = (
     ("model",),
@@ -55,6 +58,7 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
         with gr.Column(scale=4, min_width=300):
             gr.HTML(label("train.new"), elem_classes="kto-bare kto-section")
             widgets = _basic_fields(defaults)
+            expected = gr.HTML(elem_id="train-expected", elem_classes="kto-bare")
             with gr.Accordion(label("train.more"), open=False, elem_id="train-more"):
                 for group, options in fields.folded_groups().items():
                     gr.HTML(label(f"group.{group}"), elem_classes="kto-bare kto-section")
@@ -86,6 +90,15 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
         except WorkbenchError as error:
             return html.message(str(error)), gr.skip(), gr.skip()
         return "", fields.command(config), config_to_yaml(config)
+
+    def expect(values: dict[Component, Any], request: gr.Request) -> str:
+        try:
+            config = config_from(values)
+            said = estimate.expected(language_of(request), config, bench.feedback(values[data.source]), bench.runs())
+        except Exception:  # an estimate is a courtesy: whatever it trips over must not cost the page
+            log.debug("No estimate.", exc_info=True)
+            return ""
+        return html.message(said, "plain")
 
     def begin_run(values: dict[Component, Any], request: gr.Request) -> tuple[Any, str]:
         language = language_of(request)
@@ -145,9 +158,6 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
         values = {widget: fields.to_widget(option, getattr(config, option)) for widget, option in keyed.items()}
         return {preset_told: "", last_model: config.model, **values}
 
-    def as_seen(model: str, max_length: float, template: str) -> dict[str, Any]:
-        return {"model": str(model or "demo").strip(), "max_length": int(max_length or 1024), "template": template}
-
     last_model = gr.State("demo")
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
     opened = page.load
@@ -161,8 +171,8 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
     widgets["model"].change(follow_model, {*keyed, last_model}, [*keyed, last_model], **quiet)
     changes = [widget.change for widget in keyed] + [data.source.change, opened]
     gr.on(changes, preview, asked, [told, command, yaml], trigger_mode="always_last", **quiet)
-    seen = [widgets[name] for name in ("model", "max_length", "template")]
-    gr.on([opened, *(widget.change for widget in seen)], as_seen, seen, [data.seen_by], **quiet)
+    gr.on([*changes, run.change], expect, asked, [expected], trigger_mode="always_last", **quiet)
+    data.follow(*(widgets[name] for name in ("model", "max_length", "template")))
     opened(lambda: gr.Dropdown(choices=presets.names()), None, [preset], **quiet)
     keep.click(save_preset, {*asked, preset}, [preset, preset_told], **quiet)
     take.click(load_preset, [preset], [preset_told, last_model, *keyed], **quiet)

@@ -22,6 +22,8 @@ class Curve:
 
 # Colours that people with red-green blindness can tell apart, readable on white and on near-black.
 UP, DOWN, REFERENCE, PLAIN, FAINT = "#0d8f83", "#d9730d", "#8b6bd8", "#7b8794", "#a8b0ba"
+# Of held-out rows, drawn over those of training; the page dashes what has this colour.
+HELD_OUT = "#c2477f"
 
 CHARTS: dict[str, tuple[Curve, ...]] = {
     "rewards": (
@@ -38,6 +40,9 @@ CHARTS: dict[str, tuple[Curve, ...]] = {
     "tokens_per_second": (Curve("tokens_per_second", "tokens_per_second", PLAIN),),
     "memory": (Curve("memory", "memory_gigabytes", PLAIN),),
 }
+
+# By chart: the curve that held-out rows are laid over; a chart with all of them twice could not be read.
+LAID_OVER = {"rewards": "margin", "loss": "loss"}
 
 Points = tuple[np.ndarray, np.ndarray]
 

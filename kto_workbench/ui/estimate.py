@@ -1,0 +1,183 @@
+"""What the next run will take, of memory and of time, beside what is free: from files alone, never the network.
+
+A page must not fail over an estimate: where something is not known, what follows from it is simply left out.
+"""
+
+import functools
+import json
+import math
+import shutil
+import subprocess
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from kto_workbench.config import KTOConfig
+from kto_workbench.feedback import Feedback
+from kto_workbench.feedback.rendering import encode_rows, load_tokenizer, model_path
+from kto_workbench.runs import Run
+from kto_workbench.ui import html
+from kto_workbench.ui.words import say
+
+SAMPLE = 400  # rows; the median of a sample of these is as good as that of a million
+PROCESS = 350 * 2**20  # Python and its libraries, which a run on a CPU has in the same memory
+GPU_LOOK_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of the prompts and the completions of a sample of rows, before and after max_length cuts them."""
+
+    prompt: np.ndarray
+    completion: np.ndarray
+    kept_prompt: np.ndarray
+    kept_completion: np.ndarray
+
+    def largest_batch(self, size: int) -> tuple[int, int, int]:
+        """Tokens of the prompts, the completions and the longest row of a batch two deviations above the mean."""
+
+        def most(tokens: np.ndarray) -> int:
+            return math.ceil(size * tokens.mean() + 2 * tokens.std() * math.sqrt(size))
+
+        longest = int((self.kept_prompt + self.kept_completion).max())
+        return most(self.kept_prompt), most(self.kept_completion), longest
+
+
+def model_folder(model: str) -> Path | None:
+    """Where a model's files lie on this machine: a folder, or the hub's cache; None if nowhere."""
+    folder = Path(model_path(model)).expanduser()
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(model, "config.json")
+    except HFValidationError:
+        return None
+    return Path(found).parent if isinstance(found, str) else None
+
+
+_one_at_a_time = threading.Lock()
+
+
+@functools.lru_cache(maxsize=4)
+def _tokenizer(folder: str):
+    return load_tokenizer(folder)
+
+
+@functools.lru_cache(maxsize=8)
+def _lengths(feedback: Feedback, folder: str, max_length: int, template: str) -> Lengths:
+    count = len(feedback.rows)
+    chosen = np.sort(np.random.default_rng(0).choice(count, min(SAMPLE, count), replace=False))
+    encoded = encode_rows(_tokenizer(folder), feedback.rows.take(chosen), max_length, template=template)
+    kept = np.array([(len(row.prompt_ids), len(row.completion_ids)) for row in encoded])
+    cut = np.array([(row.prompt_cut, row.completion_cut) for row in encoded])
+    return Lengths(*(kept + cut).T, *kept.T)
+
+
+def token_lengths(feedback: Feedback, model: str, max_length: int, template: str) -> Lengths | None:
+    """Lengths in the model's tokens; None without rows or without the model's files. Raises ModelError."""
+    folder = model_folder(model)
+    if folder is None or not len(feedback.rows):
+        return None
+    with _one_at_a_time:  # loading a tokenizer takes a second or two, and pages ask together
+        return _lengths(feedback, str(folder), max_length, template)
+
+
+def different_prompts(feedback: Feedback) -> int:
+    """How many prompts the rows answer."""
+    return len(feedback.rows.table.column("prompt").unique())
+
+
+def expected(language: str, config: KTOConfig, feedback: Feedback, runs: list[Run]) -> str:
+    """One line: memory of what is free, and time."""
+    return " · ".join(filter(None, (_memory(language, config, feedback), _time(language, config, feedback, runs))))
+
+
+def _memory(language: str, config: KTOConfig, feedback: Feedback) -> str:
+    from kto_workbench.runs.memory import ModelShape, Tokens, estimate_memory
+
+    folder = model_folder(config.model)
+    if folder is None:
+        return say(language, "expected.unknown")
+    shape = ModelShape.of(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    if shape is None:
+        return ""
+    gpu = free_on_gpu() if config.device in ("auto", "cuda") else None
+    half = config.dtype == "bfloat16" or config.dtype == "auto" and gpu is not None
+    lengths = token_lengths(feedback, config.model, config.max_length, config.template)
+    estimate = estimate_memory(
+        config,
+        shape,
+        Tokens(*lengths.largest_batch(min(config.batch_size, len(feedback.rows)))) if lengths else None,
+        device="cuda" if gpu is not None else "cpu",
+        dtype_bytes=2 if half else 4,
+    )
+    free, process = (free_memory(), PROCESS) if gpu is None else (gpu, 0)
+    tight = estimate.high + process > free
+    low, high = gigabytes(estimate.low + process), gigabytes(estimate.high + process)
+    span = low if low == high else f"{low}–{high}"
+    where = "" if gpu is None else say(language, "expected.gpu")
+    sentence = say(language, "expected.of", span=span, free=gigabytes(free), where=where)
+    return sentence + (say(language, "expected.tight") if tight else "")
+
+
+def gigabytes(size: float) -> str:
+    """Bytes in GB, with a digit behind the point where there is one before it."""
+    amount = size / 1e9
+    return f"{amount:.1f}" if amount < 9.95 else f"{amount:.0f}"
+
+
+def _time(language: str, config: KTOConfig, feedback: Feedback, runs: list[Run]) -> str:
+    """From the pace of the newest finished run of the same model; nothing without one."""
+    pace = next((found for run in runs if (found := _seconds_per_row(run, config)) is not None), None)
+    if pace is None:
+        return ""
+    rows = len(feedback.rows) * (1 - config.eval_fraction)
+    steps = config.max_steps if config.max_steps > 0 else math.ceil(rows / config.batch_size) * config.num_train_epochs
+    return say(language, "expected.time", time=html.time_left(language, pace * config.batch_size * steps))
+
+
+def _seconds_per_row(run: Run, config: KTOConfig) -> float | None:
+    status = run.status()
+    steps = status.step - status.first_step
+    if status.state != "finished" or not status.training_started or not status.ended or steps < 1:
+        return None
+    trained = run.config()
+    if Path(trained.model) != Path(config.model) and trained.model != config.model:
+        return None
+    return (status.ended - status.training_started) / steps / trained.batch_size
+
+
+def free_memory() -> int:
+    """Bytes of memory that a new process may take here, within the limit of a container if there is one."""
+    available = psutil.virtual_memory().available
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+    except (OSError, ValueError):
+        return available
+    return min(available, max(0, limit - used))
+
+
+def free_on_gpu() -> int | None:
+    """Free bytes of the first GPU, asked of its driver's own tool; None without one."""
+    return _ask_gpu(int(time.monotonic() / GPU_LOOK_SECONDS))
+
+
+@functools.lru_cache(maxsize=1)
+def _ask_gpu(_: int) -> int | None:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    command = [tool, "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True, stdin=subprocess.DEVNULL)
+        return int(said.stdout.split()[0]) * 2**20
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return None
