@@ -21,8 +21,15 @@ child.py       the child process that trains
 export.py      a run's model for other programs
 """
 
+import logging
 import os
+import warnings
 
 # OpenMP's threads spin while they wait, which on a machine that does anything else (a browser, a second job) made
 # training steps ten times slower: 4.0 s against 0.39 s on two busy cores. It must be set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# What libraries say on every start, of things that are none of the user's business.
+warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
+warnings.filterwarnings("ignore", message="IProgress not found")
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from kto_workbench.config import KTOConfig
 from kto_workbench.engine.batches import Batch, Pair, compose, hold_out, mismatched_pairs
 from kto_workbench.engine.generation import generate
+from kto_workbench.engine.memory import calibrate
 from kto_workbench.engine.models import (
     adapter_off,
     add_lora,
@@ -97,7 +98,11 @@ def _train(run: Run, config: KTOConfig, *, progress: bool) -> bool:
     batches = [to_batch(part, config, device) for part in prepared.train + prepared.evaluation]
     n_train = len(prepared.train)
 
-    budget = Budget(None if config.tokens_per_pass == "auto" else config.tokens_per_pass)
+    budget = Budget(None)
+    if config.tokens_per_pass == "auto":
+        budget.tokens = calibrate(scorer, max(batches, key=lambda batch: sum(map(len, batch.pairs))), config)
+    else:
+        budget.tokens = config.tokens_per_pass
     budget.on_halved = lambda tokens: run.set_status(
         message=f"Out of memory once: going on with {tokens} tokens a pass."
     )

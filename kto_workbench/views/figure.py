@@ -4,6 +4,7 @@ from kto_workbench import Run, plot
 plot(Run("workspace/runs/20260101-120000-ab12")).savefig("curves.png")
 """
 
+import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,15 @@ def plot(run: Run | Sequence[Run], smoothing: float = 0.6) -> "Figure":
         else:
             axis.text(0.5, 0.5, "nothing logged yet", transform=axis.transAxes, ha="center", color=PLAIN)
     figure.suptitle(_title(runs), fontsize=11, x=0.01, ha="left")
+    # A notebook shows the picture even where nobody has imported pyplot.
+    figure._repr_png_ = lambda: _png(figure)
     return figure
+
+
+def _png(figure: "Figure") -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=100)
+    return file.getvalue()
 
 
 TITLES = {

@@ -1,0 +1,238 @@
+"""What a training will take of memory, from its config and the model's config.json: arithmetic alone, no torch.
+
+    shape = ModelShape.of(json.loads(Path("model/config.json").read_text()))
+    estimate = estimate_memory(config, shape, Tokens(prompt=900, completion=700, longest=260))
+    estimate.low, estimate.total, estimate.high     # bytes
+
+The numbers of a layer were counted tensor by tensor on the packed engine with fused LoRA; `python -m benchmarks.memory`
+holds them against measured peaks.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from kto_workbench.config import KTOConfig
+
+# How far measured peaks may lie from `total`: what is measured moves with the allocator, the estimate does not.
+SPREAD = 0.2
+# Logits alive at once in the head, in elements, and how many tensors of that size (see engine/head.py).
+HEAD_CHUNK = {"cpu": 2**21, "cuda": 2**27}
+HEAD_COPIES = 3
+# Code and buffers that the first step brings in beside tensors: libraries on a CPU, a context on a GPU.
+RUNTIME = {"cpu": 40 * 2**20, "cuda": 500 * 2**20}
+# NF4 with double quantization: half a byte, an 8-bit scale for 64 weights, a float32 for 256 scales.
+BYTES_4BIT = 0.5 + 1 / 64 + 4 / (64 * 256)
+# Architectures with two matrices in the feed-forward block; the others have three (gate, up, down).
+TWO_MATRICES = {"gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "bloom", "falcon", "phi", "starcoder2", "mpt"}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """The sizes of a decoder that its memory follows from, in elements."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    tied: bool = False
+    gated: bool = True
+
+    @classmethod
+    def of(cls, config: dict[str, Any]) -> "ModelShape | None":
+        """From the content of a config.json, by whichever names it uses; None where sizes are missing."""
+        config = {**config, **(config.get("text_config") or {})}
+
+        def first(*names: str) -> int | None:
+            return next((int(config[name]) for name in names if isinstance(config.get(name), int)), None)
+
+        layers, hidden = first("num_hidden_layers", "n_layer", "num_layers"), first("hidden_size", "n_embd", "d_model")
+        heads, vocabulary = first("num_attention_heads", "n_head", "num_heads"), first("vocab_size")
+        if not (layers and hidden and heads and vocabulary):
+            return None
+        kind = config.get("model_type")
+        return cls(
+            layers=layers,
+            hidden=hidden,
+            intermediate=first("intermediate_size", "n_inner", "ffn_dim") or 4 * hidden,
+            heads=heads,
+            kv_heads=first("num_key_value_heads") or heads,
+            head_dim=first("head_dim") or hidden // heads,
+            vocabulary=vocabulary,
+            tied=bool(config.get("tie_word_embeddings", kind in ("gpt2", "gemma", "gemma2", "gemma3_text"))),
+            gated=kind not in TWO_MATRICES,
+        )
+
+    @property
+    def q(self) -> int:
+        """Width of the queries."""
+        return self.heads * self.head_dim
+
+    @property
+    def kv(self) -> int:
+        """Width of the keys, and of the values."""
+        return self.kv_heads * self.head_dim
+
+    def linears(self) -> list[tuple[int, int]]:
+        """(in, out) of each matrix of a layer."""
+        h, i = self.hidden, self.intermediate
+        up = [(h, i)] * (2 if self.gated else 1)
+        return [(h, self.q), (h, self.kv), (h, self.kv), (self.q, h), *up, (i, h)]
+
+    @property
+    def body(self) -> int:
+        """Parameters of all layers' matrices."""
+        return self.layers * sum(a * b for a, b in self.linears())
+
+    @property
+    def embedding(self) -> int:
+        """Parameters of embedding and head."""
+        return self.vocabulary * self.hidden * (1 if self.tied else 2)
+
+    def adapter(self, rank: int) -> int:
+        """Parameters of LoRA on all linear layers but the head."""
+        return self.layers * sum(rank * (a + b) for a, b in self.linears())
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The largest batch, in tokens: of its prompts, its completions, and of its longest sequence."""
+
+    prompt: int
+    completion: int
+    longest: int
+
+    @classmethod
+    def at_most(cls, config: KTOConfig) -> "Tokens":
+        """Every row as long as max_length, half of it completion: what is not known to be less."""
+        half = config.batch_size * config.max_length // 2
+        return cls(half, half, config.max_length)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEstimate:
+    """Bytes of a training, by what they are for. `training`, `reference` and `generation` never exist together.
+
+    `activations`, `head`, `kept_kv` and `passing` (tensors that live for a moment) make up `training`. `tokens` is the
+    size of the largest pass; `bytes_per_token` and `bytes_per_token_checkpointed` what a token more would add.
+    """
+
+    weights: int
+    adapter: int
+    gradients: int
+    optimizer: int
+    activations: int
+    head: int
+    kept_kv: int
+    passing: int
+    runtime: int
+    reference: int
+    generation: int
+    tokens: int
+    bytes_per_token: int
+    bytes_per_token_checkpointed: int
+    parts: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        names = ("weights", "adapter", "gradients", "optimizer", "activations", "head", "kept_kv", "passing", "runtime")
+        object.__setattr__(self, "parts", {name: getattr(self, name) for name in names})
+
+    @property
+    def training(self) -> int:
+        """What a step adds to weights, adapter, gradients and optimizer, at its peak."""
+        return self.activations + self.head + self.kept_kv + self.passing
+
+    @property
+    def incremental(self) -> int:
+        """Everything beyond the loaded model."""
+        lasting = self.adapter + self.gradients + self.optimizer + self.runtime
+        return lasting + max(self.training, self.reference, self.generation)
+
+    @property
+    def total(self) -> int:
+        """The peak to expect."""
+        return self.weights + self.incremental
+
+    @property
+    def low(self) -> int:
+        """The least to expect: weights are certain, the rest is not."""
+        return round(self.weights + self.incremental * (1 - SPREAD))
+
+    @property
+    def high(self) -> int:
+        """The most to expect."""
+        return round(self.weights + self.incremental * (1 + SPREAD))
+
+
+def estimate_memory(
+    config: KTOConfig, shape: ModelShape, tokens: Tokens | None = None, *, device: str = "cpu", dtype_bytes: int = 4
+) -> MemoryEstimate:
+    """The memory of a training.
+
+    Args:
+        config: batch_size, tokens_per_pass, gradient_checkpointing, lora_r, load_in_4bit, optim, objective and z0.
+        shape: of the model.
+        tokens: of the largest batch; None assumes rows of max_length.
+        device: `cpu` or `cuda`.
+        dtype_bytes: of a weight or an activation: 4 in float32, 2 in bfloat16.
+
+    Returns:
+        The estimate; generation is that of the watched prompts.
+    """
+    tokens = tokens or Tokens.at_most(config)
+    whole = tokens.prompt + tokens.completion
+    limit = config.tokens_per_pass if isinstance(config.tokens_per_pass, int) else whole
+    t = min(whole, max(limit, tokens.longest))
+    share = t / max(whole, 1)
+    in_one, c = t == whole, round(tokens.completion * share)
+    kl = config.objective == "kto" and config.reference == "base" and config.z0 == "batch"
+    h, i, q, kv, layers, size = shape.hidden, shape.intermediate, shape.q, shape.kv, shape.layers, dtype_bytes
+
+    adapter_bytes = 2 if config.adapter_dtype == "bfloat16" else 4
+    n_adapter = shape.adapter(config.lora_r)
+    if config.load_in_4bit:
+        weights = shape.body * BYTES_4BIT + shape.embedding * size
+    else:
+        weights = (shape.body + shape.embedding) * size
+    moments = 2 if config.optim == "paged_adamw_8bit" else 8
+
+    layer = _kept_by_layer(shape, config.lora_r) * size
+    passing = (3 * i + 2 * h) * size
+    full = layers * layer + 4 * h * size
+    checkpointed = (layers * h + 4 * h) * size + layer
+    kept = layers * 2 * kv * size if kl and in_one and config.gradient_checkpointing else 0
+    chunk = min(HEAD_CHUNK.get(device, 2**24), c * shape.vocabulary)
+    head = HEAD_COPIES * chunk * 4 + 2 * c * h * size
+    activations = t * (checkpointed if config.gradient_checkpointing else full)
+    forward = (3 * i + 4 * h + 3 * q + 2 * kv) * size
+    prompts = max(len(config.sample_prompts), 4) if config.sample_steps >= 0 else 0
+    answer = config.max_length + config.sample_max_new_tokens
+    return MemoryEstimate(
+        weights=round(weights),
+        adapter=n_adapter * adapter_bytes,
+        gradients=n_adapter * adapter_bytes,
+        optimizer=n_adapter * (moments + (4 if adapter_bytes == 2 else 0)),
+        activations=round(activations),
+        head=round(head),
+        kept_kv=round(t * kept),
+        passing=round(t * passing),
+        runtime=RUNTIME.get(device, 0),
+        reference=round(t * (forward + (layers * 2 * kv * size if kl else 0)) + HEAD_COPIES * chunk * 4),
+        generation=round(prompts * (answer * layers * 2 * kv * size + shape.vocabulary * 4 * 3)),
+        tokens=t,
+        bytes_per_token=round(full + passing),
+        bytes_per_token_checkpointed=round(checkpointed + passing + kept),
+    )
+
+
+def _kept_by_layer(shape: ModelShape, rank: int) -> float:
+    """Elements that a layer keeps of one token for its backward pass.
+
+    Hidden states before and after both norms; queries, keys and values; what attention returns, once by sequence and
+    once in one piece; the inputs of the feed-forward block's activation, product and last matrix; LoRA's low ranks.
+    """
+    feed_forward = 4 * shape.intermediate if shape.gated else 3 * shape.intermediate
+    low = rank * len(shape.linears())
+    return 4 * shape.hidden + 3 * shape.q + 2 * shape.kv + shape.heads + feed_forward + low + 2
