@@ -8,6 +8,7 @@ html.py       small pieces of escaped HTML
 fields.py     widgets from KTOConfig, and back
 workbench.py  what all tabs share: the workspace, its feedback, its runs
 check.py      what the check finds, and its fixes; rows as the model sees them
+export.py     adapter and merged model, written by a process of its own
 estimate.py   memory and time that the next run will take
 quick.py      gradio imported in half the time
 presets.py    settings kept under a name

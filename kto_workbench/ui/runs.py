@@ -9,6 +9,7 @@ from kto_workbench.errors import WorkbenchError
 from kto_workbench.runs import Run, resume
 from kto_workbench.runs.shelf import about_run, delete_run, deleted_runs, describe_run, restore_run
 from kto_workbench.ui import html
+from kto_workbench.ui.export import FORMATS, begin_export, can_export, is_exporting, show_exports
 from kto_workbench.ui.words import label, language_of, say
 from kto_workbench.ui.workbench import Workbench
 from kto_workbench.views.curves import CHARTS, downsample, points, smooth
@@ -23,6 +24,7 @@ METRICS = {
 SHOWN = 200
 LAID_OVER = 6
 POINTS_EACH = 150
+EXPORT_SECONDS = 1.0
 
 
 def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown) -> None:
@@ -66,10 +68,16 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown) 
         watch = gr.Button(label("runs.watch"), size="sm", elem_id="runs-watch", min_width=90)
         again = gr.Button(label("train.resume"), size="sm", elem_id="runs-resume", min_width=90)
         report = gr.DownloadButton(label("runs.report"), size="sm", elem_id="runs-report", min_width=90)
+        exports = {
+            form: gr.Button(label(f"export.button.{form}"), size="sm", elem_id=f"runs-export-{form}", min_width=90)
+            for form in FORMATS
+        }
         delete = gr.Button(label("runs.delete"), size="sm", elem_id="runs-delete", min_width=90)
         undo = gr.Button(label("runs.undo"), size="sm", elem_id="runs-undo", visible=False, min_width=90)
     told = gr.HTML(elem_id="runs-message", elem_classes="kto-bare kto-told")
-    acting = [save, watch, again, report, delete]
+    exported = gr.HTML(elem_id="runs-exported", elem_classes="kto-bare kto-told")
+    exporting = gr.Timer(EXPORT_SECONDS, active=False)
+    acting = [save, watch, again, report, delete, *exports.values()]
 
     def show(chosen_ids: list[str] | None, request: gr.Request) -> list[Any]:
         language, runs = language_of(request), bench.runs()[:SHOWN]
@@ -99,7 +107,12 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown) 
             gr.Button(interactive=bool(status and status.resumable)),
             gr.DownloadButton(value=report_on(one) if one else None, interactive=bool(one)),
             gr.Button(interactive=bool(status and not status.active)),
+            *(gr.Button(interactive=can_export(one)) for _ in FORMATS),
+            *exports_of(one, language),
         ]
+
+    def exports_of(run: Run | None, language: str) -> tuple[str, Any]:
+        return show_exports(language, run), gr.Timer(active=is_exporting(run))
 
     def only(chosen_ids: list[str] | None) -> Run:
         return bench.run(chosen_ids[0] if chosen_ids and len(chosen_ids) == 1 else None)
@@ -142,15 +155,33 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown) 
         path.write_text(write_report(run, about_run(run)["name"]), encoding="utf-8")
         return str(path)
 
+    def export_as(form: str) -> Any:
+        def begin(chosen_ids: list[str], request: gr.Request) -> tuple[str, str, Any]:
+            try:
+                run = only(chosen_ids)
+                begin_export(run, form)
+            except WorkbenchError as error:
+                return html.message(str(error)), gr.skip(), gr.skip()
+            return "", *exports_of(run, language_of(request))
+
+        return begin
+
+    def look_at_exports(chosen_ids: list[str] | None, request: gr.Request) -> tuple[str, Any]:
+        one = bench.run_or_none(chosen_ids[0]) if chosen_ids and len(chosen_ids) == 1 else None
+        return exports_of(one, language_of(request))
+
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
     listed = [table, chosen, undo]
-    seen = [overlay, difference, name, note, *acting]
+    seen = [overlay, difference, name, note, *acting, exported, exporting]
     gr.on([page.load, tab.select], show, [chosen], listed, **quiet)
     gr.on([chosen.change, metric.change, part.change, tab.select], look, [chosen, metric, part], seen, **quiet)
     shown_again = save.click(describe, [chosen, name, note], [told], **quiet).then(show, [chosen], listed, **quiet)
     shown_again.then(look, [chosen, metric, part], seen, **quiet)
     watch.click(lambda chosen_ids: chosen_ids[0], [chosen], [watched], **quiet)
     again.click(go_on, [chosen], [watched, told], **quiet).then(show, [chosen], listed, **quiet)
+    for form, button in exports.items():
+        button.click(export_as(form), [chosen], [told, exported, exporting], **quiet)
+    exporting.tick(look_at_exports, [chosen], [exported, exporting], **quiet)
     delete.click(put_away, [chosen], [told], **quiet).then(show, [chosen], listed, **quiet)
     undo.click(take_back, None, [told], **quiet).then(show, [chosen], listed, **quiet)
 

@@ -1,0 +1,111 @@
+"""Export from the page: `kto export` in a process of its own, which neither a closed page nor a stopped server ends.
+
+runs/<id>/export/<format>/        what was exported
+runs/<id>/export/<format>.log     what the process printed; its last line is the folder, once that is complete
+runs/<id>/export/<format>.json    which process it is
+"""
+
+import contextlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+from kto_workbench.errors import RunError, WorkbenchError
+from kto_workbench.runs import Run
+from kto_workbench.runs.jsonlines import write_atomically
+from kto_workbench.ui import html
+from kto_workbench.ui.words import say
+
+FORMATS = ("adapter", "merged")
+KINDS = {"working": "plain", "done": "fine", "failed": "error"}
+
+_children: list[subprocess.Popen] = []  # kept so that they are reaped
+
+
+def begin_export(run: Run, form: str) -> None:
+    """Start to export a run, unless that is under way or done. Raises RunError."""
+    if form not in FORMATS:
+        raise RunError(f"A run can be exported as {' or '.join(FORMATS)}, not as {form!r}.")
+    if run.status().active:
+        raise RunError(f"Run {run.id} is {run.status().state}; export it when it has ended.")
+    if export_state(run, form)[0] in ("working", "done"):
+        return
+    folder, log = _folder(run, form), _log(run, form)
+    command = [sys.executable, "-m", "kto_workbench", "export", run.path.resolve(), "--format", form, "--out", folder]
+    try:
+        shutil.rmtree(folder, ignore_errors=True)  # of an export that broke off, or of an older adapter
+        folder.parent.mkdir(exist_ok=True)
+        with log.open("wb") as output:
+            child = subprocess.Popen(
+                list(map(str, command)),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        _children.append(child)
+        with contextlib.suppress(psutil.Error):
+            known = {"pid": child.pid, "started": psutil.Process(child.pid).create_time()}
+            write_atomically(log.with_suffix(".json"), json.dumps(known))
+    except OSError as error:
+        raise RunError(f"Can't write to {folder.parent}: {error.strerror}.") from None
+
+
+def export_state(run: Run, form: str) -> tuple[str, str]:
+    """What became of an export: `none`, `working`, `done` with its folder, or `failed` with the end of its log."""
+    log, adapter = _log(run, form), run.adapter / "adapter_model.safetensors"
+    with contextlib.suppress(OSError):
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        if adapter.exists() and adapter.stat().st_mtime > log.stat().st_mtime:
+            return "none", ""  # it was trained on since
+        if lines and lines[-1] == str(_folder(run, form)) and _folder(run, form).is_dir():
+            return "done", lines[-1]
+        if _is_alive(log.with_suffix(".json")):
+            return "working", ""
+        return "failed", lines[-1] if lines else ""
+    return "none", ""
+
+
+def show_exports(language: str, run: Run | None) -> str:
+    """A sentence for each export of the run."""
+    found = [(form, *export_state(run, form)) for form in FORMATS] if run else []
+    return "".join(
+        html.message(say(language, f"export.{state}", what=say(language, f"export.{form}"), told=told), KINDS[state])
+        for form, state, told in found
+        if state in KINDS
+    )
+
+
+def is_exporting(run: Run | None) -> bool:
+    """Whether a process is still at it."""
+    return run is not None and any(export_state(run, form)[0] == "working" for form in FORMATS)
+
+
+def can_export(run: Run | None) -> bool:
+    """Whether there is an adapter, and nobody is changing it."""
+    try:
+        return run is not None and (run.adapter / "adapter_config.json").is_file() and not run.status().active
+    except WorkbenchError:
+        return False
+
+
+def _folder(run: Run, form: str) -> Path:
+    return run.path.resolve() / "export" / form
+
+
+def _log(run: Run, form: str) -> Path:
+    return run.path.resolve() / "export" / f"{form}.log"
+
+
+def _is_alive(path: Path) -> bool:
+    _children[:] = [child for child in _children if child.poll() is None]
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        process = psutil.Process(known["pid"])
+        return abs(process.create_time() - known["started"]) < 2 and process.status() != psutil.STATUS_ZOMBIE
+    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+        return False
