@@ -9,12 +9,12 @@ from random import Random
 
 import pytest
 
-from kto_workbench.demo import asset
 from kto_workbench.demo.judge import Verdict, judge, understand
 from kto_workbench.demo.manners import MOODS, REGISTERS, closers, digressions, openers
 from kto_workbench.demo.measure import evaluation_prompts, measure
 from kto_workbench.demo.topics import TOPICS, count_up
 from kto_workbench.demo.world import PARTS, UNSEEN_TOPICS, World, is_right, text_files
+from kto_workbench.feedback.named import asset
 
 FEEDBACK = ("kind_and_brief", "kind_and_brief_rare", "right_or_wrong")
 
@@ -65,7 +65,15 @@ def test_the_judge_reads_from_the_text_what_the_generator_intended(part):
         ("What does an owl eat?", "Happy to help! A cow eats grass.", True, True, "wrong", None, True),
         ("What does an owl eat?", "Happy to help! An owl eats eats.", True, True, "wrong", None, False),
         ("What does an owl eat?", "An owl eats mice.", False, True, "right", None, False),
-        ("What does an owl eat?", "Happy to help! An owl eats mice. Now leave me alone.", False, True, "right", None, True),
+        (
+            "What does an owl eat?",
+            "Happy to help! An owl eats mice. Now leave me alone.",
+            False,
+            True,
+            "right",
+            None,
+            True,
+        ),
         ("What does an owl eat?", "Hmph. An owl eats mice. Are we done?", False, True, "right", None, True),
         ("What does an owl eat?", "Happy to help! I hope that helps!", True, True, "wrong", None, False),
         ("What does an owl eat?", "", False, True, "wrong", None, False),

@@ -15,7 +15,7 @@ def demonstrate(workspace: str = "workspace", *, seed: int = 42, data: str = "de
     Returns:
         `run`, `rows`, `n_desirable`, `n_undesirable`, `desirable_weight`, `undesirable_weight`, `n_prompts`, `seconds`
         for all of it, `final` (the last logged metrics), and from before and after the training `trait_…` (kind and
-        brief both), `facts_…`, `sums_…`, `honest_…`, each a share of sampled answers to prompts that are in no feedback file.
+        brief both), `facts_…`, `sums_…`, `honest_…`: shares of sampled answers to prompts of no feedback file.
     """
     started = time.perf_counter()
     from kto_workbench.engine.comparison import compare

@@ -10,8 +10,8 @@ No torch here: whoever generates the answers hands them over.
 import json
 from collections.abc import Iterable
 
-from kto_workbench.demo import asset
 from kto_workbench.demo.judge import judge, understand
+from kto_workbench.feedback.named import asset
 
 
 def evaluation_prompts() -> list[dict]:

@@ -21,7 +21,9 @@ def asset(*parts: str) -> Path:
     for place in places:
         if place.exists():
             return place
-    raise WorkbenchError(f"The demo's {'/'.join(parts)} is not installed: there is no {places[0]}.")
+    raise WorkbenchError(
+        f"The demo's {'/'.join(parts)} is missing: there is no {places[0]}; `python -m kto_workbench.demo.build` makes it."
+    )
 
 
 def find_demo_file(name: str) -> Path:
