@@ -1,5 +1,6 @@
 """Widgets from options and back; words in both languages; what the server writes is escaped."""
 
+import inspect
 import re
 import shlex
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from kto_workbench.__main__ import _parser
 from kto_workbench.config import GROUPS, KTOConfig, options
 from kto_workbench.errors import ConfigError
+from kto_workbench.feedback import check, findings, load_feedback, tokens
 from kto_workbench.feedback.store import ThumbStore
 from kto_workbench.runs import Status
 from kto_workbench.ui import feedback, fields, html, words
@@ -85,7 +87,7 @@ def test_every_word_exists_in_both_languages_with_the_same_places():
     for key, (english, chinese) in words.WORDS.items():
         assert english and chinese, key
         assert set(re.findall(r"\{(\w+)", english)) == set(re.findall(r"\{(\w+)", chinese)), key
-    assert set(words.OPTION_HELP_ZH) <= set(options())  # a new option is shown in English until it is translated
+    assert set(words.OPTION_HELP_ZH) == set(options())  # a new option needs its help in Chinese, in words.py
     assert set(words.NOTES_ZH) == set(NOTES)
     for kind, texts in NOTES.items():
         for english, chinese in zip(texts, words.NOTES_ZH[kind], strict=True):
@@ -104,6 +106,51 @@ def test_every_word_is_used_and_every_used_word_exists():
     families = {match.split("{")[0] for match in re.findall(r'f["\']([a-z_.]+\{)', code)}
     unused = [key for key in words.WORDS if key not in code and not key.startswith(tuple(families))]
     assert not unused
+
+
+def test_every_finding_is_told_in_chinese(tmp_path):
+    source = inspect.getsource(findings) + inspect.getsource(tokens)
+    names = set(re.findall(r'(?:Finding\(|_flagged\(\s*facts,)\s*"([a-z-]+)"', source)) - {"unusable", "truncated"}
+    assert names == set(words.FINDINGS_ZH)  # "unusable" is the list of skipped rows, "truncated" is not asked for here
+    rows = [
+        {"prompt": "Hello?", "completion": said, "label": up}
+        for said, up in [
+            ("", True), ("Yes", True), ("Yes", False), ("a@example.org is <|im_end|>", True), ("=SUM(A1)", False),
+            ("sk-" + "a" * 30, True), ("cafÃ©", True), ("cafÃ©", True), ("Good day to you!", True),
+            ("good day to you", False), ("Das ist nicht das Haus, und wir sind nicht da.", True),
+        ]
+    ]  # fmt: skip
+    found = check(load_feedback(rows)).findings
+    assert len(found) > 8
+    for finding in found:
+        assert words.finding_words("en", finding) == (finding.title, finding.advice, finding.fix or "")
+        title, advice, fix = words.finding_words("zh", finding)
+        assert "\u4e00" <= re.sub(r"[\W\da-zA-Z]", "", title)[0] <= "\u9fff", title
+        assert bool(advice) == bool(finding.advice) and bool(fix) == bool(finding.fix), finding
+
+
+@pytest.mark.parametrize(
+    ("english", "chinese"),
+    [
+        ("Loading the model.", "正在加载模型。"),
+        ("Computing the reference: 3 of 25 batches.", "正在计算参考模型：第 3 / 25 批。"),
+        ("Option `batch_size` should be at least 2, not 1.", "选项 `batch_size` 至少应为 2，而不是 1。"),
+        ("Run r1 is running; stop it before you delete it.", "训练 r1 正在进行；请先停止再删除。"),
+        ("Can't load model '{evil}': gone.", "无法加载模型 '{evil}'：gone。"),
+        ("Something new happened.", "Something new happened."),
+    ],
+)
+def test_what_the_engine_says_is_retold(english, chinese):
+    assert words.retell("zh", english) == chinese and words.retell("en", english) == english
+
+
+def test_retold_sentences_are_still_those_that_are_said():
+    folder = Path(words.__file__).parents[1]
+    code = "".join(path.read_text() for path in folder.rglob("*.py") if path.name != "words.py")
+    code = re.sub(r'"\s*f?"', "", code)  # sentences that go over two lines
+    for pattern in words.SENTENCES_ZH:
+        start = re.split(r"\(", pattern.replace("\\.", "."))[0].rstrip(". *'")
+        assert start.removeprefix("Options ").removeprefix("Option ").strip() in code, f"renew {pattern} in ui/words.py"
 
 
 @pytest.mark.parametrize(

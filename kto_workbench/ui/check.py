@@ -1,6 +1,7 @@
 """What the check finds in the feedback, with its one-click fixes; and rows as the model's template renders them."""
 
 import functools
+import re
 from typing import Any
 
 import gradio as gr
@@ -9,7 +10,7 @@ from kto_workbench.errors import WorkbenchError
 from kto_workbench.feedback import CheckReport, Feedback, Row, check
 from kto_workbench.feedback.rendering import encode_rows, load_tokenizer
 from kto_workbench.ui import html
-from kto_workbench.ui.words import label, language_of, say
+from kto_workbench.ui.words import finding_words, label, language_of, retell, say
 from kto_workbench.ui.workbench import Workbench
 
 LEVELS = {"problem": "error", "warning": "warning", "note": "info"}
@@ -31,20 +32,22 @@ def build(bench: Workbench, page: gr.Blocks, source: gr.Dropdown, offered: Any) 
             return ["", gr.CheckboxGroup(visible=False), gr.Button(visible=False), ""]
         # "1 row has an empty answer → drop them"
         fixable = [finding for finding in report.findings if finding.fix and finding.name != "unusable"]
-        offers = [(f"{one.title.split(':')[0].rstrip('.')} → {one.fix}", one.name) for one in fixable]
+        language = language_of(request)
+        told_fixes = [(one.name, *finding_words(language, one)) for one in fixable]
+        offers = [(f"{re.split('[:：]', title)[0].rstrip('.。')} → {fix}", name) for name, title, _, fix in told_fixes]
         return [
-            show_findings(language_of(request), report),
+            show_findings(language, report),
             gr.CheckboxGroup(choices=offers, value=[], visible=bool(offers)),
             gr.Button(visible=bool(offers)),
             "",
         ]
 
-    def apply(source: str, names: list[str]) -> tuple[Any, str]:
+    def apply(source: str, names: list[str], request: gr.Request) -> tuple[Any, str]:
         try:
             report = look_over(bench.feedback(source))
             path = report.fix([name for name in names or [] if name in report.fixes], workspace=bench.workspace)
         except (WorkbenchError, OSError) as error:
-            return gr.skip(), html.message(str(error))
+            return gr.skip(), html.message(retell(language_of(request), error))
         return gr.Dropdown(choices=offered(bench), value=str(path)), ""
 
     gr.on([source.change, page.load], look, [source], [findings, fixes, fix, told], show_progress="hidden")
@@ -63,11 +66,12 @@ def show_findings(language: str, report: CheckReport) -> str:
     for finding in report.findings:
         if finding.name == "unusable":
             continue  # the list of skipped rows says it
+        title, advice, _ = finding_words(language, finding)
         lines = ", ".join(f"{line:,}" for line in finding.lines[:LINES_SHOWN])
         where = f" <small>{html.esc(say(language, 'check.lines', lines=lines))}</small>" if lines else ""
         items.append(
-            f'<li class="kto-message kto-{LEVELS[finding.severity]}">{html.esc(finding.title)}{where}'
-            f"<br><em>{html.esc(finding.advice)}</em></li>"
+            f'<li class="kto-message kto-{LEVELS[finding.severity]}">{html.esc(title)}{where}'
+            f"<br><em>{html.esc(advice)}</em></li>"
         )
     return f'<ul class="kto-notes kto-message-list">{"".join(items)}</ul>' if items else ""
 

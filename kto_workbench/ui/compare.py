@@ -11,7 +11,7 @@ from kto_workbench.errors import WorkbenchError
 from kto_workbench.ui import html
 from kto_workbench.ui.answers import SIDES, UPDATE_SECONDS, compared_runs
 from kto_workbench.ui.suggestions import prompts_for
-from kto_workbench.ui.words import label, language_of, say
+from kto_workbench.ui.words import label, language_of, retell, say
 from kto_workbench.ui.workbench import Workbench
 
 
@@ -85,7 +85,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
                     sent = time.monotonic()
                     yield now()
         except WorkbenchError as error:
-            yield now(html.message(str(error)))
+            yield now(html.message(retell(language, error)))
             return
         same = texts["reference"] == texts["tuned"]
         yield now(html.message(say(language, "compare.same"), "warning") if same else "")

@@ -10,7 +10,7 @@ import numpy as np
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.feedback import Feedback, suggest_weights
 from kto_workbench.ui import check, estimate, html
-from kto_workbench.ui.words import label, language_of, say
+from kto_workbench.ui.words import label, language_of, retell, say
 from kto_workbench.ui.workbench import DEMO_NAMES, THUMBS, Workbench
 
 PAGE_ROWS = 8
@@ -86,7 +86,7 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
             kept = bench.keep_upload(path)
             bench.feedback(kept)
         except WorkbenchError as error:
-            return None, gr.skip(), html.message(str(error))
+            return None, gr.skip(), html.message(retell(language, error))
         except OSError as error:
             return None, gr.skip(), html.message(say(language, "data.not_kept", reason=error.strerror or error))
         return None, gr.Dropdown(choices=sources(bench), value=kept), ""
@@ -98,7 +98,7 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
         try:
             feedback = bench.feedback(source)
         except WorkbenchError as error:
-            return html.message(str(error)), "", "", "", 0, *_no_rows(language)
+            return html.message(retell(language, error)), "", "", "", 0, *_no_rows(language)
         counted, weighed = overview(language, feedback, ratio)
         found = html.problems(language, feedback.problems)
         return "", counted, weighed, found, 0, *show_rows(language, feedback, side, 0, seen_by if rendered else {})
@@ -222,7 +222,7 @@ def show_rows(language: str, feedback: Feedback, side: str, page: int, seen_by: 
     try:
         drawn = check.rendered_rows(language, shown, **seen_by) if seen_by and shown else html.rows(language, shown)
     except WorkbenchError as error:
-        drawn = html.message(str(error))
+        drawn = html.message(retell(language, error))
     return (
         drawn,
         f'<p class="kto-plain">{html.esc(where)}</p>',

@@ -18,7 +18,7 @@ from kto_workbench.errors import RunError, WorkbenchError
 from kto_workbench.runs import Run
 from kto_workbench.runs.jsonlines import write_atomically
 from kto_workbench.ui import html
-from kto_workbench.ui.words import say
+from kto_workbench.ui.words import retell, say
 
 FORMATS = ("adapter", "merged")
 KINDS = {"working": "plain", "done": "fine", "failed": "error"}
@@ -74,7 +74,10 @@ def show_exports(language: str, run: Run | None) -> str:
     """A sentence for each export of the run."""
     found = [(form, *export_state(run, form)) for form in FORMATS] if run else []
     return "".join(
-        html.message(say(language, f"export.{state}", what=say(language, f"export.{form}"), told=told), KINDS[state])
+        html.message(
+            say(language, f"export.{state}", what=say(language, f"export.{form}"), told=retell(language, told)),
+            KINDS[state],
+        )
         for form, state, told in found
         if state in KINDS
     )

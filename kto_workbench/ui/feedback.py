@@ -12,7 +12,7 @@ from kto_workbench.feedback.store import ThumbStore
 from kto_workbench.ui import html
 from kto_workbench.ui.answers import SIDES, UPDATE_SECONDS, compared_runs
 from kto_workbench.ui.data import DataTab, sources
-from kto_workbench.ui.words import label, language_of, say
+from kto_workbench.ui.words import label, language_of, retell, say
 from kto_workbench.ui.workbench import THUMBS, Workbench
 
 LONGEST_CHAT = 60  # turns
@@ -80,7 +80,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab) -> gr.B
                     sent = time.monotonic()
                     yield [*messages, {"role": "assistant", "content": text}], "", True
         except WorkbenchError as error:
-            yield messages, html.message(str(error)), False
+            yield messages, html.message(retell(language_of(request), error)), False
             return
         yield [*messages, {"role": "assistant", "content": text}], "", False
 
@@ -114,14 +114,14 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab) -> gr.B
         try:
             _keep(store, kept, answered, messages[:index], event.liked, _origin(bench, run_id, side, temperature))
         except WorkbenchError as error:
-            return gr.skip(), gr.skip(), html.message(str(error))
+            return gr.skip(), gr.skip(), html.message(retell(language, error))
         return kept, count(language), ""
 
     def count(language: str) -> str:
         try:
             counts = store.balance()
         except WorkbenchError as error:
-            return html.message(str(error))
+            return html.message(retell(language, error))
         return html.cards(
             (say(language, f"side.{one}"), f"{number:,}", say(language, "feedback.collected"))
             for one, number in (("up", counts.n_desirable), ("down", counts.n_undesirable))

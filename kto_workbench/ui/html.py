@@ -5,7 +5,7 @@ from html import escape
 from typing import Any
 
 from kto_workbench.runs import Run, Status
-from kto_workbench.ui.words import say
+from kto_workbench.ui.words import retell, say
 from kto_workbench.views.drawing import Line, line_chart
 from kto_workbench.views.notes import Note
 
@@ -198,7 +198,7 @@ def progress(language: str, run: Run, status: Status) -> str:
         took = time_left(language, status.ended - status.training_started)
         facts.append(say(language, "progress.took", time=took))
     spoken = f"{share:.0f} %"
-    says = status.error or status.message
+    says = retell(language, status.error or status.message)
     if not says and status.state in ("queued", "starting"):
         says = say(language, "progress.waking")
     kind = "error" if status.state in ("failed", "crashed") else "plain"

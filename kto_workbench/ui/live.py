@@ -15,7 +15,7 @@ import pandas as pd
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.runs import Run, Status
 from kto_workbench.ui import html
-from kto_workbench.ui.words import LANGUAGES, label, language_of, say
+from kto_workbench.ui.words import LANGUAGES, label, language_of, retell, say
 from kto_workbench.ui.workbench import RUNS_OFFERED, Workbench
 from kto_workbench.views.curves import CHARTS, HELD_OUT, LAID_OVER, chart_points, downsample, points
 from kto_workbench.views.notes import notes_on
@@ -73,7 +73,7 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
         try:
             config = found.config()
         except WorkbenchError as error:
-            return in_order({progress: html.message(str(error))}, shown)
+            return in_order({progress: html.message(retell(language, error))}, shown)
         status, records = found.status(), records_of(found)
         drawn = (part, smoothing, language, records.version)
         if shown.changed("progress", (_visible(status), language)):

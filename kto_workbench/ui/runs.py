@@ -10,7 +10,7 @@ from kto_workbench.runs import Run, resume
 from kto_workbench.runs.shelf import about_run, delete_run, deleted_runs, describe_run, restore_run
 from kto_workbench.ui import html
 from kto_workbench.ui.export import FORMATS, begin_export, can_export, is_exporting, show_exports
-from kto_workbench.ui.words import label, language_of, say
+from kto_workbench.ui.words import label, language_of, retell, say
 from kto_workbench.ui.workbench import Workbench
 from kto_workbench.views.curves import CHARTS, downsample, points, smooth
 from kto_workbench.views.drawing import PALETTE, Line
@@ -121,15 +121,15 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown) 
         try:
             describe_run(only(chosen_ids), name or "", note or "")
         except (WorkbenchError, OSError) as error:
-            return html.message(str(error))
+            return html.message(retell(language_of(request), error))
         return html.message(say(language_of(request), "runs.saved"), "fine")
 
-    def go_on(chosen_ids: list[str]) -> tuple[Any, str]:
+    def go_on(chosen_ids: list[str], request: gr.Request) -> tuple[Any, str]:
         try:
             run = only(chosen_ids)
             resume(run)
         except WorkbenchError as error:
-            return gr.skip(), html.message(str(error))
+            return gr.skip(), html.message(retell(language_of(request), error))
         return run.id, ""
 
     def put_away(chosen_ids: list[str], request: gr.Request) -> str:
@@ -137,7 +137,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown) 
             run = only(chosen_ids)
             delete_run(run)
         except (WorkbenchError, OSError) as error:
-            return html.message(str(error))
+            return html.message(retell(language_of(request), error))
         return html.message(say(language_of(request), "runs.deleted", run=run.id), "fine")
 
     def take_back(request: gr.Request) -> str:
@@ -145,7 +145,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown) 
         try:
             run = restore_run(gone[0] if gone else "", bench.workspace)
         except (WorkbenchError, OSError) as error:
-            return html.message(str(error))
+            return html.message(retell(language_of(request), error))
         return html.message(say(language_of(request), "runs.restored", run=run.id), "fine")
 
     def report_on(run: Run) -> str:
@@ -161,7 +161,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown) 
                 run = only(chosen_ids)
                 begin_export(run, form)
             except WorkbenchError as error:
-                return html.message(str(error)), gr.skip(), gr.skip()
+                return html.message(retell(language_of(request), error)), gr.skip(), gr.skip()
             return "", *exports_of(run, language_of(request))
 
         return begin
@@ -250,7 +250,7 @@ def config_difference(language: str, runs: list[Run]) -> str:
     try:
         configs = [run.config().model_dump() for run in runs]
     except WorkbenchError as error:
-        return html.message(str(error))
+        return html.message(retell(language, error))
     told_apart = [name for name in configs[0] if name != "workspace"]
     rows = [(name, values) for name in told_apart if len(set(values := [str(one[name]) for one in configs])) > 1]
     if not rows:

@@ -14,7 +14,7 @@ from kto_workbench.runs import create_run, resume, start
 from kto_workbench.ui import estimate, fields, html, live
 from kto_workbench.ui.data import DataTab
 from kto_workbench.ui.presets import Presets
-from kto_workbench.ui.words import label, language_of, say
+from kto_workbench.ui.words import label, language_of, retell, say
 from kto_workbench.ui.workbench import Workbench
 
 log = logging.getLogger(__name__)
@@ -84,11 +84,11 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
         chosen["data"], chosen["workspace"] = values[data.source], str(bench.workspace)
         return fields.read(chosen)
 
-    def preview(values: dict[Component, Any]) -> tuple[str, Any, Any]:
+    def preview(values: dict[Component, Any], request: gr.Request) -> tuple[str, Any, Any]:
         try:
             config = config_from(values)
         except WorkbenchError as error:
-            return html.message(str(error)), gr.skip(), gr.skip()
+            return html.message(retell(language_of(request), error)), gr.skip(), gr.skip()
         return "", fields.command(config), config_to_yaml(config)
 
     def expect(values: dict[Component, Any], request: gr.Request) -> str:
@@ -108,7 +108,7 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
             run = create_run(config_from(values))
             start(run)
         except WorkbenchError as error:
-            return gr.skip(), html.message(str(error))
+            return gr.skip(), html.message(retell(language, error))
         note = html.message(say(language, "train.queued"), "warning") if busy else ""
         return gr.Dropdown(choices=live.run_choices(bench, language), value=run.id), note
 
@@ -116,14 +116,14 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
         try:
             bench.run(run_id).ask("stop")
         except WorkbenchError as error:
-            return html.message(str(error))
+            return html.message(retell(language_of(request), error))
         return html.message(say(language_of(request), "train.stopping"), "fine")
 
-    def resume_run(run_id: str) -> str:
+    def resume_run(run_id: str, request: gr.Request) -> str:
         try:
             resume(bench.run(run_id))
         except WorkbenchError as error:
-            return html.message(str(error))
+            return html.message(retell(language_of(request), error))
         return ""
 
     def weights(source: str, ratio: float) -> tuple[float, float]:
@@ -146,15 +146,15 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
         try:
             name = presets.save(values[preset], config_from(values))
         except WorkbenchError as error:
-            return gr.skip(), html.message(str(error))
+            return gr.skip(), html.message(retell(language_of(request), error))
         saved = html.message(say(language_of(request), "train.preset.saved", name=name), "fine")
         return gr.Dropdown(choices=presets.names(), value=name), saved
 
-    def load_preset(name: str) -> dict[Component, Any]:
+    def load_preset(name: str, request: gr.Request) -> dict[Component, Any]:
         try:
             config = presets.load(name)
         except WorkbenchError as error:
-            return {preset_told: html.message(str(error))}
+            return {preset_told: html.message(retell(language_of(request), error))}
         values = {widget: fields.to_widget(option, getattr(config, option)) for widget, option in keyed.items()}
         return {preset_told: "", last_model: config.model, **values}
 

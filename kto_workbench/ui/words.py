@@ -3,15 +3,18 @@
     label("tab.data")                            for what stands still: the browser picks its language (gr.I18n)
     say(language, "progress.step", step=3, …)    for what the server writes: pass language_of(request)
 
-The help of an option is written once, in config.py, and a note in views/notes.py; only their translations are here.
+The help of an option is written once, in config.py, a note in views/notes.py, a finding in feedback/findings.py, and
+what the engine says where it says it; only their translations are here.
 """
 
+import re
 from typing import Any
 
 import gradio as gr
 from gradio.i18n import I18nData
 
 from kto_workbench.config import options
+from kto_workbench.feedback.findings import Finding
 from kto_workbench.views.notes import TEXTS as NOTES
 
 LANGUAGES = ("en", "zh")
@@ -387,6 +390,8 @@ OPTION_HELP_ZH: dict[str, str] = {
     "tokens_per_pass": "一次送入模型的词元数。只影响内存与速度：梯度与 z0 不变。显存不足时自动减半。",
     "gradient_checkpointing": "反向传播时重算激活：更省内存，时间约多三分之一。",
     "dtype": "冻结权重与激活的精度；`auto`：GPU 上为 bfloat16，CPU 上为 float32。",
+    "adapter_dtype": "模型中适配器的精度；`bfloat16` 可省五分之一的激活内存，训练时另存 float32 主权重，"
+    "因此微小的更新不会丢失。需要 dtype 为 bfloat16。",
     "device": "在哪里训练；`auto` 有 GPU 就用 GPU。",
     "threads": "CPU 线程数；0 表示由 torch 决定。在共享的机器上，1 常比 2 快。",
     "eval_fraction": "留出用于评估的提示比例，连同它们的所有行。",
@@ -441,6 +446,123 @@ NOTES_ZH: dict[str, tuple[str, str]] = {
 }
 
 
+# Findings of the check, by name: what was found, what to do, what the fix does. In English they say it themselves.
+# {count} and {lines} are the finding's, the rest are figures of its `details`.
+FINDINGS_ZH: dict[str, tuple[str, str, str]] = {
+    "conflicts": (
+        "{count:,} 行互相矛盾：{answers:,} 个回答既有点赞又有点踩。",
+        "它们互相抵消：请决定取哪一边，或两边都删。",
+        "删除所有互相矛盾的行",
+    ),
+    "duplicates": (
+        "{count:,} 行与前面的行重复。",
+        "重复的行会被计两次，并可能同时用于留出与训练；各留一行即可。",
+        "各留第一行",
+    ),
+    "near-duplicates": (
+        "{count:,} 行与前面的行几乎相同，其中 {opposite_thumbs:,} 行评价相反（比对了 {sampled_rows:,} 行）。",
+        "请抽看几行：稍作改动的副本会让留出数据上的指标偏高。",
+        "",
+    ),
+    "empty": ("{count:,} 行的回答为空。", "点赞空回答会教模型什么都不说；点踩则教它随便说点什么。", "删除这些行"),
+    "one-word": ("{count:,} 行的回答只有一个词。", "分类任务没有问题；若是对话，请抽看几行。", ""),
+    "template": (
+        "{count:,} 行的文本中含有对话模板的标记。",
+        "模型自己的模板会再加一次；请提供纯文本或消息列表。",
+        "去掉回答末尾的标记，其余由你处理",
+    ),
+    "damage": (
+        "{count:,} 行含有损坏的字符（例如 é 变成 Ã©、� 或控制字符）。",
+        "模型会学着写出它们；请查明编码在哪里出错。",
+        "还原被误读为 Windows-1252 的 UTF-8，并去掉控制字符",
+    ),
+    "keys": (
+        "{count:,} 行含有疑似密钥的内容。",
+        "模型可能复述训练过的内容：请吊销这些密钥，并在训练前去掉。",
+        "替换为 [key]",
+    ),
+    "email": ("{count:,} 行含有电子邮件地址。", "模型可能复述它；请确认其主人同意。", "替换为 [email]"),
+    "formula": (
+        "{count:,} 行含有会被电子表格当作公式的文本（=…、#NAME?）。",
+        "这里按纯文本处理；若文件曾经过电子表格，请检查是否有文本丢失。",
+        "",
+    ),
+    "length": (
+        "仅凭长度区分赞踩的 AUC 为 {auc:.2f}（0.5 为随机）：点赞的回答中位 {median_chars_up:,.0f} 字符，"
+        "点踩 {median_chars_down:,.0f}。",
+        "AUC 离 0.5 越远，模型越可能学到长度而非质量；可为任一侧补充其他长度的回答。",
+        "",
+    ),
+    "language": (
+        "{count:,} 行的回答与提问语言不同（抽样 {sampled_rows:,} 行）。",
+        "这是按文字与常用词作的猜测。翻译任务也会如此；否则请抽看几行。",
+        "",
+    ),
+    "one-sided": (
+        "{with_several:,} 个有多个回答的提示中，{one_sided:,} 个只有一类评价。",
+        "KTO 不需要成对数据；但同一提示兼有赞踩时，学到的是差别而不是话题。",
+        "",
+    ),
+    "parts": ("含多个回答的行中，有 {count:,} 个回答被略去。", "若应计入，请调整阈值。", ""),
+    "mismatched": (
+        "每批 {batch_size} 行可为 z0 得到 {mismatched_pairs:.1f} 个错配对。",
+        "z0 由其他提示的回答估计；错配对偏少时，请在更多提示上收集反馈。",
+        "",
+    ),
+    "balance": ("点赞与点踩的数量很不均衡。", "权重 λ 会补偿一部分；最好在少的一侧收集更多反馈。", ""),
+}
+
+# Sentences of the engine and of the checks: English as they say it, with (.+) for what varies, and Chinese.
+SENTENCES_ZH: dict[str, str] = {
+    r"Starting the training process\.": "正在启动训练进程。",
+    r"Loading the model\.": "正在加载模型。",
+    r"Computing the reference: (.+) of (.+) batches\.": "正在计算参考模型：第 {0} / {1} 批。",
+    r"Stopping, and saving the adapter\.": "正在停止并保存适配器。",
+    r"Stopped before the first step\.": "在第一步之前已停止。",
+    r"Interrupted\.": "已中断。",
+    r"Out of memory once: going on with (.+) tokens a pass\.": "内存不足一次：改为每次前向 {0} 个词元，继续训练。",
+    r"Out of memory with a single sequence of (.+) tokens: .*": "单个 {0} 词元的序列就超出内存：请调小 max_length，"
+    "或开启 load_in_4bit、gradient_checkpointing。",
+    r"Its process ended without a word; the end of its log says more\.": "进程已无声结束；日志末尾有更多信息。",
+    r"The loss or its gradient is no longer a number at step (.+?): .*": "第 {0} 步的损失或梯度不再是数值："
+    "请降低学习率，或用 `kto check` 检查异常行。",
+    r"There is no run yet\.": "还没有训练。",
+    r"Run (.+) is (.+) already(?:, in process .+)?\.": "训练 {0} 已在进行中。",
+    r"Run (.+) is (.+), so it can't be asked to (.+)\.": "训练 {0} 已结束，无法再执行此操作。",
+    r"Run (.+) is (.+); only a stopped, failed or crashed run can be resumed\.": "训练 {0} 无法继续："
+    "只有已停止、失败或崩溃的训练才能继续。",
+    r"Run (.+) is (.+); stop it before you delete it\.": "训练 {0} 正在进行；请先停止再删除。",
+    r"Run (.+) is (.+); export it when it has ended\.": "训练 {0} 正在进行；请在结束后导出。",
+    r"Run (.+) has no adapter yet; it is (.+)\.": "训练 {0} 还没有适配器。",
+    r"There is no deleted run (.+) to take back\.": "没有可恢复的训练 {0}。",
+    r"There is no model in (.+): no such folder\.": "{0} 中没有模型：文件夹不存在。",
+    r"There is no (.+) device on this machine; use `device: auto`\.": "本机没有 {0} 设备；请用 `device: auto`。",
+    r"Can't load (?:the tokenizer of )?model (.+?): (.+)\.": "无法加载模型 {0}：{1}。",
+    r"Optimizer (.+) needs a CUDA GPU; .*": "优化器 {0} 需要 CUDA 显卡；此处请用 `optim: adamw`。",
+    r"No thumbs have been collected in the workspace (.+) yet\.": "此工作区还没有收集到反馈。",
+    r"There is no feedback (.+) here; drop the file again\.": "这里没有反馈 {0}；请重新拖入文件。",
+    r"That is not a file that this page received; drop it again\.": "本页没有收到这个文件；请重新拖入。",
+    r"(.+) is empty\.": "{0} 是空文件。",
+    r"(.+) is neither text nor Parquet nor Arrow\.": "{0} 既不是文本，也不是 Parquet 或 Arrow。",
+    r"(.+) is damaged: (.+)\.": "{0} 已损坏：{1}。",
+    r"The process that answers has died; the end of (.+) says more\. .*": "回答进程已退出；{0} 的末尾有更多信息。"
+    "再问一次即可重新启动。",
+    r"A preset's name has 1 to 60 letters, digits, spaces, dots or dashes\.": "预设名称为 1 到 60 个字母、"
+    "数字、空格、点或连字符。",
+    r"There is no config file (.+)\.": "没有配置文件 {0}。",
+    r"Option `(.+)` should be at least (.+), not (.+)\.": "选项 `{0}` 至少应为 {1}，而不是 {2}。",
+    r"Option `(.+)` should be at most (.+), not (.+)\.": "选项 `{0}` 至多应为 {1}，而不是 {2}。",
+    r"Option `(.+)` should be greater than (.+), not (.+)\.": "选项 `{0}` 应大于 {1}，而不是 {2}。",
+    r"Option `(.+)` should be less than (.+), not (.+)\.": "选项 `{0}` 应小于 {1}，而不是 {2}。",
+    r"Option `(.+)` should be a whole number, not empty\.": "选项 `{0}` 应为整数，不能为空。",
+    r"Option `(.+)` should be a number, not empty\.": "选项 `{0}` 应为数字，不能为空。",
+    r"Option `(.+)` should be (.+), not (.+)\.": "选项 `{0}` 应为 {1}，而不是 {2}。",
+    r"Option `tokens_per_pass` must be `auto` or at least 1\.": "选项 `tokens_per_pass` 应为 `auto`，或至少为 1。",
+    r"Option `max_steps` must be .*": "选项 `max_steps` 至少为 1；-1 表示由 `num_train_epochs` 决定。",
+    r"Options `desirable_weight` and `undesirable_weight` are both 0.*": "两个权重都是 0，什么也学不到。",
+}
+
+
 def _with_options() -> dict[str, tuple[str, str]]:
     words = dict(WORDS)
     for kind, english in NOTES.items():
@@ -472,6 +594,29 @@ def say(language: str, key: str, **values: Any) -> str:
     """A string in a language, its places filled."""
     text = _ALL[key][LANGUAGES.index(language)]
     return text.format(**values) if values else text
+
+
+def retell(language: str, sentence: object) -> str:
+    """A sentence of the engine in the page's language; in English where there is no translation."""
+    said = str(sentence)
+    if language == "zh":
+        for pattern, chinese in SENTENCES_ZH.items():
+            if found := re.fullmatch(pattern, said, re.DOTALL):
+                return chinese.format(*found.groups())
+    return said
+
+
+def finding_words(language: str, finding: Finding) -> tuple[str, str, str]:
+    """A finding's title, advice and fix in the page's language; in English where there is no translation."""
+    english = finding.title, finding.advice, finding.fix or ""
+    if language != "zh" or finding.name not in FINDINGS_ZH:
+        return english
+    title, advice, fix = FINDINGS_ZH[finding.name]
+    try:
+        title = title.format(count=finding.count, **finding.details)
+    except (KeyError, ValueError):  # a finding with other figures than it had when it was translated
+        return english
+    return title, advice if finding.advice else "", fix if finding.fix else ""
 
 
 def language_of(request: gr.Request | None) -> str:
