@@ -1,5 +1,6 @@
 """The page against other sites, other machines, and files that are none of its business."""
 
+import asyncio
 import json
 import socket
 from pathlib import Path
@@ -9,8 +10,8 @@ import pytest
 from browser import Served
 
 from kto_workbench.errors import WorkbenchError
-from kto_workbench.ui import app
-from kto_workbench.ui.security import is_loopback
+from kto_workbench.ui import app, security
+from kto_workbench.ui.security import LOOPBACK, _host_name, is_loopback
 from kto_workbench.ui.workbench import Workbench
 
 
@@ -38,6 +39,59 @@ def test_it_answers_its_own_names_only(client, served):
     assert client.get("/", headers={"host": f"localhost:{served.port}"}).status_code == 200
     for host in ("evil.example", "127.0.0.1.evil.example", f"evil.example:{served.port}"):
         assert client.get("/", headers={"host": host}).status_code == 400
+
+
+@pytest.mark.parametrize("host", ["", "@127.0.0.1", "127.0.0.1@evil.example", "[::1", "127.0.0.1:x", "a b", "::1:80"])
+def test_what_is_no_host_is_none_of_ours(host):
+    assert _host_name({"headers": [(b"host", host.encode())]}) not in LOOPBACK
+
+
+def test_it_can_be_reached_by_ipv6(tmp_path):
+    try:
+        with socket.socket(socket.AF_INET6) as free:
+            free.bind(("::1", 0))
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    served = Served(tmp_path / "workspace", tmp_path / "server.log", host="::1")
+    try:
+        assert served.url == f"http://[::1]:{served.port}"
+        with httpx.Client(base_url=served.url, timeout=20) as client:
+            assert client.get("/config").status_code == 200
+            assert upload(client, headers={"origin": served.url}).status_code == 200
+            assert client.get("/", headers={"host": "evil.example"}).status_code == 400
+    finally:
+        served.stop()
+
+
+def test_guessing_a_password_gets_slow_and_is_forgiven(monkeypatch):
+    waited, status = [], [400]
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": status[0]})
+
+    async def sleep(seconds):
+        waited.append(seconds)
+
+    async def send(message):
+        pass
+
+    monkeypatch.setattr(security.asyncio, "sleep", sleep)
+    guard = security.PatientLogin(app)
+    login = {"type": "http", "method": "POST", "path": "/login", "headers": []}
+
+    def tries(count):
+        waited.clear()
+        for _ in range(count):
+            asyncio.run(guard(login, None, send))
+        return list(waited)
+
+    assert tries(10) == [0, 0, 0, 0, 0, 1, 2, 4, 8, 10]
+    status[0] = 200
+    assert tries(2) == [10, 0]
+    status[0] = 400
+    tries(9)
+    guard.last -= security.FORGIVEN_SECONDS + 1
+    assert tries(1) == [0]
 
 
 @pytest.mark.parametrize(

@@ -113,12 +113,14 @@ def serve(
     password: str | None = None,
 ) -> None:
     """Serve the page until interrupted. A taken port makes way for the next free one. Raises WorkbenchError."""
+    host = host.strip("[]")
     refuse_open_door(host, password)
     leave_torch_out()
     listener, found = _listen(host, port)
     if port and found != port:
         print(f"Port {port} is taken, so the page is on {found}.", file=sys.stderr)
-    address = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{found}"
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    address = f"http://{shown}:{found}"
     app = build(workspace, host=host, password=password)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
     print(f"KTO Workbench is on {address} (Ctrl+C stops the page; training goes on).", flush=True)
