@@ -71,6 +71,14 @@ def wait_for_progress(page, text: str, seconds: float = 60) -> None:
     wait_for(lambda: text in progress(page), seconds, lambda: progress(page))
 
 
+def fits_a_phone(page, name: str) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.wait_for_timeout(500)
+    screenshot(page, f"{name}-390")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.set_viewport_size({"width": 1280, "height": 900})
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_demo_is_loaded_when_the_page_opens(workbench, open_page, width):  # noqa: F811
     page = open_page(workbench.url, width=width)
@@ -122,7 +130,7 @@ def test_wrong_values_are_one_sentence_beside_the_button(workbench, open_page): 
     page.locator("#train-batch-size input").press("Tab")
     wait_for(lambda: not alert.count(), 5)
     page.locator("#train-exact button").first.click()
-    wait_for(lambda: "--batch-size 8" in page.locator("#train-exact textarea").first.input_value(), 5)
+    wait_for(lambda: "--batch-size 8" in page.inner_text("#train-command .cm-content"), 5)
 
 
 def test_a_file_that_is_no_feedback_is_one_sentence(workbench, open_page, tmp_path):  # noqa: F811
@@ -187,6 +195,7 @@ def test_the_demo_trains_with_one_click_survives_a_reload_and_stops_with_a_usabl
     wait_for(lambda: all(page.locator(done.format(side)).count() for side in ("reference", "tuned")), 60)
     wait_for(lambda: page.inner_text("#compare-reference").strip() and page.inner_text("#compare-tuned").strip(), 60)
     screenshot(page, "compare-1280")
+    fits_a_phone(page, "compare")
     go_to(page, "Feedback")
     for question in ("What does the dog say?", "What colour is the sky?"):
         said = page.locator("#feedback-chat [data-testid=bot]").count()
@@ -199,6 +208,7 @@ def test_the_demo_trains_with_one_click_survives_a_reload_and_stops_with_a_usabl
     thumbs.get_by_label("Dislike", exact=True).last.click()
     wait_for(lambda: page.locator("#feedback-collected dd").all_inner_texts() == ["1", "1"], 10)
     screenshot(page, "feedback-1280")
+    fits_a_phone(page, "feedback")
     page.click("#feedback-train")
     wait_for(lambda: page.locator("#train-start").is_visible(), 10)
     go_to(page, "Data")
@@ -208,6 +218,12 @@ def test_the_demo_trains_with_one_click_survives_a_reload_and_stops_with_a_usabl
     wait_for(lambda: run.id in page.inner_text("#runs-table"), 10)
     assert "stopped" in page.inner_text("#runs-table")
     screenshot(page, "runs-1280")
+    wait_for(lambda: page.locator("#runs-export-adapter").is_enabled(), 10)
+    page.click("#runs-export-adapter")
+    folder = run.path.resolve() / "export" / "adapter"
+    wait_for(lambda: str(folder) in page.inner_text("#runs-exported"), 60)
+    assert (folder / "adapter_model.safetensors").is_file()
+    fits_a_phone(page, "runs")
 
 
 @pytest.mark.timeout(240)
@@ -292,6 +308,53 @@ def test_a_page_outlives_its_server_and_shows_the_true_step(own, open_page, fake
     run.ask("stop")
     wait_for_progress(page, "stopped", 20)
     process.wait(10)
+
+
+def test_several_pages_show_the_same_run_and_keep_their_own_settings(own, open_page, fake):  # noqa: F811
+    run = make_run(own.workspace)
+    process = fake(run, "--steps", "2000", "--pause", "0.05")
+    first, second = open_page(own.url + "/#train"), open_page(own.url + "/#train", locale="zh-CN")
+    wait_for_progress(first, "training", 20)
+    wait_for_progress(second, "训练中", 20)
+    first.locator("#train-beta input").fill("0.25")
+    first.locator("#train-beta input").press("Tab")
+    first.click("#train-stop")
+    wait_for_progress(first, "stopped", 20)
+    wait_for_progress(second, "已停止", 20)
+    assert second.locator("#train-beta input").input_value() == "1"
+    assert first.locator("#train-beta input").input_value() == "0.25"
+    assert second.locator("#train-resume").is_visible() and not second.locator("#train-stop").is_enabled()
+    process.wait(10)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_two_starts_queue_and_a_stopped_run_is_resumed_to_its_end(own, open_page):  # noqa: F811
+    page = open_page(own.url + "/#train")
+    page.locator("#train-more button").first.click()
+    for name, value in (("max-steps", 30), ("save-steps", 5), ("sample-steps", -1)):
+        page.locator(f"#train-{name} input").fill(str(value))
+        page.locator(f"#train-{name} input").press("Tab")
+    page.click("#train-start")
+    wait_for(lambda: len(list_runs(own.workspace)) == 1, 20)
+    page.click("#train-start")
+    wait_for(lambda: len(list_runs(own.workspace)) == 2, 20)
+    second, first = list_runs(own.workspace)
+    assert "waits for its turn" in page.inner_text("#train-message")
+    wait_for(lambda: first.status().step >= 6, 120, first.log)
+    assert second.status().state == "queued" and second.status().step == 0
+    page.locator("#train-run input").click()
+    page.get_by_role("option").filter(has_text=first.id).click()
+    wait_for_progress(page, "of 30", 20)
+    page.click("#train-stop")
+    wait_for_progress(page, "stopped", 60)
+    stopped_at = first.status().step
+    assert stopped_at < 30
+    page.click("#train-resume")  # queues behind the second, which had its turn
+    wait_for_progress(page, "finished", 240)
+    assert first.status().step == 30 and first.status().first_step == stopped_at
+    assert [record["step"] for record in first.metrics() if "loss" in record] == list(range(1, 31))
+    assert second.status().state == "finished"
 
 
 def test_a_killed_training_is_shown_as_crashed_with_its_log(workbench, open_page, fake):  # noqa: F811

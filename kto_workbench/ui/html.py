@@ -117,9 +117,14 @@ def problems(language: str, found: Sequence[Any], shown: int = 50) -> str:
     more = f"<p>{esc(say(language, 'problems.more', count=len(found) - shown))}</p>" if len(found) > shown else ""
     title = esc(say(language, "problems.some", count=len(found)))
     return (
-        f'<p class="kto-message kto-warning" role="status">{title}</p><div class="kto-scroll" tabindex="0">'
+        f'<p class="kto-message kto-warning" role="status">{title}</p><div class="kto-scroll" {region(title)}>'
         f'<table class="kto-table"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>{more}'
     )
+
+
+def region(name: str) -> str:
+    """The attributes of a part that scrolls: reached with the Tab key, and named; `name` is escaped already."""
+    return f'tabindex="0" role="region" aria-label="{name}"'
 
 
 def rows(language: str, page: Sequence[Any]) -> str:

@@ -199,7 +199,8 @@ def runs_table(language: str, runs: list[Run]) -> str:
     heads = "".join(f'<th scope="col">{html.esc(say(language, f"runs.{name}"))}</th>' for name in COLUMNS)
     body = "".join(_line(language, run) for run in runs)
     return (
-        f'<div class="kto-scroll kto-tall" tabindex="0"><table class="kto-table"><thead><tr>{heads}</tr></thead>'
+        f'<div class="kto-scroll kto-tall" {html.region(html.esc(say(language, "tab.runs")))}>'
+        f'<table class="kto-table"><thead><tr>{heads}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
 
@@ -264,7 +265,7 @@ def config_difference(language: str, runs: list[Run]) -> str:
     )
     option = html.esc(say(language, "runs.option"))
     return (
-        '<div class="kto-scroll kto-tall" tabindex="0"><table class="kto-table">'
+        f'<div class="kto-scroll kto-tall" {html.region(option)}><table class="kto-table">'
         f'<thead><tr><th scope="col">{option}</th>{heads}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )

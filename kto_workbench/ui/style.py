@@ -37,7 +37,7 @@ def theme() -> gr.themes.Base:
         block_title_text_color="*neutral_800",
         block_title_text_color_dark="*neutral_100",
         block_title_text_weight="500",
-        block_info_text_color="*neutral_500",
+        block_info_text_color="*neutral_600",
         block_info_text_color_dark="*neutral_400",
         input_background_fill="white",
         input_background_fill_dark="*neutral_950",
@@ -48,8 +48,8 @@ def theme() -> gr.themes.Base:
         input_border_width="1px",
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_hover="*primary_800",
-        button_primary_background_fill_dark="*primary_600",
-        button_primary_background_fill_hover_dark="*primary_500",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_800",
         button_primary_text_color="white",
         button_primary_text_color_dark="white",
         button_secondary_background_fill="white",
@@ -96,6 +96,11 @@ footer { display: none !important; }
 button:focus-visible, summary:focus-visible, a:focus-visible, .kto-scroll:focus-visible {
   outline: 2px solid var(--primary-500) !important; outline-offset: 2px;
 }
+
+/* What gradio writes too faintly to be read by everyone: at least 4.5 : 1 */
+body:not(.dark) button[role="tab"].selected { color: var(--primary-700) !important; }
+.min_value, .max_value, .or, .cm-gutterElement { color: var(--block-info-text-color) !important; }
+.cm-content, .cm-content span { color: var(--body-text-color) !important; }
 
 .kto-title { display: flex; align-items: baseline; gap: 14px; flex-wrap: wrap; margin-bottom: 4px; }
 .kto-title h1 { font-size: 22px; font-weight: 650; letter-spacing: -.01em; margin: 0; }

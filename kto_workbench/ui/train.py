@@ -73,8 +73,18 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
                     keep = gr.Button(label("train.preset.save"), size="sm", elem_id="preset-save", min_width=80)
                 preset_told = gr.HTML(elem_id="preset-message", elem_classes="kto-bare kto-told")
             with gr.Accordion(label("train.exact"), open=False, elem_id="train-exact"):
-                command = gr.Textbox(label=label("train.command"), lines=2, buttons=["copy"], interactive=False)
-                yaml = gr.Code(label="config.yaml", language="yaml", interactive=False, max_lines=18)
+                # Code, not a text box: with a copy button in its label, a text box has no name for screen readers.
+                command = gr.Code(
+                    label=label("train.command"),
+                    language="shell",
+                    interactive=False,
+                    wrap_lines=True,
+                    show_line_numbers=False,
+                    elem_id="train-command",
+                )
+                yaml = gr.Code(
+                    label="config.yaml", language="yaml", interactive=False, max_lines=18, show_line_numbers=False
+                )
 
     keyed: dict[Component, str] = {widget: name for name, widget in widgets.items()}
     asked = {*keyed, data.source}
