@@ -25,6 +25,8 @@ def train_the_demo(page: Page) -> None:
     page.click("#train-start")
     wait_for(lambda: "finished" in page.inner_text("#train-progress"), 300, lambda: page.inner_text("#train-progress"))
 
+    wait_for(lambda: "pace" in page.inner_text("#train-expected"), 30)
+
 
 def ask(page: Page) -> None:
     """Something to see on the tabs that ask models."""
@@ -74,6 +76,7 @@ def main(folder: Path) -> None:
             page.emulate_media(color_scheme="dark")
             page.reload()
             page.wait_for_selector(".kto-title h1")
+            page.wait_for_timeout(4000)  # until it has come back to the tab that was open
             photograph(page, folder, 1280, ["Train"], "-dark")
         finally:
             browser.close()

@@ -1,12 +1,20 @@
 """The value function by hand, and its gradient by finite differences."""
 
 import math
+import re
 
 import numpy as np
 import pytest
 
 from kto_workbench.views.drawing import Dot, Line, line_chart, ticks
 from kto_workbench.views.learning import faded_beyond, pull, pull_of_dpo, sigmoid, value
+
+
+def test_a_mark_near_the_right_edge_is_named_on_its_left():
+    line = Line("a", np.array([0.0, 10.0]), np.array([0.0, 1.0]), "#000")
+    drawn = line_chart([line], title="t", width=340, height=240, verticals=[(1.0, "a tenth"), (9.5, "a tenth")])
+    left, right = re.findall(r'<text x="([\d.]+)"( text-anchor="end")? y="\d+">a tenth', drawn)
+    assert not left[1] and right[1]
 
 
 def test_value_by_hand():

@@ -21,10 +21,10 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown) 
     """Lay out the tab; `watched` is the run whose rewards are drawn on the curves."""
     gr.Markdown(label("learn.value"), elem_classes="kto-text")
     with gr.Row():
-        beta = gr.Slider(0.01, 2, value=0.5, step=0.01, label="β", elem_id="learn-beta", min_width=150)
-        up = gr.Slider(0, 10, value=1, step=0.1, label=label("option.desirable_weight"), min_width=150)
-        down = gr.Slider(0, 10, value=1, step=0.1, label=label("option.undesirable_weight"), min_width=150)
-        z0 = gr.Slider(0, 10, value=0, step=0.1, label="z0", elem_id="learn-z0", min_width=150)
+        beta = gr.Slider(0.01, 2, value=0.5, step=0.01, label="β", elem_id="learn-beta", min_width=170)
+        up = gr.Slider(0, 10, value=1, step=0.1, label=label("option.desirable_weight"), min_width=170)
+        down = gr.Slider(0, 10, value=1, step=0.1, label=label("option.undesirable_weight"), min_width=170)
+        z0 = gr.Slider(0, 10, value=0, step=0.1, label="z0", elem_id="learn-z0", min_width=170)
     with gr.Row(elem_classes="kto-buttons"):
         mine = gr.Button(label("learn.mine"), size="sm", elem_id="learn-mine", min_width=220)
     values = gr.HTML(elem_id="learn-values", elem_classes="kto-bare")

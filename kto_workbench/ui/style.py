@@ -239,6 +239,7 @@ svg.kto-thumb.kto-down { fill: var(--kto-down); transform: rotate(180deg); }
   #data-lengths .kto-card:first-child { grid-column: 1 / -1; }
   .kto-bar-row { grid-template-columns: 1fr auto; gap: 4px 10px; }
   .kto-bar { grid-column: 1 / -1; grid-row: 2; }
+  #data-side, #data-rendered { flex: 1 1 100% !important; }
   .kto-keys { padding-left: 0; }
   .kto-sides { grid-template-columns: 1fr; gap: 12px; }
   .kto-progress-line code { margin-left: 0; }

@@ -8,7 +8,7 @@ import gradio as gr
 from gradio.components import Component
 
 from kto_workbench.config import KTOConfig, config_to_yaml
-from kto_workbench.errors import WorkbenchError
+from kto_workbench.errors import RUNS_OFFERED, WorkbenchError
 from kto_workbench.feedback import suggest_weights
 from kto_workbench.runs import create_run, resume, start
 from kto_workbench.ui import estimate, fields, html, live
@@ -19,6 +19,7 @@ from kto_workbench.ui.workbench import Workbench
 
 log = logging.getLogger(__name__)
 
+EXPECT_SECONDS = 10.0
 LINES = (
     ("model",),
     ("beta", "learning_rate"),
@@ -104,7 +105,8 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
     def expect(values: dict[Component, Any], request: gr.Request) -> str:
         try:
             config = config_from(values)
-            said = estimate.expected(language_of(request), config, bench.feedback(values[data.source]), bench.runs())
+            feedback, runs = bench.feedback(values[data.source]), bench.runs()[:RUNS_OFFERED]
+            said = estimate.expected(language_of(request), config, feedback, runs)
         except Exception:  # an estimate is a courtesy: whatever it trips over must not cost the page
             log.debug("No estimate.", exc_info=True)
             return ""
@@ -181,7 +183,15 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
     widgets["model"].change(follow_model, {*keyed, last_model}, [*keyed, last_model], **quiet)
     changes = [widget.change for widget in keyed] + [data.source.change, opened]
     gr.on(changes, preview, asked, [told, command, yaml], trigger_mode="always_last", **quiet)
-    gr.on([*changes, run.change], expect, asked, [expected], trigger_mode="always_last", **quiet)
+    # Memory is freed and runs end while the page is open.
+    gr.on(
+        [*changes, run.change, gr.Timer(EXPECT_SECONDS).tick],
+        expect,
+        asked,
+        [expected],
+        trigger_mode="always_last",
+        **quiet,
+    )
     data.follow(*(widgets[name] for name in ("model", "max_length", "template")))
     opened(lambda: gr.Dropdown(choices=presets.names()), None, [preset], **quiet)
     keep.click(save_preset, {*asked, preset}, [preset, preset_told], **quiet)
