@@ -13,6 +13,12 @@ from kto_workbench.runs.directory import new_run
 from kto_workbench.ui import export
 
 
+@pytest.fixture(autouse=True)
+def none_is_left_behind():
+    yield
+    wait_for(lambda: all(child.poll() is not None for child in export._children))
+
+
 @pytest.fixture
 def run(tmp_path):
     run = new_run(KTOConfig(workspace=str(tmp_path)), {"data": "demo"})

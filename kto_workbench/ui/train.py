@@ -8,14 +8,14 @@ import gradio as gr
 from gradio.components import Component
 
 from kto_workbench.config import KTOConfig, config_to_yaml
-from kto_workbench.errors import RUNS_OFFERED, WorkbenchError
+from kto_workbench.errors import WorkbenchError
 from kto_workbench.feedback import suggest_weights
 from kto_workbench.runs import create_run, resume, start
 from kto_workbench.ui import estimate, fields, html, live
 from kto_workbench.ui.data import DataTab
 from kto_workbench.ui.presets import Presets
 from kto_workbench.ui.words import label, language_of, retell, say
-from kto_workbench.ui.workbench import Workbench
+from kto_workbench.ui.workbench import RUNS_OFFERED, Workbench
 
 log = logging.getLogger(__name__)
 
