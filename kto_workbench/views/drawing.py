@@ -60,12 +60,13 @@ def line_chart(
     parts = [_grid(at, (x_low, x_high), (y_low, y_high), width, height)]
     for x, label in verticals:
         across, _ = at(x, y_low)
-        # Beside its line, on the side that has room: a letter is about 7 wide.
+        # Beside its line, on the side that has room (a letter is about 7 wide), and below those on the other side.
         fits = across + 4 + 7 * len(label) <= width
         beside = f'x="{across + 4}"' if fits else f'x="{across - 4}" text-anchor="end"'
+        down = TOP + (11 if fits else 25)
         parts.append(
             f'<line x1="{across}" x2="{across}" y1="{TOP}" y2="{height - BOTTOM}" stroke="currentColor" '
-            f'stroke-dasharray="3 3" opacity=".55"/><text {beside} y="{TOP + 11}">{escape(label)}</text>'
+            f'stroke-dasharray="3 3" opacity=".55"/><text {beside} y="{down}">{escape(label)}</text>'
         )
     clip = f"c{abs(hash((title, width, height))) % 10**8}"
     parts.append(
