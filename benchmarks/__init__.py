@@ -6,6 +6,7 @@ gpu.py        models of one to eight billion parameters on a GPU
 data.py       checking feedback files
 
 workload.py   models, lengths and batches that the measurements share
+ours.py       our engine on them, and a step to time
 trl_peer.py   TRL's trainer on exactly our batches
 machine.py    what a figure was measured on, and how time and memory are read
 """

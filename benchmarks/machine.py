@@ -82,12 +82,14 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def run_fresh(module: str, arguments: list[str], threads: int) -> dict[str, Any]:
+def run_fresh(module: str, arguments: list[str], threads: int, **more: str) -> dict[str, Any]:
     """Run `python -m module …` with so many threads and return the JSON object on the last line of its output.
+
+    `more` are environment variables.
 
     The caller should be small: on Linux a process starts with its parent's largest resident set as its own.
     """
-    environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads)) | {"PYTHONWARNINGS": "ignore"}
+    environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(threads)) | {"PYTHONWARNINGS": "ignore"} | more
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments], env=environment, stdout=subprocess.PIPE, text=True, check=False
     )

@@ -61,7 +61,7 @@ class TrlPeer:
         # What Trainer.train() sets up when it starts; it is not started here.
         self.trainer.current_gradient_accumulation_steps = 1
         if arguments.gradient_checkpointing:
-            enable_checkpointing(self.model)
+            self.model.activation_checkpointing_enable(arguments.activation_checkpointing_kwargs)
         m = len(batches[0])
         prepared = self.trainer.train_dataset
         assert [row["prompt_ids"] + row["completion_ids"] for row in prepared] == [
@@ -84,13 +84,6 @@ class TrlPeer:
     def score_reference(self, number: int) -> None:
         """What precomputing the reference takes for one batch."""
         self.trainer.compute_ref_log_probs(self.model, self.inputs(number))
-
-
-def enable_checkpointing(model: Any) -> None:
-    """Gradient checkpointing as both trainers turn it on."""
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    enable({"use_reentrant": False})
-    model.enable_input_require_grads()
 
 
 def score_completions_only() -> None:

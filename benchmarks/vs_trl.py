@@ -22,11 +22,10 @@ import json
 import os
 import statistics
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import Cost, clock, describe_machine, matmul_rate, peak_memory, run_fresh, say, versions
+from benchmarks.ours import Ours, Timed, trainable
 from benchmarks.workload import (
     MIXES,
     Example,
@@ -34,7 +33,6 @@ from benchmarks.workload import (
     Shape,
     floor_operations,
     lengths_of,
-    lora_config,
     make_batches,
     make_model,
     move_adapter,
@@ -49,73 +47,13 @@ VARIANTS = (*TRL, *OURS)
 TOLERANCE = 1e-4
 
 
-class Ours:
-    """Our engine on the benchmark's batches, driven a step at a time like its peer."""
-
-    def __init__(self, shape: Shape, batches: list[list[Example]], variant: str) -> None:
-        import torch
-        from peft import get_peft_model
-
-        from kto_workbench.config import KTOConfig
-        from kto_workbench.engine import attention
-        from kto_workbench.engine.batches import Batch, Pair
-        from kto_workbench.engine.scoring import make_scorer
-
-        self.config = KTOConfig(model="benchmark", beta=BETA, desirable_weight=1.0, undesirable_weight=1.0)
-        self.model = get_peft_model(make_model(shape, attention.register()), lora_config(shape)).train()
-        if variant == "checkpointed":
-            from benchmarks.trl_peer import enable_checkpointing
-
-            enable_checkpointing(self.model)
-        self.scorer = make_scorer(self.model)
-        assert self.scorer.name == "packed", self.scorer.name
-        self.tokens_per_pass = longest(batches) if variant == "lean" else None
-        self.batches = [
-            Batch(
-                pairs=[Pair(e.prompt, e.completion) for e in batch],
-                mismatched=[
-                    Pair(e.prompt, other.completion) for e, other in zip(batch, batch[1:] + batch[:1], strict=True)
-                ],
-                label=torch.tensor([e.label for e in batch]),
-            )
-            for batch in batches
-        ]
-
-    def score_reference(self, number: int | None = None) -> None:
-        """Fill in the reference of one batch or of all, nothing of it known before."""
-        from kto_workbench.engine.passes import Budget
-        from kto_workbench.engine.reference import ReferenceCache, fill_in
-
-        some = self.batches if number is None else [self.batches[number]]
-        with tempfile.TemporaryDirectory() as folder:
-            cache = ReferenceCache(Path(folder) / "reference.safetensors")
-            fill_in(some, self.scorer, cache, Budget(self.tokens_per_pass), mismatched=True)
-
-    def step(self, number: int) -> Any:
-        """Add the gradient of a batch; returns its loss."""
-        from kto_workbench.engine.step import kto_step
-
-        self._last = kto_step(self.scorer, self.batches[number], self.config, self.tokens_per_pass, train=True)
-        return self._last.loss
-
-    def z0(self) -> float:
-        """The reference point of the last step, in nats."""
-        return float(self._last.z0)
-
-
-def longest(batches: list[list[Example]]) -> int:
-    """Tokens of the longest sequence, mismatched ones included: the least that a pass can hold."""
-    pairs = [(a, b) for batch in batches for a, b in zip(batch, batch[1:] + batch[:1], strict=True)]
-    return max(max(len(a), len(a.prompt) + len(b.completion)) for a, b in pairs)
-
-
 def build(variant: str, shape: Shape, batches: list[list[Example]]) -> Any:
     """One variant with the benchmark's weights and adapter, and with its reference where that comes first."""
     if variant in TRL:
         from benchmarks.trl_peer import TrlPeer
 
         return TrlPeer(shape, batches, tuned=variant == "tuned", beta=BETA)
-    engine = Ours(shape, batches, variant)
+    engine = Ours(shape, batches, variant, beta=BETA)
     engine.score_reference()
     return engine
 
@@ -144,35 +82,6 @@ def compare(engines: dict[str, Any], number: int = 0) -> float:
             )
         worst = max(worst, difference)
     return worst
-
-
-def trainable(model: Any) -> list[tuple[str, Any]]:
-    """The adapter's parameters by name."""
-    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-
-
-class Timed:
-    """A variant with its optimizer: what one training step takes."""
-
-    def __init__(self, engine: Any) -> None:
-        import torch
-
-        self.engine = engine
-        self.parameters = [p for _, p in trainable(engine.model)]
-        # So small that all variants stay where they are.
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-9, weight_decay=0.0)
-
-    def __call__(self, number: int) -> Cost:
-        """Do a step on a batch."""
-        return clock(lambda: self._step(number))
-
-    def _step(self, number: int) -> None:
-        import torch
-
-        self.engine.step(number)
-        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
 
 
 def measure_speed(mix: Mix, shape: Shape, rows: int, rounds: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from kto_workbench.config import KTOConfig
 SPREAD = 0.2
 # Logits alive at once in the head, in elements, and how many tensors of that size (see engine/head.py).
 HEAD_CHUNK = {"cpu": 2**21, "cuda": 2**27}
-HEAD_COPIES = 3
+HEAD_COPIES = 2
 # Code and buffers that the first step brings in beside tensors: libraries on a CPU, a context on a GPU.
 RUNTIME = {"cpu": 40 * 2**20, "cuda": 500 * 2**20}
 # NF4 with double quantization: half a byte, an 8-bit scale for 64 weights, a float32 for 256 scales.
@@ -115,8 +115,9 @@ class Tokens:
 class MemoryEstimate:
     """Bytes of a training, by what they are for. `training`, `reference` and `generation` never exist together.
 
-    `activations`, `head`, `kept_kv` and `passing` (tensors that live for a moment) make up `training`. `tokens` is the
-    size of the largest pass; `bytes_per_token` and `bytes_per_token_checkpointed` what a token more would add.
+    `activations` (kept for the backward pass) and `passing` (all that lives for a moment) make up `training`; `head`
+    and `kept_kv` are parts of what passes that need not be there at its peak. `tokens` is the size of the largest pass;
+    `bytes_per_token` and `bytes_per_token_checkpointed` are what one more would add.
     """
 
     weights: int
@@ -136,13 +137,13 @@ class MemoryEstimate:
     parts: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
-        names = ("weights", "adapter", "gradients", "optimizer", "activations", "head", "kept_kv", "passing", "runtime")
+        names = ("weights", "adapter", "gradients", "optimizer", "activations", "passing", "runtime")
         object.__setattr__(self, "parts", {name: getattr(self, name) for name in names})
 
     @property
     def training(self) -> int:
         """What a step adds to weights, adapter, gradients and optimizer, at its peak."""
-        return self.activations + self.head + self.kept_kv + self.passing
+        return self.activations + self.passing
 
     @property
     def incremental(self) -> int:
@@ -188,7 +189,7 @@ def estimate_memory(
     share = t / max(whole, 1)
     in_one, c = t == whole, round(tokens.completion * share)
     kl = config.objective == "kto" and config.reference == "base" and config.z0 == "batch"
-    h, i, q, kv, layers, size = shape.hidden, shape.intermediate, shape.q, shape.kv, shape.layers, dtype_bytes
+    h, i, kv, layers, size = shape.hidden, shape.intermediate, shape.kv, shape.layers, dtype_bytes
 
     adapter_bytes = 2 if config.adapter_dtype == "bfloat16" else 4
     n_adapter = shape.adapter(config.lora_r)
@@ -198,15 +199,22 @@ def estimate_memory(
         weights = (shape.body + shape.embedding) * size
     moments = 2 if config.optim == "paged_adamw_8bit" else 8
 
-    layer = _kept_by_layer(shape, config.lora_r) * size
-    passing = (3 * i + 2 * h) * size
-    full = layers * layer + 4 * h * size
-    checkpointed = (layers * h + 4 * h) * size + layer
-    kept = layers * 2 * kv * size if kl and in_one and config.gradient_checkpointing else 0
-    chunk = min(HEAD_CHUNK.get(device, 2**24), c * shape.vocabulary)
-    head = HEAD_COPIES * chunk * 4 + 2 * c * h * size
+    layer = _kept_by_layer(shape, config.lora_r, size, adapter_bytes)
+    full, checkpointed = layers * layer, layers * h * size
     activations = t * (checkpointed if config.gradient_checkpointing else full)
-    forward = (3 * i + 4 * h + 3 * q + 2 * kv) * size
+    # Where nothing else holds the prompts' keys and values for the mismatched completions, they are kept for them.
+    kept_kv = t * layers * 2 * kv * size if kl and in_one and config.gradient_checkpointing else 0
+    scored = c * shape.vocabulary
+    chunks = 4 * min(HEAD_COPIES * min(HEAD_CHUNK.get(device, 2**24), scored), scored)
+    head = chunks + 2 * c * h * size
+    # A layer at work, without gradients and in the backward pass, where checkpointing first makes it anew.
+    forward = (4 * i + 6 * h) * size
+    backward = 2 * i * size + (layer if config.gradient_checkpointing else 0)
+    # The peak is at the head, at the mismatched completions, or where the backward pass begins.
+    scoring = kept_kv + 3 * t * h * size + max(head, c * forward)
+    peak = activations + max(scoring, t * backward + c * h * size)
+    if not in_one and kl:
+        peak = max(peak, t * forward + chunks)
     prompts = max(len(config.sample_prompts), 4) if config.sample_steps >= 0 else 0
     answer = config.max_length + config.sample_max_new_tokens
     return MemoryEstimate(
@@ -216,23 +224,25 @@ def estimate_memory(
         optimizer=n_adapter * (moments + (4 if adapter_bytes == 2 else 0)),
         activations=round(activations),
         head=round(head),
-        kept_kv=round(t * kept),
-        passing=round(t * passing),
+        kept_kv=round(kept_kv),
+        passing=round(peak - activations),
         runtime=RUNTIME.get(device, 0),
-        reference=round(t * (forward + (layers * 2 * kv * size if kl else 0)) + HEAD_COPIES * chunk * 4),
+        reference=round(t * (forward + (layers * 2 * kv * size if kl else 0)) + chunks),
         generation=round(prompts * (answer * layers * 2 * kv * size + shape.vocabulary * 4 * 3)),
         tokens=t,
-        bytes_per_token=round(full + passing),
-        bytes_per_token_checkpointed=round(checkpointed + passing + kept),
+        bytes_per_token=round(full + 2 * i * size),
+        bytes_per_token_checkpointed=round(checkpointed + layer + 2 * i * size),
     )
 
 
-def _kept_by_layer(shape: ModelShape, rank: int) -> float:
-    """Elements that a layer keeps of one token for its backward pass.
+def _kept_by_layer(shape: ModelShape, rank: int, size: int = 4, adapter_bytes: int = 4) -> float:
+    """Bytes that a layer keeps of one token for its backward pass.
 
-    Hidden states before and after both norms; queries, keys and values; what attention returns, once by sequence and
-    once in one piece; the inputs of the feed-forward block's activation, product and last matrix; LoRA's low ranks.
+    Hidden states before both norms (in float32) and behind them; queries, keys and values; what attention returns,
+    once by sequence and once in one piece; the inputs of the feed-forward block's activation, product and last matrix;
+    LoRA's low ranks. A float32 adapter on a model of 16 bits keeps its own copies of inputs: about a quarter more.
     """
-    feed_forward = 4 * shape.intermediate if shape.gated else 3 * shape.intermediate
+    feed_forward = (4 if shape.gated else 3) * shape.intermediate
     low = rank * len(shape.linears())
-    return 4 * shape.hidden + 3 * shape.q + 2 * shape.kv + shape.heads + feed_forward + low + 2
+    kept = size * (2 * shape.hidden + 3 * shape.q + 2 * shape.kv + feed_forward + low) + 4 * (shape.heads + 2)
+    return (kept + 4 * 2 * shape.hidden) * (1.25 if adapter_bytes > size else 1.0)
