@@ -21,8 +21,9 @@ def asset(*parts: str) -> Path:
     for place in places:
         if place.exists():
             return place
+    name = "/".join(parts)
     raise WorkbenchError(
-        f"The demo's {'/'.join(parts)} is missing: there is no {places[0]}; `python -m kto_workbench.demo.build` makes it."
+        f"assets/{name} is missing; `python -m kto_workbench.demo.build` makes the demo's files again."
     )
 
 
