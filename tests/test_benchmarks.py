@@ -1,0 +1,78 @@
+"""The benchmarks measure what they say: same work on both sides, and a floor whose arithmetic is written out."""
+
+import math
+
+import pytest
+import torch
+
+from benchmarks import gpu, machine, vs_trl, workload
+from benchmarks.ours import Ours, Timed, longest
+from benchmarks.workload import Example, Mix, Shape
+
+TINY = Shape(layers=2, hidden=32, intermediate=48, heads=4, kv_heads=2, vocabulary=97, lora_r=4)
+MIX = Mix(12, 9, 0.6)
+
+
+def test_batches_are_the_same_at_every_call_and_as_long_as_asked():
+    batches = workload.make_batches(MIX, 64, 8, 97)
+    assert batches == workload.make_batches(MIX, 64, 8, 97)
+    mean = sum(len(e.prompt) for batch in batches for e in batch) / 64
+    assert mean == pytest.approx(12, rel=0.3)
+    equal = workload.make_batches(Mix(12, 9, 0), 16, 8, 97)
+    assert {(len(e.prompt), len(e.completion)) for batch in equal for e in batch} == {(12, 9)}
+    assert all(e.completion[-1] == workload.END for batch in batches for e in batch)
+
+
+def test_padding_counts_mismatched_sequences_too():
+    # Rows of 2 + 1 and 3 + 4 tokens: padded to 7, 14 of 10. Mismatched 2 + 4 and 3 + 1: padded to 6, 12 of 10.
+    assert workload.padding([[(2, 1), (3, 4)]]) == pytest.approx((14 + 12) / (10 + 10))
+
+
+def test_the_floor_is_the_table_of_performance():
+    batch = [Example((5,) * 7, (6,) * 3, True)]
+    n = TINY.body_parameters
+    # q and o 32·32, k and v 32·16, gate, up and down 32·48, two layers
+    assert n == 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48)
+    assert workload.floor_operations(TINY, [batch]) == 4 * n * 10 + 2 * n * 3 + 3 * 3 * 2 * 97 * 32
+
+
+def test_a_summary_adds_up_each_batchs_best_and_median():
+    costs = [[machine.Cost(3, 2), machine.Cost(1, 4), machine.Cost(2, 6)], [machine.Cost(5, 5)] * 3]
+    assert vs_trl.summarize(costs) == {"wall_min": 6, "wall_median": 7, "cpu_min": 7, "cpu_median": 9}
+
+
+def test_the_lean_setting_holds_the_longest_sequence():
+    batches = [[Example((1,) * 5, (2,) * 2, True), Example((1,) * 3, (2,) * 9, False)]]
+    # Own pairs have 7 and 12 tokens, mismatched ones 5 + 9 and 3 + 2.
+    assert longest(batches) == 14
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_every_variant_computes_what_trl_computes_and_a_difference_stops_the_benchmark():
+    pytest.importorskip("trl")
+    batches = workload.make_batches(MIX, 8, 4, TINY.vocabulary)
+    engines = {variant: vs_trl.build(variant, TINY, batches) for variant in vs_trl.VARIANTS}
+    for engine in engines.values():
+        workload.move_adapter(engine.model)
+    assert vs_trl.compare(engines) < 1e-4
+    engines["ours"].config = engines["ours"].config.replace(beta=0.11)
+    with pytest.raises(SystemExit, match="ours computes something else"):
+        vs_trl.compare(engines)
+
+
+def test_a_timed_step_leaves_weights_where_they_are_and_no_gradients():
+    batches = workload.make_batches(MIX, 4, 4, TINY.vocabulary)
+    ours = Ours(TINY, batches, "ours")
+    ours.score_reference()
+    workload.move_adapter(ours.model)
+    before = [p.detach().clone() for p in ours.model.parameters() if p.requires_grad]
+    cost = Timed(ours)(0)
+    assert cost.wall > 0 and math.isfinite(cost.cpu)
+    for p, was in zip((p for p in ours.model.parameters() if p.requires_grad), before, strict=True):
+        assert p.grad is None and torch.allclose(p, was, atol=1e-7)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_suite_says_so(capsys):
+    assert gpu.main([]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

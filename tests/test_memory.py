@@ -1,0 +1,131 @@
+"""The memory estimate's arithmetic, the count of live bytes, and what the dry step makes of them."""
+
+import pytest
+import torch
+from tiny_models import tiny_lora
+
+from kto_workbench.config import KTOConfig
+from kto_workbench.engine.batches import Batch, Pair
+from kto_workbench.engine.memory import FRAGMENTS, KEPT_FREE, LiveBytes, calibrate, peak_bytes
+from kto_workbench.engine.models import checkpoint_activations, fuse
+from kto_workbench.engine.scoring import make_scorer
+from kto_workbench.engine.step import kto_step
+from kto_workbench.runs.memory import ModelShape, Tokens, estimate_memory
+
+LLAMA = {
+    "model_type": "llama",
+    "num_hidden_layers": 2,
+    "hidden_size": 8,
+    "intermediate_size": 32,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 100,
+    "tie_word_embeddings": False,
+}
+CONFIG = KTOConfig(model="some", lora_r=2, lora_alpha=4, desirable_weight=1.0, undesirable_weight=1.0, sample_steps=-1)
+TOKENS = Tokens(prompt=30, completion=20, longest=15)
+
+
+def test_a_shape_is_read_by_whichever_names_a_config_uses():
+    shape = ModelShape.of(LLAMA)
+    assert (shape.head_dim, shape.q, shape.kv) == (2, 8, 4)
+    nested = ModelShape.of({"model_type": "gemma3", "text_config": LLAMA})
+    assert nested.layers == 2
+    gpt2 = ModelShape.of({"model_type": "gpt2", "n_layer": 3, "n_embd": 12, "n_head": 2, "vocab_size": 50})
+    assert (gpt2.intermediate, gpt2.kv, gpt2.tied, gpt2.gated) == (48, 12, True, False)
+    assert ModelShape.of({"model_type": "mystery"}) is None
+
+
+def test_parameters_are_counted_by_matrix():
+    shape = ModelShape.of(LLAMA)
+    # q 8·8, k and v 8·4 each, o 8·8, gate and up 8·32 each, down 32·8
+    assert shape.body == 2 * (64 + 2 * 32 + 64 + 3 * 256)
+    assert shape.embedding == 2 * 100 * 8
+    # r (in + out): 2·16, twice 2·12, 2·16, three times 2·40
+    assert shape.adapter(2) == 2 * (32 + 2 * 24 + 32 + 3 * 80)
+
+
+def test_what_lasts_is_exact():
+    shape = ModelShape.of(LLAMA)
+    estimate = estimate_memory(CONFIG, shape, TOKENS)
+    assert estimate.weights == 4 * (shape.body + shape.embedding)
+    assert estimate.adapter == estimate.gradients == 4 * shape.adapter(2)
+    assert estimate.optimizer == 8 * shape.adapter(2)
+    half = estimate_memory(CONFIG.replace(load_in_4bit=True), shape, TOKENS, dtype_bytes=2)
+    assert half.weights == round(shape.body * (0.5 + 1 / 64 + 1 / 4096) + 2 * shape.embedding)
+    assert estimate_memory(CONFIG.replace(optim="paged_adamw_8bit"), shape, TOKENS).optimizer == 2 * shape.adapter(2)
+
+
+def test_activations_are_what_each_layer_keeps_of_each_token():
+    shape = ModelShape.of(LLAMA)
+    # hidden states 4·8, attention 3·8 + 2·4 + 4 log-sums, feed-forward 4·32, seven low ranks of 2, two norms' scales
+    layer = 4 * (4 * 8 + 3 * 8 + 2 * 4 + 4 + 4 * 32 + 7 * 2 + 2)
+    assert estimate_memory(CONFIG, shape, TOKENS).activations == 50 * 2 * layer
+    checkpointed = estimate_memory(CONFIG.replace(gradient_checkpointing=True), shape, TOKENS)
+    assert checkpointed.activations == 50 * 2 * 8 * 4
+    assert checkpointed.kept_kv == 50 * 2 * 2 * 4 * 4
+    assert checkpointed.total < estimate_memory(CONFIG, shape, TOKENS).total
+
+
+def test_smaller_passes_take_less_down_to_the_longest_sequence():
+    shape = ModelShape.of(LLAMA)
+    sizes = [estimate_memory(CONFIG.replace(tokens_per_pass=n), shape, TOKENS) for n in (100, 25, 15, 1)]
+    assert [estimate.tokens for estimate in sizes] == [50, 25, 15, 15]
+    assert sizes[0].total > sizes[1].total > sizes[2].total == sizes[3].total
+    assert all(estimate.low < estimate.total < estimate.high for estimate in sizes)
+
+
+def test_live_bytes_follow_tensors_as_they_come_and_go():
+    with LiveBytes() as live:
+        a = torch.ones(1000)  # 4000 bytes
+        b = a.view(10, 100) + 1  # and 4000 more; the view is none
+        del a
+        c = torch.ones(250)  # 1000 in place of the 4000 that went
+        del b
+    assert (live.peak, live.live) == (8000, c.nbytes)
+
+
+def _scorer(checkpointed: bool = False):
+    model = tiny_lora("llama")
+    fuse(model)
+    if checkpointed:
+        checkpoint_activations(model)
+    return make_scorer(model)
+
+
+def _batch(lengths):
+    """Pairs whose prompts and completions have these lengths, all on one prompt length so that partners are as long."""
+    pairs = [Pair(tuple(range(3, 3 + n)), tuple(range(5, 5 + n))) for n in lengths]
+    other = [Pair(a.prompt_ids, b.completion_ids) for a, b in zip(pairs, pairs[1:] + pairs[:1], strict=True)]
+    zeros = torch.zeros(len(pairs))
+    return Batch(pairs, other, torch.tensor([i % 2 == 0 for i in range(len(pairs))]), zeros, zeros)
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_the_estimate_is_near_the_tensors_that_a_step_really_has(checkpointed):
+    scorer = _scorer(checkpointed)
+    batch = _batch([40] * 8)
+    config = CONFIG.replace(lora_r=4, gradient_checkpointing=checkpointed)
+    shape = ModelShape.of(scorer.model.config.to_dict())
+    estimate = estimate_memory(config, shape, Tokens(320, 320, 80))
+    measured = peak_bytes(lambda: kto_step(scorer, batch, config, None, train=True), scorer.device)
+    assert estimate.training == pytest.approx(measured, rel=0.2)
+
+
+def test_the_dry_step_lets_in_what_fits():
+    scorer, batch = _scorer(), _batch([30] * 6)
+    assert calibrate(scorer, batch, CONFIG, free=10**9) is None
+    assert calibrate(scorer, batch, CONFIG, free=0) == 60
+    whole = peak_bytes(lambda: kto_step(scorer, batch, CONFIG, None, train=True), scorer.device)
+    half = calibrate(scorer, batch, CONFIG, free=int(whole / 2 * FRAGMENTS["cpu"] / (1 - KEPT_FREE)))
+    # Six sequences of 60 tokens need `whole`, so half of it has room for about 180 tokens.
+    assert 140 < half < 220
+
+
+def test_the_dry_step_leaves_no_trace():
+    scorer, batch = _scorer(), _batch([10, 12, 14])
+    batch.reference_logps = batch.reference_kl_logps = None
+    before = torch.random.get_rng_state()
+    calibrate(scorer, batch, CONFIG)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(p.grad is None for p in scorer.model.parameters())
