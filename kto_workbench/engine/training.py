@@ -27,7 +27,7 @@ from kto_workbench.engine.models import (
     pick_dtype,
 )
 from kto_workbench.engine.passes import Budget
-from kto_workbench.engine.recorder import Heartbeat, Recorder
+from kto_workbench.engine.recorder import STATUS_SECONDS, Heartbeat, Recorder
 from kto_workbench.engine.reference import cache_for, fill_in
 from kto_workbench.engine.scoring import PaddedScorer, make_scorer
 from kto_workbench.engine.step import uses_mismatched, uses_reference
@@ -196,7 +196,7 @@ def _fill_in_reference(
 ) -> None:
     from pathlib import Path
 
-    started = time.time()
+    started = told = time.time()
     cache = cache_for(
         model,
         scorer,
@@ -210,7 +210,10 @@ def _fill_in_reference(
         if run.was_asked("stop", forget=True):
             cache.save()
             raise StoppedEarly
-        run.set_status(message=f"Computing the reference: {done} of {total} batches.")
+        nonlocal told
+        if time.time() - told > STATUS_SECONDS:
+            told = time.time()
+            run.set_status(message=f"Computing the reference: {done} of {total} batches.")
 
     autocast = (
         torch.autocast("cuda", torch.bfloat16) if dtype == torch.bfloat16 and scorer.device.type == "cuda" else None
