@@ -5,8 +5,8 @@
 Each measurement has a fresh process: reference and steps over one batch of mixed lengths, peak resident memory beyond
 that of the loaded base model. glibc keeps freed blocks of up to 32 MiB in its heap, where they lie between live ones,
 so what a process holds depends on the order of allocations; the estimate is of tensors, so `measured` gives every
-block back at once (MALLOC_MMAP_THRESHOLD_), and `default_heap` is the same without that. `ratio` is estimate ÷
-measured.
+block back at once (MALLOC_MMAP_THRESHOLD_), and `default_heap` is the same without that, which the estimate's upper
+end should cover. `ratio` is estimate ÷ measured.
 
 Ends with exit code 1 if an estimate is more than 20 % off.
 """

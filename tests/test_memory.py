@@ -6,11 +6,11 @@ from tiny_models import tiny_lora
 
 from kto_workbench.config import KTOConfig
 from kto_workbench.engine.batches import Batch, Pair
-from kto_workbench.engine.memory import FRAGMENTS, KEPT_FREE, LiveBytes, calibrate, peak_bytes
+from kto_workbench.engine.memory import KEPT_FREE, LiveBytes, calibrate, peak_bytes
 from kto_workbench.engine.models import checkpoint_activations, fuse
 from kto_workbench.engine.scoring import make_scorer
 from kto_workbench.engine.step import kto_step
-from kto_workbench.runs.memory import ModelShape, Tokens, estimate_memory
+from kto_workbench.runs.memory import ModelShape, Tokens, estimate_memory, fragments
 
 LLAMA = {
     "model_type": "llama",
@@ -117,7 +117,7 @@ def test_the_dry_step_lets_in_what_fits():
     assert calibrate(scorer, batch, CONFIG, free=10**9) is None
     assert calibrate(scorer, batch, CONFIG, free=0) == 60
     whole = peak_bytes(lambda: kto_step(scorer, batch, CONFIG, None, train=True), scorer.device)
-    half = calibrate(scorer, batch, CONFIG, free=int(whole / 2 * FRAGMENTS["cpu"] / (1 - KEPT_FREE)))
+    half = calibrate(scorer, batch, CONFIG, free=int(whole / 2 * fragments(CONFIG, "cpu") / (1 - KEPT_FREE)))
     # Six sequences of 60 tokens need `whole`, so half of it has room for about 180 tokens.
     assert 140 < half < 220
 

@@ -19,13 +19,12 @@ from kto_workbench.config import KTOConfig
 from kto_workbench.engine.batches import Batch
 from kto_workbench.engine.scoring import PaddedScorer
 from kto_workbench.engine.step import kto_step
+from kto_workbench.runs.memory import fragments
 
 log = logging.getLogger(__name__)
 
 # Left free for what a dry step does not see: the watched answers, other programs.
 KEPT_FREE = 0.15
-# What the heap takes for a byte of tensors: freed blocks lie between live ones. Measured: benchmarks/RESULTS.md.
-FRAGMENTS = {"cpu": 1.4, "cuda": 1.1}
 
 
 def calibrate(
@@ -49,7 +48,7 @@ def calibrate(
     lengths = [max(len(a), len(b)) for a, b in zip(batch.pairs, batch.mismatched, strict=True)]
     longest = max(lengths)
     available = (free_memory(scorer.device) if free is None else free) * (1 - KEPT_FREE) - lasting
-    available /= FRAGMENTS.get(scorer.device.type, 1.0)
+    available /= fragments(config, scorer.device.type)
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     try:
         (few, small), (many, large) = (_dry_step(scorer, batch, config, order[:n]) for n in (1, 2))

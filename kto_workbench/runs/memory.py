@@ -13,13 +13,13 @@ from typing import Any
 
 from kto_workbench.config import KTOConfig
 
-# How far measured peaks may lie from `total`: what is measured moves with the allocator, the estimate does not.
+# How far the tensors of a training may lie from the estimate.
 SPREAD = 0.2
 # Logits alive at once in the head, in elements, and how many tensors of that size (see engine/head.py).
 HEAD_CHUNK = {"cpu": 2**21, "cuda": 2**27}
 HEAD_COPIES = 2
-# Code and buffers that the first step brings in beside tensors: libraries on a CPU, a context on a GPU.
-RUNTIME = {"cpu": 40 * 2**20, "cuda": 500 * 2**20}
+# Buffers that the first step brings in beside tensors: of libraries on a CPU, a context on a GPU.
+RUNTIME = {"cpu": 16 * 2**20, "cuda": 500 * 2**20}
 # NF4 with double quantization: half a byte, an 8-bit scale for 64 weights, a float32 for 256 scales.
 BYTES_4BIT = 0.5 + 1 / 64 + 4 / (64 * 256)
 # Architectures with two matrices in the feed-forward block; the others have three (gate, up, down).
@@ -117,7 +117,8 @@ class MemoryEstimate:
 
     `activations` (kept for the backward pass) and `passing` (all that lives for a moment) make up `training`; `head`
     and `kept_kv` are parts of what passes that need not be there at its peak. `tokens` is the size of the largest pass;
-    `bytes_per_token` and `bytes_per_token_checkpointed` are what one more would add.
+    `bytes_per_token` and `bytes_per_token_checkpointed` are what one more would add. `fragments` is what the heap may
+    hold for a byte of tensors.
     """
 
     weights: int
@@ -134,6 +135,7 @@ class MemoryEstimate:
     tokens: int
     bytes_per_token: int
     bytes_per_token_checkpointed: int
+    fragments: float
     parts: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -163,8 +165,8 @@ class MemoryEstimate:
 
     @property
     def high(self) -> int:
-        """The most to expect."""
-        return round(self.weights + self.incremental * (1 + SPREAD))
+        """The most to expect, the heap's fragments included."""
+        return round(self.weights + self.incremental * max(1 + SPREAD, self.fragments))
 
 
 def estimate_memory(
@@ -232,7 +234,18 @@ def estimate_memory(
         tokens=t,
         bytes_per_token=round(full + 2 * i * size),
         bytes_per_token_checkpointed=round(checkpointed + layer + 2 * i * size),
+        fragments=fragments(config, device, in_one=in_one),
     )
+
+
+def fragments(config: KTOConfig, device: str, *, in_one: bool = True) -> float:
+    """What the heap may hold for a byte of tensors, freed blocks lying between live ones; measured with glibc.
+
+    A CPU's heap suits many passes less than one, and checkpointing, which makes each layer's tensors twice, least.
+    """
+    if device != "cpu":
+        return 1.1
+    return 4.0 if config.gradient_checkpointing else 1.4 if in_one else 1.7
 
 
 def _kept_by_layer(shape: ModelShape, rank: int, size: int = 4, adapter_bytes: int = 4) -> float:
