@@ -89,6 +89,15 @@ class Timed:
         # So small that all variants stay where they are.
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-9, weight_decay=0.0)
 
+    def warm_up(self) -> None:
+        """Make the optimizer's moments, which the first step would; the model itself has run in the comparison."""
+        import torch
+
+        for parameter in self.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
     def __call__(self, number: int) -> Cost:
         """Do a step on a batch."""
         return clock(lambda: self._step(number))
