@@ -8,7 +8,9 @@ runs/<id>/  config.yaml     the complete config: running it again gives the same
             log.txt         what the training process printed
             commands/       files that ask: stop, save-now, sample-now
             checkpoints/    to resume from
+            start/          a copy of the adapter that it went on from, if any
             adapter/        the final adapter (PEFT)
+            model/          instead of it, the whole model of a full fine-tuning
 
 run = Run("workspace/runs/20260101-120000-ab12")
 run.status().state, run.metrics()[-1]["rewards/margins"]
@@ -114,6 +116,16 @@ class Run:
         return self.path / "adapter"
 
     @property
+    def model(self) -> Path:
+        """The folder of the final model of a full fine-tuning."""
+        return self.path / "model"
+
+    @property
+    def start_adapter(self) -> Path:
+        """The folder with a copy of the adapter that the training went on from, if it went on from one."""
+        return self.path / "start"
+
+    @property
     def log_path(self) -> Path:
         """The file that the training process prints to."""
         return self.path / "log.txt"
@@ -165,13 +177,19 @@ class Run:
         ended = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
         return "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in ended[-lines:])
 
+    def checkpoint_folders(self) -> list[Path]:
+        """The complete checkpoints, in the order of their steps."""
+        found = [path for path in (self.path / "checkpoints").glob("checkpoint-*") if path.name[11:].isdigit()]
+        # The state is the last file to be written; a kill may leave it away, or torn.
+        return sorted(filter(_is_complete, found), key=lambda path: int(path.name[11:]))
+
     def latest_checkpoint(self) -> Path | None:
         """The newest complete checkpoint, None if there is none."""
-        found = sorted(
-            (self.path / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1])
-        )
-        # The state is the last file to be written; a kill may leave it away, or torn.
-        return next((path for path in reversed(found) if _read_json(path / "trainer_state.json")), None)
+        return next(reversed(self.checkpoint_folders()), None)
+
+    def trained(self) -> bool:
+        """Whether there is a final adapter, or a final model of a full fine-tuning."""
+        return (self.adapter / "adapter_model.safetensors").is_file() or (self.model / "config.json").is_file()
 
     # asking
 
@@ -284,6 +302,10 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    return bool(_read_json(checkpoint / "trainer_state.json"))
 
 
 def _is_working(status: Status) -> bool:
