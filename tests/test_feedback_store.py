@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 
 import pyarrow.parquet as pq
 import pytest
@@ -101,6 +102,105 @@ def test_a_file_that_is_no_store_is_one_sentence(tmp_path):
     sqlite3.connect(store.path).execute("PRAGMA user_version = 99").connection.close()
     with pytest.raises(DataError, match="newer workbench"):
         len(store)
+
+
+# What the first version wrote, word by word.
+VERSION_1 = """
+CREATE TABLE IF NOT EXISTS thumbs (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    prompt TEXT NOT NULL,           -- JSON: a text or a list of messages
+    completion TEXT NOT NULL,
+    label INTEGER,                  -- 1 up, 0 down, NULL taken back
+    model TEXT NOT NULL, adapter TEXT NOT NULL, run TEXT NOT NULL,
+    sampling TEXT NOT NULL,         -- JSON: temperature, seed, …
+    who TEXT NOT NULL,
+    created REAL NOT NULL, changed REAL NOT NULL    -- seconds since 1970
+)"""
+
+
+def test_a_file_of_the_first_version_is_taken_over_whole(tmp_path):
+    path = ThumbStore(tmp_path).path
+    old = [
+        (1, '"p"', "a", 1, "demo", "runs/r/adapter", "r", '{"temperature": 0.9}', "ann", 100.0, 100.0),
+        (3, json.dumps(CHAT), "b", None, "demo", "", "r", "{}", "", 200.0, 300.0),
+    ]
+    database = sqlite3.connect(path)
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute(VERSION_1)
+    database.executemany(f"INSERT INTO thumbs VALUES ({', '.join('?' * 11)})", old)
+    database.execute("PRAGMA user_version = 1")
+    database.commit()
+    database.close()
+
+    with ThreadPoolExecutor(4) as pool:  # several open it at once; one of them renews it
+        found = list(pool.map(lambda _: list(ThumbStore(tmp_path).thumbs(retracted=True)), range(4)))
+    assert found[0] == found[1] == found[2] == found[3]
+    first, second = found[0]
+    assert (first.id, first.prompt, first.completion, first.label, first.sampling, first.who, first.created) == (
+        1, "p", "a", True, {"temperature": 0.9}, "ann", 100.0,
+    )  # fmt: skip
+    assert (second.id, second.prompt, second.label, second.run, second.changed) == (3, CHAT, None, "r", 300.0)
+    assert first.note == second.note == ""
+    store = ThumbStore(tmp_path)
+    store.annotate(1, "why")
+    assert store.get(1).note == "why" and store.add("p", "c", False, note="new") == 4
+
+
+def test_a_note_is_kept_with_its_vote_and_exported(tmp_path):
+    store = ThumbStore(tmp_path)
+    thumb = store.add("p", "a", False, note="too\nlong")
+    assert store.get(thumb).note == "too\nlong"
+    store.annotate(thumb, "=rude 👎")
+    assert (store.get(thumb).note, store.get(thumb).label) == ("=rude 👎", False)
+    store.export(tmp_path / "out.jsonl")
+    assert json.loads((tmp_path / "out.jsonl").read_text())["note"] == "=rude 👎"
+    store.export(tmp_path / "out.parquet")
+    assert pq.read_table(tmp_path / "out.parquet").to_pylist()[0]["note"] == "=rude 👎"
+    with pytest.raises(DataError, match="no thumb 9"):
+        store.annotate(9, "x")
+
+
+def test_a_better_answer_is_a_desirable_row_of_its_own(tmp_path):
+    store = ThumbStore(tmp_path)
+    liked = store.add(CHAT, "a", True, model="demo", run="r", adapter="x", sampling={"temperature": 0.9}, who="ann")
+    taken_back = store.add("p", "b", False)
+    store.retract(taken_back)
+    first, second = store.edit(liked, " A! ", note="kinder"), store.edit(taken_back, "B!")
+    better = store.get(first)
+    assert (better.prompt, better.completion, better.label) == (CHAT, "A!", True)
+    assert (better.model, better.run, better.adapter, better.who) == ("demo", "r", "x", "ann")
+    assert better.sampling == {"edited_from": liked} and better.note == "kinder" and store.get(liked).note == ""
+    assert store.get(liked).label is True  # the voter's own vote stands
+    assert store.get(taken_back).label is False  # no vote: who writes a better one finds it worse
+    assert store.get(second).sampling == {"edited_from": taken_back}
+
+    store.retract(first)
+    assert store.edit(liked, "A!!") == first  # mended, not added
+    assert (store.get(first).completion, store.get(first).label, store.get(first).note) == ("A!!", True, "kinder")
+    assert len(store) == 4
+    for thumb, better, said in ((liked, " \n", "is empty"), (liked, "a ", "is the same"), (99, "c", "no thumb 99")):
+        with pytest.raises(DataError, match=said):
+            store.edit(thumb, better)
+    assert len(store) == 4
+
+
+def test_votes_are_counted_by_the_day_of_this_machines_calendar(tmp_path, monkeypatch):
+    monkeypatch.setenv("TZ", "Asia/Shanghai")  # UTC + 8
+    time.tzset()
+    try:
+        store = ThumbStore(tmp_path)
+        assert store.by_day() == {}
+        moments = ["2026-03-01 15:59", "2026-03-01 16:00", "2026-03-02 15:00", "2026-03-09 12:00"]
+        for moment, label in zip(moments, (True, True, False, True), strict=True):
+            seconds = datetime.fromisoformat(moment + "+00:00").timestamp()
+            monkeypatch.setattr(time, "time", lambda seconds=seconds: seconds)
+            last = store.add("p", moment, label)
+        store.retract(last)
+        days = {day.isoformat(): (found.n_desirable, found.n_undesirable) for day, found in store.by_day().items()}
+        assert days == {"2026-03-01": (1, 0), "2026-03-02": (1, 1)}  # 16:00 UTC is midnight there
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_threads_wait_for_each_other(tmp_path):

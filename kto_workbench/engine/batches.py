@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from kto_workbench.feedback.held_out import hold_out as hold_out
 from kto_workbench.feedback.rendering import Encoded
 
 
@@ -98,26 +99,3 @@ def mismatched_pairs(encoded: Sequence[Encoded], max_length: int) -> list[Pair]:
         Pair(row.prompt_ids, completion[: max(1, max_length - len(row.prompt_ids))])
         for row, completion in zip(encoded, partners, strict=True)
     ]
-
-
-def hold_out(prompts: Sequence[Hashable], fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Split rows into (train, held out) by prompt, so that no prompt is in both.
-
-    About `fraction` of the rows are held out, at least two; none if that would leave fewer than two to train on.
-    """
-    groups: dict[Hashable, list[int]] = {}
-    for row, prompt in enumerate(prompts):
-        groups.setdefault(prompt, []).append(row)
-    keys = list(groups)
-    random.Random(seed).shuffle(keys)
-    wanted = max(2, round(fraction * len(prompts))) if fraction > 0 else 0
-    held: list[int] = []
-    for key in keys:
-        if len(held) >= wanted:
-            break
-        if len(held) + len(groups[key]) <= max(wanted, 1) * 1.5:
-            held += groups[key]
-    if len(held) < 2 or len(prompts) - len(held) < 2:
-        return list(range(len(prompts))), []
-    chosen = set(held)
-    return [row for row in range(len(prompts)) if row not in chosen], sorted(held)

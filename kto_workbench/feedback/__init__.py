@@ -12,6 +12,7 @@
     sources.py     from a name, a file or a table to these chunks
     named.py       feedback known by name
     store.py       the thumbs collected in a workspace
+    held_out.py    which prompts are held out to evaluate on
     loading.py     load_feedback
     facts.py       what is known of every row: hashes, lengths, patterns
     findings.py    the diagnoses: how many rows, where, what to do

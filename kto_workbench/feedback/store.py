@@ -4,6 +4,9 @@
     thumb = store.add("Hello!", "Good day to you.", True, model="demo", run="r1")
     store.change(thumb, False)          # the same person changes their mind …
     store.retract(thumb)                # … or takes the vote back
+    store.annotate(thumb, "Too long.")  # why
+    store.edit(thumb, "Good day!")      # what would have been better: a row of its own, thumbs up
+    store.by_day()                      # {date: Balance}
     store.export("thumbs.jsonl")        # or .parquet; and `data: thumbs` trains on them
 
 Every call opens the file, does one transaction and closes it, so threads and processes need no care. A call that has
@@ -17,7 +20,8 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +33,7 @@ from kto_workbench.feedback.balance import Balance
 from kto_workbench.feedback.rows import Message
 
 FILE_NAME = "feedback.sqlite"
-VERSION = 1
+VERSION = 2
 PATIENCE = 30.0  # seconds to wait for another process's write
 
 _TABLE = """
@@ -41,8 +45,14 @@ CREATE TABLE IF NOT EXISTS thumbs (
     model TEXT NOT NULL, adapter TEXT NOT NULL, run TEXT NOT NULL,
     sampling TEXT NOT NULL,         -- JSON: temperature, seed, …
     who TEXT NOT NULL,
-    created REAL NOT NULL, changed REAL NOT NULL    -- seconds since 1970
+    created REAL NOT NULL, changed REAL NOT NULL,   -- seconds since 1970
+    note TEXT NOT NULL DEFAULT ''   -- why, in the voter's words
 )"""
+# What turns a file of an older version into the next one.
+_RENEWED = {1: "ALTER TABLE thumbs ADD COLUMN note TEXT NOT NULL DEFAULT ''"}
+EDITED_FROM = (
+    "edited_from"  # in `sampling` of an answer that a person wrote: the thumb whose answer was not good enough
+)
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,7 @@ class Thumb:
     who: str = ""
     created: float = 0.0
     changed: float = 0.0
+    note: str = ""
 
 
 class ThumbStore:
@@ -79,16 +90,26 @@ class ThumbStore:
         run: str = "",
         sampling: Mapping[str, Any] | None = None,
         who: str = "",
+        note: str = "",
     ) -> int:
         """Keep a vote and return its id; when this returns, the vote is on disk."""
         now = time.time()
-        text = json.dumps(prompt if isinstance(prompt, str) else list(prompt), ensure_ascii=False)
-        settings = json.dumps(dict(sampling or {}), ensure_ascii=False)
-        values = (text, completion, int(bool(label)), model, adapter, run, settings, who, now, now)
-        columns = "prompt, completion, label, model, adapter, run, sampling, who, created, changed"
+        thumb = Thumb(
+            0,
+            prompt if isinstance(prompt, str) else list(prompt),
+            completion,
+            bool(label),
+            model=model,
+            adapter=adapter,
+            run=run,
+            sampling=dict(sampling or {}),
+            who=who,
+            created=now,
+            changed=now,
+            note=note,
+        )
         with self._writing() as database:
-            added = database.execute(f"INSERT INTO thumbs ({columns}) VALUES ({', '.join('?' * len(values))})", values)
-            return int(added.lastrowid)
+            return _insert(database, thumb)
 
     def change(self, thumb: int, label: bool) -> None:
         """Turn a vote around, or give one again that was taken back."""
@@ -98,19 +119,55 @@ class ThumbStore:
         """Take a vote back: it stays in the file, and is no longer trained on."""
         self._set(thumb, None)
 
+    def annotate(self, thumb: int, note: str) -> None:
+        """Say why, in words; replaces an older note."""
+        with self._writing() as database:
+            self._update(database, thumb, note=note)
+
+    def edit(self, thumb: int, better: str, *, note: str = "") -> int:
+        """Keep a better answer to a thumb's prompt and return its id; it is a thumb up, `edited_from` that thumb.
+
+        The answer that was edited keeps its vote; without one (it was taken back) it becomes a thumb down, since who
+        writes a better answer finds it worse. Editing the same answer again replaces what was written before.
+        Raises DataError if the better answer is empty or the same.
+        """
+        better = better.strip()
+        if not better:
+            raise DataError("The better answer is empty.")
+        with self._writing() as database:
+            original = self._one(database, "WHERE id = ?", thumb)
+            if original is None:
+                raise self._unknown(thumb)
+            if better == original.completion.strip():
+                raise DataError("The better answer is the same as the answer.")
+            if original.label is None:
+                self._update(database, thumb, label=0)
+            before = self._one(database, f"WHERE json_extract(sampling, '$.{EDITED_FROM}') = ?", thumb)
+            if before is not None:
+                self._update(database, before.id, completion=better, label=1, note=note or before.note)
+                return before.id
+            now = time.time()
+            written = {"completion": better, "label": True, "sampling": {EDITED_FROM: thumb}, "note": note}
+            return _insert(database, replace(original, **written, created=now, changed=now))
+
     def _set(self, thumb: int, label: int | None) -> None:
         with self._writing() as database:
-            done = database.execute(
-                "UPDATE thumbs SET label = ?, changed = ? WHERE id = ?", (label, time.time(), thumb)
-            )
-            if not done.rowcount:
-                raise DataError(f"There is no thumb {thumb} in {self.path}.")
+            self._update(database, thumb, label=label)
+
+    def _update(self, database: sqlite3.Connection, thumb: int, **values: Any) -> None:
+        values["changed"] = time.time()
+        places = ", ".join(f"{name} = ?" for name in values)
+        if not database.execute(f"UPDATE thumbs SET {places} WHERE id = ?", (*values.values(), thumb)).rowcount:
+            raise self._unknown(thumb)
+
+    def _unknown(self, thumb: int) -> DataError:
+        return DataError(f"There is no thumb {thumb} in {self.path}.")
 
     def get(self, thumb: int) -> Thumb:
         """One vote by its id."""
         for found in self._select("WHERE id = ?", (thumb,)):
             return found
-        raise DataError(f"There is no thumb {thumb} in {self.path}.")
+        raise self._unknown(thumb)
 
     def thumbs(self, *, retracted: bool = False) -> Iterator[Thumb]:
         """All votes as they stand at this moment, oldest first; those taken back only if asked for."""
@@ -125,6 +182,17 @@ class ThumbStore:
                 "SELECT COUNT(*) FILTER (WHERE label), COUNT(*) FILTER (WHERE NOT label) FROM thumbs"
             ).fetchone()
         return Balance(up, down)
+
+    def by_day(self) -> dict[date, Balance]:
+        """How many thumbs were given on each day of this machine's calendar that has any, oldest first."""
+        if not self.path.exists():
+            return {}
+        with self._reading() as database:
+            days = database.execute(
+                "SELECT date(created, 'unixepoch', 'localtime') AS day, COUNT(*) FILTER (WHERE label), "
+                "COUNT(*) FILTER (WHERE NOT label) FROM thumbs WHERE label IS NOT NULL GROUP BY day ORDER BY day"
+            ).fetchall()
+        return {date.fromisoformat(day): Balance(up, down) for day, up, down in days}
 
     def __len__(self) -> int:
         balance = self.balance()
@@ -171,10 +239,11 @@ class ThumbStore:
             return
         with self._reading() as database:
             for row in database.execute(f"SELECT * FROM thumbs {where} ORDER BY id", values):
-                kept = dict(row)
-                kept["prompt"], kept["sampling"] = json.loads(kept["prompt"]), json.loads(kept["sampling"])
-                kept["label"] = None if kept["label"] is None else bool(kept["label"])
-                yield Thumb(**kept)
+                yield _thumb(row)
+
+    def _one(self, database: sqlite3.Connection, where: str, *values: Any) -> Thumb | None:
+        row = database.execute(f"SELECT * FROM thumbs {where}", values).fetchone()
+        return None if row is None else _thumb(row)
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -204,9 +273,7 @@ class ThumbStore:
                 raise DataError(f"{self.path} was written by a newer workbench; update this one.")
             database.execute("PRAGMA synchronous = FULL")
             if version < VERSION:
-                database.execute("PRAGMA journal_mode = WAL")
-                database.execute(_TABLE)
-                database.execute(f"PRAGMA user_version = {VERSION}")
+                _renew(database)
             return database
         except BaseException:
             database.close()
@@ -220,8 +287,43 @@ class ThumbStore:
             raise DataError(f"Can't use the thumbs in {self.path}: {error}.") from None
 
 
+def _thumb(row: sqlite3.Row) -> Thumb:
+    kept = dict(row)
+    kept["prompt"], kept["sampling"] = json.loads(kept["prompt"]), json.loads(kept["sampling"])
+    kept["label"] = None if kept["label"] is None else bool(kept["label"])
+    return Thumb(**kept)
+
+
+def _insert(database: sqlite3.Connection, thumb: Thumb) -> int:
+    """Add a thumb under a new id, which is returned."""
+    values = {name: getattr(thumb, name) for name in Thumb.__dataclass_fields__ if name != "id"}
+    for name in ("prompt", "sampling"):
+        values[name] = json.dumps(values[name], ensure_ascii=False)
+    columns, places = ", ".join(values), ", ".join("?" * len(values))
+    added = database.execute(f"INSERT INTO thumbs ({columns}) VALUES ({places})", tuple(values.values()))
+    return int(added.lastrowid)
+
+
+def _renew(database: sqlite3.Connection) -> None:
+    """Make the table, or bring one of an older version to this one, whole or not at all."""
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        (version,) = database.execute("PRAGMA user_version").fetchone()  # again: another process may have been faster
+        if version == 0:
+            database.execute(_TABLE)
+        else:
+            for older in range(version, VERSION):
+                database.execute(_RENEWED[older])
+        database.execute(f"PRAGMA user_version = {VERSION}")
+        database.execute("COMMIT")
+    except BaseException:
+        database.execute("ROLLBACK")
+        raise
+
+
 _EMPTY = pa.schema(
     [("id", pa.int64()), ("prompt", pa.string()), ("completion", pa.string()), ("label", pa.bool_())]
     + [(name, pa.string()) for name in ("model", "adapter", "run", "sampling", "who")]
-    + [("created", pa.float64()), ("changed", pa.float64())]
+    + [("created", pa.float64()), ("changed", pa.float64()), ("note", pa.string())]
 )
