@@ -4,14 +4,19 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from kto_workbench.runs.directory import HEARTBEAT_SECONDS, Run
 
+if TYPE_CHECKING:
+    from kto_workbench.engine.trainer import RowRewards
+
 STATUS_SECONDS = 0.3
+REWARDS_LINES = 40  # in a run; a few more where it was stopped and resumed
+ROWS_A_LINE = 256
 
 
 class Recorder(TrainerCallback):
@@ -27,6 +32,8 @@ class Recorder(TrainerCallback):
         self._bar: tqdm | None = None
         self._progress = progress
         self._written = 0.0
+        self._part: int | None = None
+        self._unwritten: dict[str, Any] | None = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """The first step is about to begin: time left is counted from here."""
@@ -76,8 +83,29 @@ class Recorder(TrainerCallback):
         if logs and "train_runtime" not in logs:
             self.run.record({"step": state.global_step, **logs})
 
+    def on_rows(self, step: int, total_steps: int, rows: "RowRewards") -> None:
+        """Note each row's reward down: evenly over the run, and at its last record, however it ends."""
+        count = len(rows.rewards)
+        picked = [i * count // ROWS_A_LINE for i in range(ROWS_A_LINE)] if count > ROWS_A_LINE else range(count)
+        self._unwritten = {
+            "step": step,
+            "z0": rows.z0,
+            "rewards": [round(rows.rewards[i], 6) for i in picked],
+            "labels": [rows.labels[i] for i in picked],
+        }
+        part = (step - 1) * REWARDS_LINES // total_steps
+        if part != self._part or step == total_steps:
+            self._part = part
+            self._write_rows()
+
+    def _write_rows(self) -> None:
+        if self._unwritten:
+            self.run.record_rewards(self._unwritten)
+        self._unwritten = None
+
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Write the last step down, and how the watched prompts are answered in the end."""
+        self._write_rows()
         if self.every and self._sampled_at != state.global_step and not self.stopped:
             self._sample(state.global_step)
         self.run.set_status(step=state.global_step, epoch=state.epoch)

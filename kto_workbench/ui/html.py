@@ -111,7 +111,8 @@ def problems(language: str, found: Sequence[Any], shown: int = 50) -> str:
         return f'<p class="kto-message kto-fine" role="status">{esc(say(language, "problems.none"))}</p>'
     heads = "".join(f"<th>{esc(say(language, f'problems.{name}'))}</th>" for name in ("line", "field", "reason"))
     body = "".join(
-        f"<tr><td>{esc(one.line)}</td><td><code>{esc(one.field)}</code></td><td>{esc(one.reason)}</td></tr>"
+        f"<tr><td>{esc(one.line)}</td><td><code>{esc(one.field)}</code></td>"
+        f"<td>{esc(retell(language, one.reason))}</td></tr>"
         for one in found[:shown]
     )
     more = f"<p>{esc(say(language, 'problems.more', count=len(found) - shown))}</p>" if len(found) > shown else ""

@@ -216,6 +216,89 @@ WORDS: dict[str, tuple[str, str]] = {
     "feedback.side": ("Who answers", "由谁回答"),
     "feedback.collected": ("collected", "已收集"),
     "feedback.train": ("Train on these →", "用这些训练 →"),
+    "feedback.tab.chat": ("Chat", "对话"),
+    "feedback.tab.review": ("Review many", "批量评审"),
+    "feedback.about": ("More about an answer", "关于某个回答"),
+    "feedback.about.none": ("Answers can be chosen here once there are some.", "有了回答后可在此选择。"),
+    "feedback.about.help": ("The last one, unless you choose another.", "默认是最后一个，也可另选。"),
+    "feedback.about.answer": ("{number}. {text}", "{number}. {text}"),
+    "feedback.note": ("Note", "备注"),
+    "feedback.note.help": ("Why? Kept with the vote.", "理由？与评价一同保存。"),
+    "feedback.better": ("A better answer", "更好的回答"),
+    "feedback.better.help": (
+        "Change the text: yours is kept as a thumb up; the model's as a thumb down, unless you voted for it.",
+        "修改文本：你写的记为点赞，模型的记为点踩，除非你已为它投票。",
+    ),
+    "feedback.keep": ("Keep note and answer", "保存备注与回答"),
+    "feedback.kept.vote": ("Kept.", "已保存。"),
+    "feedback.kept.note": ("The note is kept.", "备注已保存。"),
+    "feedback.kept.better": ("Your answer is kept as a thumb up.", "你的回答已记为点赞。"),
+    "feedback.thumb_first": (
+        "Give the answer a thumb first; the note is kept with it.",
+        "请先给这个回答点赞或点踩；备注会随之保存。",
+    ),
+    "feedback.nothing_new": ("Write a note or change the answer first.", "请先写备注或修改回答。"),
+    "feedback.days": ("Collected by day", "每日收集"),
+    "feedback.days.before": ("before", "更早"),
+    # the next round
+    "round.title": ("<h2>The next round</h2>", "<h2>下一轮</h2>"),
+    "round.start": ("Starts from", "起点"),
+    "round.start.base": ("the base model", "基础模型"),
+    "round.start.adapter": ("this run's adapter", "此训练的适配器"),
+    "round.reference": ("Rewards count against", "奖励相对于"),
+    "round.reference.base": ("the base model", "基础模型"),
+    "round.reference.start": ("base + this adapter", "基础模型 + 此适配器"),
+    "round.follows.fresh": (
+        "A fresh adapter learns from all thumbs collected here; what this run has learned is left aside.",
+        "新的适配器从这里收集的全部反馈学起；此训练学到的内容不会沿用。",
+    ),
+    "round.follows.base": (
+        "Training goes on from what this run has learned; rewards count all that changed since the base model, so β "
+        "holds the model near the base.",
+        "在此训练所学之上继续；奖励计入相对基础模型的全部变化，β 使模型不远离基础模型。",
+    ),
+    "round.follows.start": (
+        "Training goes on from what this run has learned; rewards begin at 0 again, so β holds the model near this "
+        "run's, and rounds may lead further and further from the base.",
+        "在此训练所学之上继续；奖励重新从 0 算起，β 使模型不远离此训练的结果，多轮之后可能离基础模型越来越远。",
+    ),
+    "round.follows.full": (
+        "This run tuned the whole model: training goes on from its model, and rewards count against that model.",
+        "此训练微调了整个模型：从它的模型继续，奖励相对于该模型。",
+    ),
+    "round.on": ("Goes on from run {run}. ", "从训练 {run} 继续。"),
+    "round.on.base": (
+        "Rewards count against the base model, not against that run's.",
+        "奖励相对于基础模型，而非该训练的结果。",
+    ),
+    "round.on.start": ("Rewards count against the base model with that run's adapter.", "奖励相对于基础模型加该训练的适配器。"),
+    "round.on.uniform": ("Rewards count against a uniform reference.", "奖励相对于均匀分布。"),
+    # the review
+    "review.help": (
+        "One answer at a time, by keyboard: ↑ or U thumbs up, ↓ or D thumbs down, → or space skips, ← or Z goes back and "
+        "takes that vote away. Each vote is kept at once.",
+        "逐个评价回答，可用键盘：↑ 或 U 点赞，↓ 或 D 点踩，→ 或空格跳过，← 或 Z 退回并撤销该票。每一票都立即保存。",
+    ),
+    "review.from": ("Prompts", "提示来源"),
+    "review.from.held_out": ("held out by this run", "此训练留出的提示"),
+    "review.from.file": ("from a file", "来自文件"),
+    "review.file": ("Prompts: TXT (one a line), JSONL or JSON", "提示文件：TXT（每行一个）、JSONL 或 JSON"),
+    "review.each": ("Answers to each", "每个提示的回答数"),
+    "review.start": ("Start the review", "开始评审"),
+    "review.up": ("↑ Thumbs up", "↑ 点赞"),
+    "review.down": ("↓ Thumbs down", "↓ 点踩"),
+    "review.skip": ("→ Skip", "→ 跳过"),
+    "review.back": ("← Back", "← 退回"),
+    "review.where": ("{number:,} of {total:,}", "第 {number:,} / {total:,} 个"),
+    "review.votes": ("{up:,} up, {down:,} down", "赞 {up:,}，踩 {down:,}"),
+    "review.waiting": ("Answers are being written …", "正在生成回答……"),
+    "review.empty": ("(an empty answer)", "（空回答）"),
+    "review.over": (
+        "That was the last one: {up:,} thumbs up, {down:,} thumbs down. Every vote is kept.",
+        "已全部看完：点赞 {up:,}，点踩 {down:,}。每一票都已保存。",
+    ),
+    "review.no_file": ("Drop a file with prompts first.", "请先拖入提示文件。"),
+    "review.gone": ("This review is no longer here; start a new one.", "这次评审已不在；请重新开始。"),
     # runs
     "runs.pick": ("Runs to look at", "要查看的训练"),
     "runs.pick.help": ("One to work with it, several to compare them.", "选一个进行操作，选多个进行比较。"),
@@ -256,13 +339,22 @@ WORDS: dict[str, tuple[str, str]] = {
         "become. A liked answer is worth λ_D · σ(β(r − z0)), a disliked one λ_U · σ(β(z0 − r)): like people, it "
         "judges "
         "gains and losses from a reference point, z0, and cares less the further away from it they are. "
-        "Dots are the newest batch means of the run shown on the Train tab.",
+        "Dots are answers of the run shown on the Train tab.",
         "## 一个回答值多少\n"
         "KTO 把模型与参考模型相比：r = log π(y|x) − log π_ref(y|x)，即一个回答变得更可能了多少。"
         "被点赞的回答价值为 λ_D · σ(β(r − z0))，被点踩的为 λ_U · σ(β(z0 − r))："
-        "和人一样，它从参考点 z0 衡量得失，离得越远就越不在意。圆点是“训练”页所示训练最近各批的均值。",
+        "和人一样，它从参考点 z0 衡量得失，离得越远就越不在意。圆点是“训练”页所示训练的回答。",
     ),
     "learn.mine": ("Use the settings of the run shown", "使用所示训练的设置"),
+    "learn.step": ("Dots: rows at step", "圆点：哪一步的数据行"),
+    "learn.rows": (
+        "Dots: rows of run {run} at step {step:,}, {up:,} with thumbs up, {down:,} with thumbs down; z0 was {z0} nats.",
+        "圆点：训练 {run} 第 {step:,} 步的数据行，点赞 {up:,}，点踩 {down:,}；当时 z0 为 {z0} nat。",
+    ),
+    "learn.means": (
+        "Dots: the newest batch means of run {run}, which kept no rewards of single rows.",
+        "圆点：训练 {run} 最近各批的均值；该训练没有保存逐行的奖励。",
+    ),
     "learn.pull": (
         "## Where it still learns\n"
         "The slope of these curves is the pull on an answer. It is strongest at z0 and fades on both sides: an "
@@ -549,6 +641,25 @@ SENTENCES_ZH: dict[str, str] = {
     "再问一次即可重新启动。",
     r"A preset's name has 1 to 60 letters, digits, spaces, dots or dashes\.": "预设名称为 1 到 60 个字母、"
     "数字、空格、点或连字符。",
+    r"There is no adapter in (.+)\.": "{0} 中没有适配器。",
+    r"There is no LoRA adapter in (.+); .*": "{0} 中没有 LoRA 适配器：缺少 adapter_model.safetensors。",
+    r"The adapter in (.+) can't be read: .*": "{0} 中的适配器无法读取：adapter_config.json 已损坏。",
+    r"The adapter in (.+) does not fit the model: (.+)\.": "{0} 中的适配器与模型不符：{1}。",
+    r"Can't put an adapter on (.+): (.+)\.": "无法给 {0} 加适配器：{1}。",
+    r"Run (.+) was trained on model (.+), so its adapter is no start for (.+)\.": "训练 {0} 用的是模型 {1}，"
+    "它的适配器不能作为 {2} 的起点。",
+    r"Run (.+) tuned the whole model, so it has no adapter; use its model in (.+)\.": "训练 {0} 微调了整个模型，"
+    "因此没有适配器；请使用 {1} 中的模型。",
+    r"Run (.+) has no (.+) model; it is (.+)\.": "训练 {0} 还没有可用的模型。",
+    r"adapter_dtype bfloat16 needs a model in bfloat16; .*": "adapter_dtype 为 bfloat16 时，模型也须为 bfloat16。",
+    r"(.+) holds (.+) usable row; KTO needs at least two, for a mismatched pair\.": "{0} 只有 {1} 行可用；"
+    "KTO 至少需要两行，才能组成错配对。",
+    r"(.+) has fewer than two thumbs up to imitate\.": "{0} 中的点赞不足两个，无从模仿。",
+    r"There is no run in (.+); .*": "{0} 中没有训练。",
+    r"There is no run (.+) in (.+); .*": "{1} 中没有训练 {0}。",
+    r"Can't make a run in (.+): (.+)\.": "无法在 {0} 中新建训练：{1}。",
+    r"Can't write to (?:the workspace )?(.+): (.+)\.": "无法写入 {0}：{1}。",
+    r"Can't save the preset: (.+)\.": "无法保存预设：{0}。",
     r"There is no config file (.+)\.": "没有配置文件 {0}。",
     r"Option `(.+)` should be at least (.+), not (.+)\.": "选项 `{0}` 至少应为 {1}，而不是 {2}。",
     r"Option `(.+)` should be at most (.+), not (.+)\.": "选项 `{0}` 至多应为 {1}，而不是 {2}。",
@@ -560,6 +671,141 @@ SENTENCES_ZH: dict[str, str] = {
     r"Option `tokens_per_pass` must be `auto` or at least 1\.": "选项 `tokens_per_pass` 应为 `auto`，或至少为 1。",
     r"Option `max_steps` must be .*": "选项 `max_steps` 至少为 1；-1 表示由 `num_train_epochs` 决定。",
     r"Options `desirable_weight` and `undesirable_weight` are both 0.*": "两个权重都是 0，什么也学不到。",
+}
+
+
+# Why rows and files can't be used, as feedback/ says it; what a place holds is retold too.
+REASONS_ZH: dict[str, str] = {
+    r"(.+?): none of its (.+) rows can be used; \S+ (\d+): (.+)\.": "{0}：{1} 行全都无法使用；第 {2} 行："
+    "{3}。",
+    r"(.+?): its only row can't be used; \S+ (\d+): (.+)\.": "{0}：唯一的一行无法使用；第 {1} 行：{2}。",
+    r"(.+) holds no rows\.": "{0} 没有任何行。",
+    r"the line is (.+), not a JSON object": "该行是{0}，而不是 JSON 对象",
+    r"the row is (.+), not a (?:JSON object|dict)": "该行是{0}，而不是 JSON 对象",
+    r"the line is not valid UTF-8 \(byte (.+)\)": "该行不是有效的 UTF-8（第 {0} 字节）",
+    r"the line is not valid JSON \((.+), column (.+)\)": "该行不是有效的 JSON（第 {1} 列：{0}）",
+    r"the line is not valid JSON \((.+)\)": "该行不是有效的 JSON（{0}）",
+    r"not valid JSON \((.+), line (.+)\); nothing after this row was read": "不是有效的 JSON（第 {1} 行：{0}）；"
+    "其后的内容未读取",
+    r"the JSON is nested too deeply": "JSON 嵌套过深",
+    r"the JSON is nested too deeply; nothing after this row was read": "JSON 嵌套过深；其后的内容未读取",
+    r"the line holds NUL bytes": "该行含有 NUL 字节",
+    r"the line is longer than (.+) MB": "该行超过 {0} MB",
+    r"the row is longer than (.+) MB; nothing after it was read": "该行超过 {0} MB；其后的内容未读取",
+    r"the row has (.+) columns, the header (.+)": "该行有 {0} 列，而表头有 {1} 列",
+    r"the row can't be read \((.+)\)": "该行无法读取（{0}）",
+    r"the row holds no answer": "该行没有回答",
+    r"the file ends before its list is closed, so rows may be missing": "文件在列表结束之前就终止了，可能缺少若干行",
+    r"the file ends inside this row": "文件在这一行中间终止",
+    r"a quote that opens here is not closed within (.+) MB; nothing after it was read": "此处的引号在 {0} MB 内"
+    "没有闭合；其后的内容未读取",
+    r"a quote that opens here is never closed, so the row takes in the rest of the file": "此处的引号没有闭合，"
+    "文件的其余部分都被当作这一行",
+    r"annotations is empty: nobody has judged this task": "annotations 为空：还没有人评价这个任务",
+    r"choices holds (.+) answers, and one thumb can't tell which is meant": "choices 含有 {0} 个回答，"
+    "一个评价无法说明指的是哪一个",
+    r"choices holds no message": "choices 中没有消息",
+    r"ratings does not hold one number for each of (.+) answers": "ratings 没有为 {0} 个回答各给一个数值",
+    r"selected names the left or right answer, and which these are can't be told": "selected 只说左边或右边的回答，"
+    "而无法得知哪个是哪个",
+    r"(.+): its annotators disagree \((.+), (.+)\)": "{0}：标注者意见不一（{1}，{2}）",
+    r"(.+) and (.+) share no prompt at their start": "{0} 与 {1} 的开头没有共同的提示",
+    r"(.+) and (.+) are not of one kind": "{0} 与 {1} 的类型不同",
+    r"(.+) and (.+) are the same": "{0} 与 {1} 相同",
+    r"(.+) is not a list of \[question, answer\]": "{0} 不是 [question, answer] 的列表",
+    r"(.+) is not a list of messages": "{0} 不是消息列表",
+    r"(.+) is not a list of tools": "{0} 不是工具列表",
+    r"(.+) is not a transcript of Human and Assistant": "{0} 不是 Human 与 Assistant 的对话记录",
+    r"(.+) is not text": "{0} 不是文本",
+    r"(.+) is missing": "缺少 {0}",
+    r"(.+) is empty": "{0} 为空",
+    r"(.+) holds no answer after the prompt": "{0} 在提示之后没有回答",
+    r"(.+) holds only the answer and no prompt": "{0} 只有回答，没有提示",
+    r"(.+) holds half an emoji that is not valid UTF-8": "{0} 含有半个表情符号，不是有效的 UTF-8",
+    r"(.+) holds bytes that is not valid UTF-8": "{0} 含有不是有效 UTF-8 的字节",
+    r"(.+) holds a block of type (.+); only text can be trained on": "{0} 含有类型为 {1} 的内容；只能用文本训练",
+    r"(.+) holds a message that is not an object": "{0} 含有不是对象的消息",
+    r"(.+) holds a message with the role (.+)": "{0} 含有角色为 {1} 的消息",
+    r"(.+) ends with a message of the (.+), not with the answer to judge": "{0} 以 {1} 的消息结尾，"
+    "而不是以被评价的回答结尾",
+    r"(.+) ends with a tool call without text, which can't be trained on": "{0} 以没有文本的工具调用结尾，无法用于训练",
+    r"(.+) 0 among 1 and -1 is neither thumbs up nor thumbs down": "{0} 的取值 0 与 1、-1 并存，既不是点赞也不是点踩",
+    r"(.+) (\S+) lies on the cut (\S+): neither up nor down": "{0} 的取值 {1} 恰在分界 {2} 上：既不算点赞也不算点踩",
+    r"(\S+) (.+) is neither thumbs up nor thumbs down": "{0} 的取值 {1} 既不是点赞也不是点踩",
+    r"The better answer is empty\.": "更好的回答是空的。",
+    r"The better answer is the same as the answer\.": "更好的回答与原回答相同。",
+    # files
+    r"The dataset in (.+) is damaged: (.+)\.": "{0} 中的数据集已损坏：{1}。",
+    r"(.+) is a folder; give a file in it, .*": "{0} 是文件夹；请给出其中的文件，"
+    "或由 datasets 的 save_to_disk 写出的文件夹。",
+    r"(.+) is not a regular file but a pipe, .*": "{0} 不是普通文件；请先把内容保存到文件。",
+    r"(.+) is a zip archive; unpack it first\.": "{0} 是 zip 压缩包；请先解压。",
+    r"(.+) is not a complete (.+) file: (.+)\.": "{0} 不是完整的 {1} 文件：{2}。",
+    r"(.+) unpacks to more than (.+) times its size: .*": "{0} 解压后超过原大小的 {1} 倍，疑似压缩炸弹。",
+    r"(.+) is empty: it holds nothing but white space\.": "{0} 是空文件：只有空白字符。",
+    r"(.+) is not feedback as it stands: .*, and its columns are (.+); say which is which with a mapping\.": "{0} "
+    "还不能当作反馈：需要 prompt、completion 与 label，或 prompt、chosen 与 rejected，或 messages 与 label；"
+    "而它的列是 {1}。",
+    r"(.+) has no column `(.+)` for (.+); its columns are (.+)\.": "{0} 没有用作 {2} 的列 `{1}`；它的列是 {3}。",
+    r"The CSV header names the column `(.+)` twice\.": "CSV 表头中列 `{0}` 出现了两次。",
+    r"A mapping is written part=column, such as prompt=question, not `(.+)`\.": "对应关系写作“部分=列”，"
+    "例如 prompt=question，而不是 `{0}`。",
+    r"A mapping has no part `(.+)`; its parts are (.+)\.": "对应关系中没有 `{0}` 这一部分；可用的有 {1}。",
+    r"The mapping's threshold should be a number, not (.+)\.": "对应关系中的阈值应为数字，而不是 {0}。",
+    r"There is no file (.+), and no such dataset can be had from the hub: (.+)\.": "没有文件 {0}，"
+    "也无法从 Hub 获得同名数据集：{1}。",
+    r"There is no file (.+)\.": "没有文件 {0}。",
+    r"There is no prompt in (.+)\.": "{0} 中没有提示。",
+    r"Prompt (.+) of (.+) is neither a text nor a list of messages\.": "{1} 的第 {0} 个提示既不是文本，"
+    "也不是消息列表。",
+    r"(.+) is not JSON: (.+) in line (.+)\.": "{0} 不是 JSON：第 {2} 行：{1}。",
+    r"Can't read (?:the config file )?(.+): (.+)\.": "无法读取 {0}：{1}。",
+    r"Can't write (.+): (.+)\.": "无法写入 {0}：{1}。",
+    r"Can't keep the rows in (.+): (.+)\.": "无法在 {0} 中保存数据行：{1}。",
+    r"Can't use the thumbs in (.+): (.+)\.": "无法使用 {0} 中的反馈：{1}。",
+    r"There is no fix `(.+)`; there are (.+)\.": "没有名为 `{0}` 的修复；可用的有 {1}。",
+    r"(.+) exists; fixes never write over a file\.": "{0} 已存在；修复不会覆盖文件。",
+    r"There is no thumb (.+) in (.+)\.": "{1} 中没有反馈 {0}。",
+    r"Thumbs are exported to a \.jsonl or a \.parquet file, not to (.+)\.": "反馈可导出为 .jsonl 或 .parquet 文件，"
+    "而不是 {0}。",
+    r"(.+) was written by a newer workbench; update this one\.": "{0} 由更新版本的工作台写成；请更新本程序。",
+    r"Feedback is a file, a name, a list of dicts or a table, not a (.+)\.": "反馈应为文件、名称、字典列表或表格，"
+    "而不是 {0}。",
+    r"assets/(.+) is missing; `(.+)` makes the demo's files again\.": "缺少 assets/{0}；`{1}` 可重新生成示例文件。",
+    r"The tokenizer of model (.+) names no end-of-sequence token, so answers could not end\.": "模型 {0} "
+    "的分词器没有结束词元，回答将无法结束。",
+    r"The model's chat template refuses messages of roles (.+): (.+)\.": "模型的对话模板不接受角色为 {0} 的消息：{1}。",
+}
+
+# What may stand inside these sentences: kinds of values, and reasons of Python and of the system.
+PIECES_ZH: dict[str, str] = {
+    "an object": "对象",
+    "a list": "列表",
+    "a text": "文本",
+    "a number": "数字",
+    "true or false": "真假值",
+    "null": "空值",
+    "a number is too long": "数字过长",
+    "it is not UTF-8 text": "不是 UTF-8 文本",
+    "permission denied": "没有权限",
+    "Permission denied": "没有权限",
+    "No space left on device": "磁盘空间不足",
+    "No such file or directory": "没有这个文件或文件夹",
+    "Read-only file system": "文件系统为只读",
+    "Is a directory": "是文件夹",
+    "Expecting value": "此处应有值",
+    "Expecting ',' delimiter": "此处应有逗号",
+    "Expecting ':' delimiter": "此处应有冒号",
+    "Expecting property name enclosed in double quotes": "此处应有带双引号的键",
+    "Unterminated string": "字符串没有结束",
+    "Unterminated string starting at": "字符串没有结束",
+    "Invalid control character at": "含有无效的控制字符",
+    "Invalid control character": "含有无效的控制字符",
+    "Invalid \\escape": "无效的转义",
+    "Invalid \\uXXXX escape": "无效的 \\u 转义",
+    "Extra data": "末尾有多余的内容",
+    "Illegal trailing comma before end of object": "对象末尾有多余的逗号",
+    "Illegal trailing comma before end of array": "列表末尾有多余的逗号",
 }
 
 
@@ -599,10 +845,12 @@ def say(language: str, key: str, **values: Any) -> str:
 def retell(language: str, sentence: object) -> str:
     """A sentence of the engine in the page's language; in English where there is no translation."""
     said = str(sentence)
-    if language == "zh":
-        for pattern, chinese in SENTENCES_ZH.items():
+    if language != "zh" or said in PIECES_ZH:
+        return PIECES_ZH.get(said, said) if language == "zh" else said
+    for patterns in (REASONS_ZH, SENTENCES_ZH):
+        for pattern, chinese in patterns.items():
             if found := re.fullmatch(pattern, said, re.DOTALL):
-                return chinese.format(*found.groups())
+                return chinese.format(*(retell(language, part or "") for part in found.groups()))
     return said
 
 

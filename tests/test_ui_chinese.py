@@ -1,0 +1,105 @@
+"""The Chinese page is Chinese: also where it says why a row or a file can't be used."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from kto_workbench import feedback, load_feedback
+from kto_workbench.errors import WorkbenchError
+from kto_workbench.ui import html, words
+
+# Which argument of these calls is what people read.
+SAY = {"RowProblem": 1, "BadRow": 1, "UnclearLabel": 0, "DataError": 0, "ModelError": 0, "WorkbenchError": 0}
+# Handed on: said where they come from.
+UNTOLD = {"record.reason", "str(error)", "_nothing_usable(opened.name, opened.unit, collected)"}
+NAMED = "`[^`]*`|'[^']*'|\\[[^\\]]*\\]|[\\w.]+(?:_[\\w.]+)+"
+
+
+def text_of(node, assigned, first):
+    """What an expression of feedback/ says, 7 in its places; its conditions all hold (`first`), or none does."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.IfExp):
+        return text_of(node.body if first else node.orelse, assigned, first)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(text_of(part, assigned, first) for part in node.values)
+    if isinstance(node, ast.FormattedValue):
+        return text_of(node.value, assigned, first)
+    if isinstance(node, ast.Name) and node.id in assigned:
+        return text_of(assigned[node.id], {}, first)
+    if isinstance(node, ast.Subscript) and isinstance(node.value, ast.JoinedStr):
+        return text_of(node.value, assigned, first)
+    return "7"
+
+
+def said_by(path):
+    """What a file of feedback/ says about what can't be used, with the line where it does."""
+    for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        assigned = {
+            node.targets[0].id: node.value
+            for node in ast.walk(function)
+            if isinstance(node, ast.Assign)
+            and isinstance(node.targets[0], ast.Name)
+            and isinstance(node.value, ast.JoinedStr | ast.IfExp)
+        }
+        for node in ast.walk(function):
+            said = None
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in SAY:
+                said = node.args[SAY[node.func.id]]
+            elif isinstance(node, ast.Return) and function.name == "_nothing_usable":
+                said = node.value
+            if said is not None and ast.unparse(said) not in UNTOLD:
+                for first in (True, False):
+                    yield f"{path.name}:{node.lineno}", text_of(said, assigned, first)
+
+
+SAID = sorted({said for path in Path(feedback.__file__).parent.glob("*.py") for said in said_by(path)})
+
+
+def test_everything_that_feedback_says_is_found():
+    assert len({where for where, _ in SAID}) > 70
+    assert ("messages.py", "7 is missing") in {(where.split(":")[0], text) for where, text in SAID}
+
+
+@pytest.mark.parametrize(("where", "text"), SAID, ids=[where for where, _ in SAID])
+def test_every_reason_is_told_in_chinese(where, text):
+    told = words.retell("zh", text)
+    assert re.search("[\u4e00-\u9fff]", told), f"{where} says {text!r}: put it into REASONS_ZH in ui/words.py"
+    in_english = re.findall(r"[A-Za-z']+(?: [A-Za-z']+){2,}", re.sub(NAMED, "", told))
+    assert not in_english, (text, told)
+    assert words.retell("en", text) == text
+
+
+def test_no_reason_is_told_that_nobody_says():
+    for pattern in words.REASONS_ZH:
+        assert any(re.fullmatch(pattern, text, re.DOTALL) for _, text in SAID), f"nobody says {pattern}"
+
+
+def test_skipped_rows_are_listed_in_chinese(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(
+        '{"prompt": "Hi", "completion": "Hello", "label": true}\n'
+        '{"prompt": "Hi", "completion": "Bye", "label": "<b>perhaps</b>"}\n'
+        '{"prompt": "Hi", "label": false}\n'
+        '{"prompt": "Hi", "completion": \n'
+        "[1]\n"
+    )
+    drawn = html.problems("zh", load_feedback(str(file)).problems)
+    assert "label 的取值 &#x27;&lt;b&gt;perhaps&lt;/b&gt;&#x27; 既不是点赞也不是点踩" in drawn
+    assert "缺少 completion" in drawn
+    assert "该行不是有效的 JSON（第 32 列：此处应有值）" in drawn
+    assert "该行是列表，而不是 JSON 对象" in drawn
+
+
+def test_a_file_without_a_usable_row_says_so_in_chinese(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "Hi", "completion": "Hello", "label": "perhaps"}\n')
+    with pytest.raises(WorkbenchError) as error:
+        load_feedback(str(file))
+    assert words.retell("zh", error.value).endswith(
+        "：唯一的一行无法使用；第 1 行：label 的取值 'perhaps' 既不是点赞也不是点踩。"
+    )
