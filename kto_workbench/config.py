@@ -37,10 +37,14 @@ DEMO_DEFAULTS: dict[str, Any] = {
     "threads": 1,  # two are a third faster on an idle machine, and five times slower when something else runs
 }
 
+DEMO_FULL_DEFAULTS: dict[str, Any] = {"learning_rate": 3e-4}
+# Full fine-tuning moves every weight, so it takes smaller steps than an adapter; applied likewise.
+FULL_DEFAULTS: dict[str, Any] = {"learning_rate": 5e-6}
+
 GROUPS = {
     "basics": "What is trained, on what",
     "kto": "The KTO objective",
-    "lora": "The adapter",
+    "lora": "What is tuned",
     "optimization": "Optimization",
     "memory": "Length, memory and precision",
     "records": "Evaluation, checkpoints and records",
@@ -129,10 +133,11 @@ class KTOConfig(BaseModel):
     )
     kl_every: int = _option(10, "With z0 `every`: steps between two estimates.", group="kto", ge=1)
     kl_sample: int = _option(64, "With z0 `every`: mismatched pairs in an estimate.", group="kto", ge=2)
-    reference: Literal["base", "uniform"] = _option(
+    reference: Literal["base", "start", "uniform"] = _option(
         "base",
-        "`base` compares with the model without its adapter (one forward pass over the data, once, kept on disk); "
-        "`uniform` assumes a uniform reference and needs no pass: r = log π(y|x) + the entropy of π along y.",
+        "What rewards are counted against. `base`: the model without any adapter (one forward pass over the data, "
+        "once, kept on disk); `start`: the base with the adapter that training goes on from (start_adapter), at the "
+        "same cost; `uniform`: a uniform reference, which needs no pass: r = log π(y|x) + the entropy of π along y.",
         group="kto",
     )
     sft_weight: float = _option(
@@ -144,6 +149,19 @@ class KTOConfig(BaseModel):
     )
 
     # lora
+    tuning: Literal["lora", "full"] = _option(
+        "lora",
+        "`lora` trains a small adapter on the frozen model; `full` trains every weight, which takes 4 to 8 times the "
+        "memory of the weights and writes a whole model.",
+        group="lora",
+        basic=True,
+    )
+    start_adapter: str = _option(
+        "",
+        "Go on from this adapter: a run, or a folder with an adapter. Its rank, alpha and layers are taken over; "
+        "then `reference` must be said: base or start. Empty: a fresh adapter.",
+        group="lora",
+    )
     lora_r: int = _option(16, "Rank of the LoRA adapter.", group="lora", basic=True, ge=1, le=1024)
     lora_alpha: float = _option(32, "LoRA scaling: the adapter is multiplied by alpha / r.", group="lora", gt=0)
     lora_dropout: float = _option(
@@ -289,7 +307,7 @@ class KTOConfig(BaseModel):
         if not isinstance(values, dict):
             return values
         values = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
-        return {**DEMO_DEFAULTS, **values} if values.get("model", DEMO_MODEL) == DEMO_MODEL else values
+        return {**recommended(values.get("model", DEMO_MODEL), values.get("tuning", "lora")), **values}
 
     @model_validator(mode="after")
     def _refuse_what_does_not_go_together(self) -> "KTOConfig":
@@ -305,6 +323,22 @@ class KTOConfig(BaseModel):
             raise ValueError("option `sft_weight` belongs to objective `kto`; with objective `sft` leave it at 0")
         if self.lora_dropout and self.reference == "uniform":
             raise ValueError("option `reference` `uniform` needs lora_dropout 0")
+        if self.tuning == "full":
+            for name in ("load_in_4bit", "start_adapter", "lora_dropout"):
+                if getattr(self, name):
+                    raise ValueError(f"option `{name}` is for tuning `lora`; with tuning `full` leave it out")
+            if self.adapter_dtype != "float32":
+                raise ValueError("option `adapter_dtype` is for tuning `lora`; with tuning `full` leave it at float32")
+        if self.start_adapter and "reference" not in self.model_fields_set:
+            raise ValueError(
+                "option `start_adapter` needs `reference` beside it: `base` counts rewards against the model without "
+                "any adapter, `start` against the model with that adapter"
+            )
+        if self.reference == "start" and not self.start_adapter:
+            raise ValueError("option `reference` `start` needs a `start_adapter`")
+        # Drawing new pairs while training needs the reference at hand, and that of a start is gone by then.
+        if self.z0 == "every" and (self.tuning == "full" or self.reference == "start"):
+            raise ValueError("option `z0` `every` needs tuning `lora` and reference `base`; use z0 `batch`")
         return self
 
     def __init__(self, **values: Any) -> None:
@@ -316,6 +350,14 @@ class KTOConfig(BaseModel):
     def replace(self, **values: Any) -> "KTOConfig":
         """The same config with some options changed, checked again."""
         return KTOConfig(**{**self.model_dump(), **values})
+
+
+def recommended(model: str, tuning: str = "lora") -> dict[str, Any]:
+    """The defaults that a model and a way of tuning want in place of the general ones."""
+    found = dict(FULL_DEFAULTS) if tuning == "full" else {}
+    if model == DEMO_MODEL:
+        found |= DEMO_DEFAULTS | (DEMO_FULL_DEFAULTS if tuning == "full" else {})
+    return found
 
 
 def options() -> dict[str, FieldInfo]:

@@ -31,6 +31,7 @@ PROMISED = (
 CHOSEN = dict(
     model="some/model",
     sft_weight=0.0,
+    tuning="lora",  # full goes with none of the adapter's options
     lora_dropout=0.0,
     tokens_per_pass=4096,
     sample_prompts=("Hello!", 'A "quoted": line\nand another — 👍'),

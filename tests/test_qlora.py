@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from kto_workbench import train
 from kto_workbench.config import KTOConfig
-from kto_workbench.engine.generation import compare_sides
-from kto_workbench.engine.models import add_lora, check_not_repacked, load_model
+from kto_workbench.engine.generation import generate
+from kto_workbench.engine.models import adapter_off, add_lora, check_not_repacked, load_model
 from kto_workbench.engine.scoring import PackedScorer, PaddedScorer, make_scorer
 from kto_workbench.errors import ConfigError, ModelError
 
@@ -79,7 +79,9 @@ def test_passes_without_gradient_leave_training_as_it_was(model):
     pairs, mismatched = make_pairs()
     with torch.no_grad():
         scorer.score_both(pairs, mismatched)
-    compare_sides(model, tiny_tokenizer(), ["the cat"], max_new_tokens=4)
+    generate(model, tiny_tokenizer(), ["the cat"], max_new_tokens=4)
+    with adapter_off(model):
+        generate(model, tiny_tokenizer(), ["the cat"], max_new_tokens=4)
     assert model.training
     check_not_repacked(model)
     assert torch.equal(gradient(scorer), before)

@@ -68,12 +68,28 @@ def test_packed_sequences_do_not_see_each_other():
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
 
-def test_a_model_with_a_trained_head_falls_back_and_says_so(caplog):
-    model = tiny_lora("llama")
-    model.get_output_embeddings().weight.requires_grad_(True)
-    scorer = make_scorer(model)
-    assert type(scorer) is PaddedScorer
-    assert "slow way" in caplog.text and "head" in caplog.text
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_every_weight_of_a_fully_tuned_model_gets_the_gradient_of_the_padded_way(monkeypatch, kind):
+    from kto_workbench.engine import head as module
+
+    monkeypatch.setitem(module.CHUNK_ELEMENTS, "cpu", 7 * VOCABULARY)  # a few tokens a chunk
+    model = tiny_model(kind).requires_grad_(True)
+    pairs, _ = make_pairs()
+    factors = torch.randn(len(pairs), generator=torch.Generator().manual_seed(1))
+    found = []
+    for scorer in (make_scorer(model), PaddedScorer(model)):
+        model.zero_grad(set_to_none=True)
+        scores = scorer.score(pairs)
+        (scores.logps * factors).sum().backward()
+        found.append((type(scorer), scores.logps.detach(), {n: p.grad for n, p in model.named_parameters()}))
+    (kind_a, logps_a, got), (kind_b, logps_b, want) = found
+    assert (kind_a, kind_b) == (PackedScorer, PaddedScorer)
+    torch.testing.assert_close(logps_a, logps_b, rtol=1e-5, atol=1e-5)
+    scale = max(g.norm() for g in want.values())
+    assert got.keys() == want.keys() and any("lm_head" in n or "embed" in n or "wte" in n for n in got)
+    for name, gradient in want.items():
+        assert gradient is not None and got[name] is not None, name
+        assert (got[name] - gradient).norm() <= 1e-5 * max(gradient.norm(), 1e-2 * scale), name
 
 
 def test_a_model_whose_attention_is_not_ours_falls_back():

@@ -1,81 +1,69 @@
-"""The process behind `runs.answering`: keeps the last base model and its adapters warm, and answers on request.
+"""The process behind `runs.answering`: keeps models warm, and answers on request.
 
-Reads one JSON request a line from stdin, writes one JSON event a line to stdout, until stdin ends.
+Reads one JSON request a line from stdin, writes one JSON event a line to stdout, until stdin ends. When a training in
+the workspace begins, the models are let go, since it may need the memory; the next request loads them again.
 """
 
 import json
 import os
 import sys
+import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from kto_workbench.engine.comparison import adapter_path, load_base
-from kto_workbench.engine.generation import generate
-from kto_workbench.engine.models import adapter_off, load_adapter
+from kto_workbench.engine.comparison import answer_as, explain
+from kto_workbench.engine.sides import Models
 from kto_workbench.errors import WorkbenchError
-from kto_workbench.feedback.rendering import load_tokenizer
-from kto_workbench.runs.directory import Run
+from kto_workbench.runs.directory import Run, list_runs
+from kto_workbench.runs.sides import Side
 
 SECONDS_BETWEEN_EVENTS = 0.08  # more would only queue up on their way to a browser
-KEPT_ADAPTERS = 4
+SECONDS_BETWEEN_LOOKS = 1.0
+
+Say = Callable[[dict[str, Any]], None]
 
 
-class Warm:
-    """The base model that was asked for last, with the adapters that were put on it."""
-
-    def __init__(self) -> None:
-        self.key: Any = None
-        self.model: Any = None
-        self.tokenizer: Any = None
-        self.adapters: dict[str, str] = {}
-
-    def open(self, run: Run) -> tuple[nn.Module, Any]:
-        """The model with the run's adapter switched on, and the tokenizer."""
-        config, path = run.config(), adapter_path(run)
-        key = (config.model, config.dtype, config.device, config.load_in_4bit)
-        # An adapter is known by its path and time, so that a resumed run's new one is loaded again.
-        name = f"{path.resolve()}@{(path / 'adapter_model.safetensors').stat().st_mtime_ns}"
-        if key != self.key:
-            self.key = self.model = None  # let go of the old one first
-            self.adapters = {}
-            self.tokenizer = load_tokenizer(config.model)
-            self.model = load_adapter(load_base(config), path)
-            self.adapters = {name: self.model.active_adapter}
-            self.key = key
-        elif name not in self.adapters:
-            while len(self.adapters) >= KEPT_ADAPTERS:
-                self.model.delete_adapter(self.adapters.pop(next(iter(self.adapters))))
-            label = f"adapter{time.monotonic_ns()}"
-            self.model.load_adapter(str(path), label)
-            self.adapters[name] = label
-        self.model.set_adapter(self.adapters[name])
-        return self.model.train(), self.tokenizer
+def respond(models: Models, request: dict[str, Any], say: Say) -> None:
+    """Do what one request asks for, saying events as results come."""
+    if request["kind"] == "explain":
+        sides = [_side(request[name]) for name in ("side", "against")]
+        say({"explained": explain(models, sides[0], request["prompt"], request["answer"], against=sides[1])})
+    else:
+        _answer(models, request, say)
+    say({"end": True})
 
 
-def answer(warm: Warm, request: dict[str, Any], say: Any) -> None:
-    """Answer one request, saying events as the answers grow."""
-    run = Run(request["run"])
-    model, tokenizer = warm.open(run)
-    settings = {name: request[name] for name in ("seed", "temperature", "max_new_tokens")}
-    for side in request["sides"]:
+def _answer(models: Models, request: dict[str, Any], say: Say) -> None:
+    settings = [request[name] for name in ("seed", "temperature", "max_new_tokens")]
+    for name, side in request["sides"].items():
         last_said: dict[int, float] = {}
 
-        def tell(i: int, text: str, side: str = side, last_said: dict[int, float] = last_said) -> None:
+        def tell(i: int, text: str, name: str = name, last_said: dict[int, float] = last_said) -> None:
             if time.monotonic() - last_said.get(i, 0.0) > SECONDS_BETWEEN_EVENTS:
                 last_said[i] = time.monotonic()
-                say({"prompt": i, "side": side, "text": text, "done": False})
+                say({"prompt": i, "side": name, "text": text, "done": False})
 
-        template = run.config().template
-        if side == "reference":
-            with adapter_off(model):
-                answers = generate(model, tokenizer, request["prompts"], on_text=tell, template=template, **settings)
-        else:
-            answers = generate(model, tokenizer, request["prompts"], on_text=tell, template=template, **settings)
-        for i, text in enumerate(answers):
-            say({"prompt": i, "side": side, "text": text, "done": True})
-    say({"end": True})
+        for i, text in enumerate(answer_as(models, _side(side), request["prompts"], *settings, on_text=tell)):
+            say({"prompt": i, "side": name, "text": text, "done": True})
+
+
+def _side(named: dict[str, str] | None) -> Side | None:
+    return Side(Run(named["run"]), named["part"]) if named else None
+
+
+def give_way(models: Models, busy: threading.Lock, workspace: Path) -> None:
+    """Let the models go whenever a training begins while nothing is asked; never returns."""
+    seen = {run.id for run in list_runs(workspace) if run.status().state in ("starting", "running")}
+    while True:
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+        training = {run.id for run in list_runs(workspace) if run.status().state in ("starting", "running")}
+        if training - seen and models.loaded:
+            with busy:
+                models.unload()
+            print("A training begins: the models are let go.", file=sys.stderr, flush=True)
+        seen = training
 
 
 def main() -> None:
@@ -87,10 +75,12 @@ def main() -> None:
     def say(event: dict[str, Any]) -> None:
         events.write(json.dumps(event, ensure_ascii=False) + "\n")
 
-    warm = Warm()
+    models, busy = Models(), threading.Lock()
+    threading.Thread(target=give_way, args=(models, busy, Path(sys.argv[1])), daemon=True).start()
     for line in sys.stdin:
         try:
-            answer(warm, json.loads(line), say)
+            with busy:
+                respond(models, json.loads(line), say)
         except WorkbenchError as error:
             say({"error": str(error)})
         except Exception as error:

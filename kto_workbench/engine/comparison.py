@@ -1,77 +1,200 @@
-"""Answers of a finished run beside its reference's: in a notebook, in the shell, and for the demo's figures."""
+"""Two sides beside each other: their answers, and why they differ, token by token."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
-from kto_workbench.config import KTOConfig
-from kto_workbench.engine.generation import compare_sides
-from kto_workbench.engine.models import load_adapter, load_model, pick_device, pick_dtype
+from kto_workbench.engine.batches import Pair
+from kto_workbench.engine.generation import generate
+from kto_workbench.engine.models import dropout_off, load_adapter
+from kto_workbench.engine.passes import split
+from kto_workbench.engine.sides import Models, Opened, load_base, source_of
 from kto_workbench.errors import RunError
-from kto_workbench.feedback.rendering import load_tokenizer
+from kto_workbench.feedback import Row
+from kto_workbench.feedback.rendering import encode_rows, load_tokenizer
 from kto_workbench.runs.directory import Run
+from kto_workbench.runs.sides import REFERENCE, Side
+
+TOKENS_PER_PASS = 4096
 
 
 def compare(
-    run: Run | str | Path,
+    run: Run | Side | str | Path,
     prompts: Sequence[Any],
     *,
+    against: Run | Side | None = None,
     seed: int = 0,
     temperature: float | None = None,
     max_new_tokens: int | None = None,
+    models: Models | None = None,
 ) -> list[dict[str, Any]]:
-    """Answers of the reference and of the tuned model to the same prompts, with the same seed and sampling.
+    """Answers of two sides to the same prompts, with the same seed and sampling.
 
     Args:
-        run: a run with an adapter, or its directory.
+        run: a run with an adapter or a model, its directory, or any side.
         prompts: texts, or lists of chat messages.
+        against: the other side; None is the run's reference.
         seed: of the sampling, on both sides.
         temperature: None takes the run's.
         max_new_tokens: None takes the run's.
+        models: kept warm from call to call; None loads them for this call alone.
 
     Returns:
-        [{prompt, reference, tuned}].
+        [{prompt, reference, tuned}]; `reference` is what `against` says.
 
     Raises:
-        RunError: the run has no adapter yet.
+        RunError: a side has nothing to answer with yet.
     """
-    run = run if isinstance(run, Run) else Run(run)
-    model, tokenizer = open_run(run)
-    config = run.config()
-    return compare_sides(
-        model,
-        tokenizer,
-        prompts,
-        seed=seed,
-        temperature=config.temperature if temperature is None else temperature,
-        max_new_tokens=max_new_tokens or config.sample_max_new_tokens,
-        template=config.template,
-    )
+    tuned = as_side(run)
+    sides = {"reference": as_side(against) if against else Side(tuned.run, REFERENCE), "tuned": tuned}
+    models = models or Models()
+    answers = {
+        name: answer_as(models, side, prompts, seed, *sampling_of(tuned, temperature, max_new_tokens))
+        for name, side in sides.items()
+    }
+    return [{"prompt": prompt, **{name: answers[name][i] for name in sides}} for i, prompt in enumerate(prompts)]
 
 
-def adapter_path(run: Run) -> Path:
-    """The newest adapter of a run: the final one, else its latest checkpoint's. Raises RunError if there is none."""
-    for path in (run.adapter, run.latest_checkpoint()):
-        if path is not None and (path / "adapter_model.safetensors").is_file():
-            return path
-    raise RunError(f"Run {run.id} has no adapter yet; it is {run.status().state}.")
+def as_side(run: Run | Side | str | Path) -> Side:
+    """A side as it is; a run, or its directory, as its tuned model."""
+    return run if isinstance(run, Side) else Side(run if isinstance(run, Run) else Run(run))
+
+
+def sampling_of(side: Side, temperature: float | None, max_new_tokens: int | None) -> tuple[float, int]:
+    """Temperature and longest answer, the run's own where they are None."""
+    config = side.run.config()
+    return (config.temperature if temperature is None else temperature), max_new_tokens or config.sample_max_new_tokens
+
+
+def answer_as(
+    models: Models,
+    side: Side,
+    prompts: Sequence[Any],
+    seed: int,
+    temperature: float,
+    max_new_tokens: int,
+    **more: Any,
+) -> list[str]:
+    """One side's answers, in order; `more` goes to `generate`."""
+    with models.use(side) as opened:
+        return generate(
+            opened.model,
+            opened.tokenizer,
+            prompts,
+            seed=seed,
+            temperature=temperature,
+            max_new_tokens=max_new_tokens,
+            template=opened.config.template,
+            **more,
+        )
+
+
+def explain(models: Models, side: Side, prompt: Any, answer: str, *, against: Side | None = None) -> dict[str, Any]:
+    """Why the sides differ on an answer: log π_side − log π_against of each of its tokens.
+
+    Args:
+        models: kept warm.
+        side: usually the tuned model.
+        prompt: a text, or a list of chat messages.
+        answer: any text, rendered and cut to max_length as a training row would be.
+        against: None is the run's reference.
+
+    Returns:
+        tokens: the answer in pieces, its end-of-turn token included, as the model reads it.
+        log_ratios: nats for each piece.
+        beta, reward: reward = β · Σ log_ratios, what training logs for the same text.
+        logp, reference_logp: log-probabilities of the whole answer, in nats.
+    """
+    against = against or Side(side.run, REFERENCE)
+    with models.use(side) as opened:
+        pair = as_pairs(opened, [prompt], [answer])[0]
+        logps, tokenizer = score_tokens(opened, pair), opened.tokenizer
+        pieces = decode_pieces(tokenizer, pair.completion_ids)
+    with models.use(against) as opened:
+        _check_same_tokens(tokenizer, opened.tokenizer, [pair])
+        reference = score_tokens(opened, pair)
+    ratios, beta = (logps - reference).tolist(), side.run.config().beta
+    return {
+        "tokens": pieces,
+        "log_ratios": ratios,
+        "beta": beta,
+        "reward": beta * sum(ratios),
+        "logp": logps.sum().item(),
+        "reference_logp": reference.sum().item(),
+    }
+
+
+def completion_stats(
+    models: Models, side: Side, against: Side, prompts: Sequence[Any], answers: Sequence[str]
+) -> list[dict[str, float]]:
+    """How likely each answer is to either side: [{tuned_logp, reference_logp, tokens}], in nats.
+
+    For answers that `side` sampled, the mean of tuned_logp − reference_logp estimates KL(side ‖ against).
+    """
+    with models.use(side) as opened:
+        pairs = as_pairs(opened, prompts, answers)
+        tuned, tokenizer = score(opened, pairs), opened.tokenizer
+    with models.use(against) as opened:
+        _check_same_tokens(tokenizer, opened.tokenizer, pairs)
+        reference = score(opened, pairs)
+    return [
+        {"tuned_logp": a, "reference_logp": b, "tokens": len(pair.completion_ids)}
+        for a, b, pair in zip(tuned, reference, pairs, strict=True)
+    ]
 
 
 def open_run(run: Run) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    """The model of a run with its adapter, and its tokenizer."""
-    adapter, config = adapter_path(run), run.config()
-    model = load_base(config)
-    return load_adapter(model, adapter), load_tokenizer(config.model)
+    """The tuned model of a run, for use outside of this package, and its tokenizer. Raises RunError."""
+    source = source_of(Side(run))
+    model = load_base(source.config, source.base)
+    return (load_adapter(model, source.adapter) if source.adapter else model), load_tokenizer(source.config.model)
 
 
-def load_base(config: KTOConfig) -> nn.Module:
-    """The base model of a config, loaded as for its training."""
-    transformers_logging.disable_progress_bar()  # it would stand before the answers
-    device = pick_device(config.device)
-    return load_model(
-        config.model, device=device, dtype=pick_dtype(config.dtype, device), load_in_4bit=config.load_in_4bit
-    )
+def as_pairs(opened: Opened, prompts: Sequence[Any], answers: Sequence[str]) -> list[Pair]:
+    """Prompts and answers as token ids, as a training of the side's config would see them."""
+    rows = [Row(prompt, answer, True) for prompt, answer in zip(prompts, answers, strict=True)]
+    config = opened.config
+    encoded = encode_rows(opened.tokenizer, rows, config.max_length, template=config.template)
+    return [Pair(e.prompt_ids, e.completion_ids) for e in encoded]
+
+
+@torch.no_grad()
+def score(opened: Opened, pairs: Sequence[Pair]) -> list[float]:
+    """Log-probabilities of completions, in nats."""
+    out = [0.0] * len(pairs)
+    with dropout_off(opened.model):
+        for part in split([len(pair) for pair in pairs], TOKENS_PER_PASS):
+            for i, value in zip(part, opened.scorer.score([pairs[i] for i in part]).logps.tolist(), strict=True):
+                out[i] = value
+    return out
+
+
+@torch.no_grad()
+def score_tokens(opened: Opened, pair: Pair) -> torch.Tensor:
+    """[n] log-probabilities of a completion's tokens, in float64 on the CPU."""
+    with dropout_off(opened.model):
+        return opened.scorer.score_tokens(pair).double().cpu()
+
+
+def decode_pieces(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """The text of each token; one that ends inside of a character leaves its text to the next."""
+    pieces, before = [], ""
+    for end in range(1, len(ids) + 1):
+        text = tokenizer.decode(ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        if text.endswith("\ufffd") and end < len(ids):
+            pieces.append("")
+            continue
+        pieces.append(text[len(before) :])
+        before = text
+    return pieces
+
+
+def _check_same_tokens(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> None:
+    """Raise RunError where token ids mean something else to the other side's model."""
+    ids = sorted({token for pair in pairs for token in pair.prompt_ids + pair.completion_ids})
+    if len(one) != len(other) or one.convert_ids_to_tokens(ids) != other.convert_ids_to_tokens(ids):
+        raise RunError("The two sides read text in different tokens, so their log-probabilities can't be compared.")

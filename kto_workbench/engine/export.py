@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from transformers.utils import logging as transformers_logging
 
-from kto_workbench.engine.comparison import adapter_path
 from kto_workbench.engine.models import load_adapter, load_model
 from kto_workbench.errors import RunError
 from kto_workbench.feedback.rendering import load_tokenizer
@@ -32,7 +31,7 @@ def export(run: Run, format: str, out: str | Path | None = None) -> Path:
     target = Path(out) if out else run.path / "export" / format
     if target.is_file() or target.is_dir() and any(target.iterdir()):
         raise RunError(f"There is something in {target} already; name another folder with --out.")
-    source, config = adapter_path(run), run.config()
+    source, config = run.newest_adapter(), run.config()
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:

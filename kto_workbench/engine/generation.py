@@ -1,4 +1,4 @@
-"""Answers of the reference and of the tuned model: same prompts, same seed, same sampling."""
+"""Answers to prompts: in batches, with kept keys and values, the same for the same seed."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,10 +7,8 @@ import torch
 from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from kto_workbench.engine.models import adapter_off, checkpoint_activations, dropout_off
+from kto_workbench.engine.models import checkpoint_activations, dropout_off
 from kto_workbench.feedback.rendering import render_prompt, uses_template
-
-SIDES = ("reference", "tuned")
 
 
 @torch.no_grad()
@@ -26,6 +24,7 @@ def generate(
     max_prompt_tokens: int | None = None,
     batch_size: int = 32,
     on_text: Callable[[int, str], None] | None = None,
+    on_answered: Callable[[int], None] = lambda done: None,
 ) -> list[str]:
     """Answers to prompts (text or chat messages), in order.
 
@@ -40,6 +39,7 @@ def generate(
         max_prompt_tokens: a longer prompt loses its start; None leaves it as long as the model's positions allow.
         batch_size: prompts answered at once.
         on_text: told (number of the prompt, its text so far) while answers grow.
+        on_answered: told how many prompts are answered, after each batch.
     """
     answers: list[str] = []
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -57,6 +57,7 @@ def generate(
                 part = prompts[start : start + batch_size]
                 tell = (lambda i, text, start=start: on_text(start + i, text)) if on_text else None
                 answers += _generate_batch(model, tokenizer, part, temperature, max_new_tokens, template, limit, tell)
+                on_answered(len(answers))
     finally:
         if checkpointing:
             checkpoint_activations(model)
@@ -127,15 +128,3 @@ class _Growing:
 
     def end(self) -> None:
         """Nothing is left to flush."""
-
-
-def compare_sides(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Any], **settings: Any
-) -> list[dict[str, Any]]:
-    """Answers of both sides: [{prompt, reference, tuned}], the reference's with the adapter off."""
-    tuned = generate(model, tokenizer, prompts, **settings)
-    with adapter_off(model):
-        reference = generate(model, tokenizer, prompts, **settings)
-    return [
-        {"prompt": prompt, "reference": a, "tuned": b} for prompt, a, b in zip(prompts, reference, tuned, strict=True)
-    ]

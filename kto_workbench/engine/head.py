@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 # Logits alive at once, in elements: small enough for a CPU's caches, large enough to keep a GPU busy.
 CHUNK_ELEMENTS = {"cpu": 2**21, "cuda": 2**27}
@@ -29,9 +30,9 @@ class Head:
 
     @classmethod
     def of(cls, model: nn.Module) -> "Head | None":
-        """The head of a causal language model; None if it is not a plain frozen linear layer."""
+        """The head of a causal language model; None if it is not a plain linear layer."""
         linear = model.get_output_embeddings()
-        if type(linear) is not nn.Linear or linear.weight.requires_grad:
+        if type(linear) is not nn.Linear:
             return None
         config = model.config.get_text_config()
         scale = 1.0
@@ -61,9 +62,33 @@ def token_logps(head: Head, hidden: Tensor, targets: Tensor, *, entropy: bool = 
         entropy: also return the entropy of each next-token distribution.
 
     Returns:
-        logps [n] in float32, differentiable with respect to `hidden`; entropies [n] in nats, detached, or None.
+        logps [n] in float32, differentiable with respect to `hidden` and to the head, if that is trained; entropies
+        [n] in nats, detached, or None.
     """
+    if head.weight.requires_grad and torch.is_grad_enabled():
+        return _trained_head_logps(head, hidden, targets, entropy)
     return _TokenLogps.apply(hidden, head, targets, entropy)
+
+
+def _chunk(head: Head, hidden: Tensor) -> int:
+    """Tokens whose logits may be alive at once."""
+    return max(1, CHUNK_ELEMENTS.get(hidden.device.type, 2**24) // head.weight.shape[0])
+
+
+def _trained_head_logps(head: Head, hidden: Tensor, targets: Tensor, entropy: bool) -> tuple[Tensor, Tensor | None]:
+    """The same where the head learns too: its chunks are computed again in the backward pass."""
+
+    def of_chunk(hidden: Tensor, targets: Tensor) -> Tensor:
+        logits = head.logits(hidden)
+        return logits.gather(-1, targets[:, None]).squeeze(-1) - logits.logsumexp(-1)
+
+    size = _chunk(head, hidden)
+    pieces = zip(hidden.split(size), targets.split(size), strict=True)
+    logps = torch.cat([checkpoint(of_chunk, *piece, use_reentrant=False) for piece in pieces])
+    if not entropy:
+        return logps, None
+    with torch.no_grad():
+        return logps, _TokenLogps.apply(hidden, head, targets, True)[1]
 
 
 class _TokenLogps(torch.autograd.Function):
@@ -73,7 +98,7 @@ class _TokenLogps(torch.autograd.Function):
         logps = torch.empty(n, dtype=torch.float32, device=hidden.device)
         entropies = torch.empty_like(logps) if entropy else None
         gradient = torch.empty_like(hidden) if needs_grad else None
-        size = max(1, CHUNK_ELEMENTS.get(hidden.device.type, 2**24) // head.weight.shape[0])
+        size = _chunk(head, hidden)
         for start in range(0, n, size):
             part = slice(start, start + size)
             logits = head.logits(hidden[part])

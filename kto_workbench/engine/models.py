@@ -1,4 +1,4 @@
-"""Load a causal language model and put a LoRA adapter on it, or an adapter trained before."""
+"""Load a causal language model and make it trainable: a fresh LoRA adapter, one trained before, or every weight."""
 
 import contextlib
 import logging
@@ -90,6 +90,19 @@ def _from_pretrained(path: str, config, attn_implementation: str | None, **optio
     return AutoModelForCausalLM.from_pretrained(path, config=config, **options)
 
 
+def make_trainable(model: PreTrainedModel, config: KTOConfig, start_adapter: Path | None = None) -> nn.Module:
+    """The model as a config tunes it: with a fresh adapter, with a copy of `start_adapter`, or with all its weights."""
+    if config.tuning == "full":
+        return model.requires_grad_(True)
+    if start_adapter is None:
+        return add_lora(model, config)
+    adapted = load_adapter(model, start_adapter, trainable=True)
+    for module in adapted.modules():
+        if isinstance(module, nn.Dropout):  # the adapter's own, from its training
+            module.p = config.lora_dropout
+    return _ready(adapted, model, config)
+
+
 def add_lora(model: PreTrainedModel, config: KTOConfig) -> nn.Module:
     """A fresh LoRA adapter on a base model: with it the model is the base exactly, since B starts at zero."""
     from peft import LoraConfig, get_peft_model
@@ -108,6 +121,11 @@ def add_lora(model: PreTrainedModel, config: KTOConfig) -> nn.Module:
         adapted = get_peft_model(model, lora).train()
     except ValueError as error:
         raise ModelError(f"Can't put an adapter on {config.model!r}: {short_reason(error)}.") from error
+    return _ready(adapted, model, config)
+
+
+def _ready(adapted: nn.Module, model: PreTrainedModel, config: KTOConfig) -> nn.Module:
+    """An adapter in the precision of the config, computed in place."""
     if config.adapter_dtype == "bfloat16":
         if model.dtype != torch.bfloat16:
             raise ModelError(
@@ -125,13 +143,16 @@ def round_adapter(model: nn.Module) -> None:
             parameter.data = parameter.data.to(torch.bfloat16)
 
 
-def load_adapter(model: PreTrainedModel, path: str | Path) -> nn.Module:
-    """A base model with an adapter trained before, for answering. Raises ModelError."""
+def load_adapter(model: PreTrainedModel, path: str | Path, *, trainable: bool = False) -> nn.Module:
+    """A base model with an adapter trained before, frozen for answering unless `trainable`. Raises ModelError."""
     from peft import PeftModel
 
     if not (Path(path) / "adapter_model.safetensors").is_file():
         raise ModelError(f"There is no adapter in {path}.")
-    return PeftModel.from_pretrained(model, str(path)).train()
+    try:
+        return PeftModel.from_pretrained(model, str(path), is_trainable=trainable).train()
+    except (RuntimeError, ValueError) as error:  # of another shape, or of layers that this model has not
+        raise ModelError(f"The adapter in {path} does not fit the model: {short_reason(error)}.") from error
 
 
 def check_not_repacked(model: nn.Module) -> None:
@@ -153,9 +174,15 @@ def checkpoint_activations(model: nn.Module) -> None:
 
 @contextlib.contextmanager
 def adapter_off(model: nn.Module) -> Iterator[None]:
-    """The reference: the same model with its adapter switched off."""
+    """The base model: the same model with its adapter switched off."""
     with model.disable_adapter():
         yield
+
+
+@contextlib.contextmanager
+def as_it_is(model: nn.Module) -> Iterator[None]:
+    """The model as it stands: before the first step this is the reference of whoever can't switch back to it later."""
+    yield
 
 
 @contextlib.contextmanager

@@ -1,12 +1,14 @@
 """The reference's log-probabilities, computed once and kept on disk.
 
-The reference is the base model with its adapter off, so what it gives a completion never changes while training, nor
-from run to run: a second run with another β, λ, learning rate or number of epochs computes nothing again.
+The reference is the base model, or that with the adapter that training starts from, so what it gives a completion never
+changes while training, nor from run to run: a second run with another β, λ, learning rate or number of epochs computes
+nothing again.
 
 One file holds what one model gives, keyed by the model's weights, dtype, quantization and way of scoring; inside it a
 row is found by the token ids of its prompt and completion, so that another template, truncation or partner never hits.
 """
 
+import contextlib
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -26,6 +28,8 @@ from kto_workbench.engine.scoring import PaddedScorer
 from kto_workbench.runs.jsonlines import write_atomically
 
 log = logging.getLogger(__name__)
+
+AsReference = Callable[[nn.Module], contextlib.AbstractContextManager[None]]
 
 
 class ReferenceCache:
@@ -78,7 +82,13 @@ def pair_key(pair: Pair) -> bytes:
 
 
 def cache_for(
-    model: nn.Module, scorer: PaddedScorer, source: str, dtype: torch.dtype, load_in_4bit: bool, cache: Path
+    model: nn.Module,
+    scorer: PaddedScorer,
+    source: str,
+    dtype: torch.dtype,
+    load_in_4bit: bool,
+    cache: Path,
+    start_adapter: Path | None = None,
 ) -> ReferenceCache:
     """Open the cache file of one model as it is scored here.
 
@@ -89,9 +99,11 @@ def cache_for(
         dtype: of weights and activations.
         load_in_4bit: whether the weights were quantized.
         cache: the workspace's cache folder.
+        start_adapter: of a reference that has one.
     """
     parts = [
         weights_key(model, source, cache),
+        *([weights_key(model, str(start_adapter), cache)] if start_adapter else []),
         str(dtype),
         load_in_4bit,
         scorer.name,
@@ -115,9 +127,8 @@ def weights_key(model: nn.Module, source: str, cache: Path) -> str:
     except (OSError, ValueError):
         known = {}
     hashes = []
-    for path in sorted(
-        [*Path(source).glob("*.safetensors"), *Path(source).glob("*.bin"), Path(source) / "config.json"]
-    ):
+    patterns = ("*.safetensors", "*.bin", "config.json", "adapter_config.json")
+    for path in sorted(path for pattern in patterns for path in Path(source).glob(pattern)):
         stat = path.stat()
         key = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
         if key not in known:
@@ -139,16 +150,18 @@ def fill_in(
     budget: Budget,
     *,
     mismatched: bool,
+    as_reference: AsReference = adapter_off,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[int, int]:
-    """Set the reference's log-probabilities of every batch, from the cache or by a pass with the adapter off.
+    """Set the reference's log-probabilities of every batch, from the cache or by a pass.
 
     Args:
         batches: to be completed.
-        scorer: of the model with its adapter, which is switched off here.
+        scorer: of the model that is trained.
         cache: looked up first; what is computed is added and saved, every so often too.
         budget: tokens a pass.
         mismatched: also score the batches' mismatched pairs.
+        as_reference: makes the model the reference for a while: `adapter_off`, or `as_it_is` before the first step.
         on_progress: told (done, total) in batches.
 
     Returns:
@@ -160,7 +173,7 @@ def fill_in(
         found = [cache.look_up(pairs) for pairs in kinds]
         missing = sum(int(np.isnan(values).sum()) for values in found)
         if missing:
-            found = _compute(batch, scorer, budget, mismatched)
+            found = _compute(batch, scorer, budget, mismatched, as_reference)
             for pairs, values in zip(kinds, found, strict=True):
                 cache.add(pairs, values)
             if number % 64 == 63:
@@ -177,7 +190,9 @@ def fill_in(
 
 
 @torch.no_grad()
-def _compute(batch: Batch, scorer: PaddedScorer, budget: Budget, mismatched: bool) -> list[np.ndarray]:
+def _compute(
+    batch: Batch, scorer: PaddedScorer, budget: Budget, mismatched: bool, as_reference: AsReference
+) -> list[np.ndarray]:
     lengths = [len(pair) for pair in batch.pairs]
 
     def work(tokens: int | None) -> list[np.ndarray]:
@@ -192,7 +207,7 @@ def _compute(batch: Batch, scorer: PaddedScorer, budget: Budget, mismatched: boo
             out[0][part] = scores.logps.cpu().numpy()
         return out
 
-    with adapter_off(scorer.model), dropout_off(scorer.model):
+    with as_reference(scorer.model), dropout_off(scorer.model):
         return budget.run(work, sum(lengths), max(lengths))
 
 

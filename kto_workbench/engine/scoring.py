@@ -5,7 +5,7 @@ Two layouts with the same results:
     PackedScorer   sequences one behind another without padding; logits of completion positions only, in chunks; and the
                    mismatched completions go on from the prompts' kept keys and values, so that prompts are read once
     PaddedScorer   the obvious way, a padded batch through the whole model: for architectures whose attention does not
-                   go through transformers' AttentionInterface, and for trained or unusual heads
+                   go through transformers' AttentionInterface, and for unusual heads
 
 `make_scorer` takes the packed one where a trial on two short sequences proves that it agrees with the model itself.
 """
@@ -65,6 +65,12 @@ class PaddedScorer:
             return Scores(sums)
         entropies = -(distribution.exp() * distribution).sum(-1)
         return Scores(sums, torch.where(scored, entropies, 0.0).sum(-1).detach())
+
+    def score_tokens(self, pair: Pair) -> Tensor:
+        """[n] log-probabilities of each token of one completion, in nats."""
+        ids = torch.tensor([pair.prompt_ids + pair.completion_ids], device=self.device)
+        logits = self.model(input_ids=ids, use_cache=False).logits[0, len(pair.prompt_ids) - 1 : -1].float()
+        return logits.log_softmax(-1).gather(-1, ids[0, len(pair.prompt_ids) :, None]).squeeze(-1)
 
     def score_both(
         self, pairs: Sequence[Pair], mismatched: Sequence[Pair], *, entropy: bool = False
@@ -171,9 +177,7 @@ def make_scorer(model: nn.Module) -> PaddedScorer:
         want = torch.cat([plain.score(trial).logps, plain.score(other).logps])
     packed = PackedScorer(model)
     if packed.head is None:
-        log.warning(
-            "This model is scored the slow way, in padded batches: its head is not a plain frozen linear layer."
-        )
+        log.warning("This model is scored the slow way, in padded batches: its head is not a plain linear layer.")
         return plain
     # A GPU's one kernel for all sequences first; where it is missing, a call for each sequence.
     reason = ""

@@ -32,7 +32,7 @@ class StepSums:
 
 def uses_reference(config: KTOConfig) -> bool:
     """Whether the reference's log-probabilities of the examples are needed at all."""
-    return config.objective == "kto" and config.reference == "base"
+    return config.objective == "kto" and config.reference != "uniform"
 
 
 def uses_mismatched(config: KTOConfig) -> bool:

@@ -8,7 +8,8 @@ import json
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,10 @@ STATE_FILE = "kto_state.json"
 
 
 class KTOTrainer(Trainer):
-    """Trains a model's adapter with KTO on prepared batches.
+    """Trains a model with KTO on prepared batches.
 
     Args:
-        model: with its adapter.
+        model: with its adapter, or with all its weights trainable.
         config: of the run, its weights settled.
         scorer: of the model.
         train_batches: with the reference's log-probabilities filled in.
@@ -68,6 +69,7 @@ class KTOTrainer(Trainer):
         self.eval_batches = list(eval_batches)
         self.train_pairs = [pair for batch in train_batches for pair in batch.pairs]
         self._window: list[StepSums] = []
+        self.on_rows: Callable[[int, int, RowRewards], None] = lambda step, total_steps, rows: None
         self._tokens = 0
         self._window_started = self._started = time.perf_counter()
         self._z0: Tensor | None = None
@@ -87,9 +89,10 @@ class KTOTrainer(Trainer):
         self.remove_callback(PrinterCallback)  # the records are in metrics.jsonl
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The optimizer of the options; a bfloat16 adapter is trained on float32 masters."""
-        if self.config.adapter_dtype == "bfloat16" and self.config.optim == "adamw" and self.optimizer is None:
-            trained = [p for p in self.model.parameters() if p.requires_grad]
+        """The optimizer of the options; bfloat16 weights are trained on float32 masters."""
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        rounded = any(p.dtype == torch.bfloat16 for p in trained)
+        if rounded and self.config.optim == "adamw" and self.optimizer is None:
             options = {"lr": self.config.learning_rate, "weight_decay": self.config.weight_decay}
             self.optimizer = MasterAdamW(trained, **options)
         return super().create_optimizer(model) if self.optimizer is None else self.optimizer
@@ -156,7 +159,7 @@ class KTOTrainer(Trainer):
         """Complete a training record with what the steps since the last one added up to."""
         if "loss" in logs and self._window:
             # The one place where the host waits for the device.
-            metrics = mean_metrics(self._window)
+            metrics, rows = read_window(self._window)
             now = time.perf_counter()
             logs |= metrics
             logs["tokens_per_second"] = self._tokens / max(now - self._window_started, 1e-9)
@@ -170,6 +173,7 @@ class KTOTrainer(Trainer):
                     f"The loss or its gradient is no longer a number at step {self.state.global_step}: lower the "
                     "learning rate, or look for odd rows with `kto check`."
                 )
+            self.on_rows(self.state.global_step, self.state.max_steps, rows)
         super().log(logs, start_time)
 
     # what a resumed run needs to go on as if never interrupted
@@ -191,15 +195,31 @@ class KTOTrainer(Trainer):
             self.budget.tokens = state["tokens_per_pass"]
 
 
+@dataclass(frozen=True)
+class RowRewards:
+    """A logging window's rows on the host: `rewards` with β, `labels` True for thumbs up; `z0` is its mean in nats."""
+
+    z0: float
+    rewards: list[float]
+    labels: list[bool]
+
+
 def mean_metrics(steps: Sequence[StepSums]) -> dict[str, float]:
     """The metrics of a logging window: class means are sums ÷ counts over all of it; NaN where a class is absent."""
+    return read_window(steps)[0]
+
+
+def read_window(steps: Sequence[StepSums]) -> tuple[dict[str, float], RowRewards]:
+    """The metrics of a logging window and its rows, read behind a single wait for the device."""
     label = torch.cat([s.label for s in steps])
     sides = torch.stack([label, ~label]).double()
     rewards, logps = torch.cat([s.rewards for s in steps]).double(), torch.cat([s.logps for s in steps]).double()
     means = torch.stack([sides @ rewards, sides @ logps]) / sides.sum(-1)
     scalars = torch.stack([torch.stack([s.loss, s.z0, s.z0_raw]) for s in steps]).double().mean(0)
-    loss, z0, z0_raw, reward_d, reward_u, logp_d, logp_u = torch.cat([scalars, means.flatten()]).tolist()
-    return {
+    read = torch.cat([scalars, means.flatten(), rewards, label.double()]).tolist()
+    loss, z0, z0_raw, reward_d, reward_u, logp_d, logp_u = read[:7]
+    rows = RowRewards(z0, read[7 : 7 + len(label)], [up == 1.0 for up in read[7 + len(label) :]])
+    metrics = {
         "loss": loss,
         "kl": z0,
         "kl_raw": z0_raw,
@@ -209,6 +229,7 @@ def mean_metrics(steps: Sequence[StepSums]) -> dict[str, float]:
         "logps/chosen": logp_d,
         "logps/rejected": logp_u,
     }
+    return metrics, rows
 
 
 def peak_memory(device: torch.device) -> int:

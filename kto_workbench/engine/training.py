@@ -1,12 +1,14 @@
-"""One run from its config to its adapter: load, prepare, train, save. What the child process and notebooks call."""
+"""One run from its config to its adapter or model: load, prepare, train, save. The child and notebooks call it."""
 
 import contextlib
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,15 +22,16 @@ from kto_workbench.engine.generation import generate
 from kto_workbench.engine.memory import calibrate
 from kto_workbench.engine.models import (
     adapter_off,
-    add_lora,
+    as_it_is,
     checkpoint_activations,
     load_model,
+    make_trainable,
     pick_device,
     pick_dtype,
 )
 from kto_workbench.engine.passes import Budget
 from kto_workbench.engine.recorder import STATUS_SECONDS, Heartbeat, Recorder
-from kto_workbench.engine.reference import cache_for, fill_in
+from kto_workbench.engine.reference import AsReference, cache_for, fill_in
 from kto_workbench.engine.scoring import PaddedScorer, make_scorer
 from kto_workbench.engine.step import uses_mismatched, uses_reference
 from kto_workbench.engine.trainer import KTOTrainer
@@ -87,7 +90,8 @@ def _train(run: Run, config: KTOConfig, *, progress: bool) -> bool:
     tokenizer = load_tokenizer(config.model)
     rows = list(load_feedback(config.data, workspace=config.workspace).rows)
     base = load_model(config.model, device=device, dtype=dtype, load_in_4bit=config.load_in_4bit)
-    model = add_lora(base, config)
+    start = run.start_adapter if config.start_adapter else None
+    model = make_trainable(base, config, start)
     if config.gradient_checkpointing:
         checkpoint_activations(model)
     scorer = make_scorer(model)
@@ -106,18 +110,26 @@ def _train(run: Run, config: KTOConfig, *, progress: bool) -> bool:
     budget.on_halved = lambda tokens: run.set_status(
         message=f"Out of memory once: going on with {tokens} tokens a pass."
     )
+    # What can't be switched back to later must be asked before the first step.
+    as_reference = as_it_is if config.tuning == "full" or config.reference == "start" else adapter_off
     if uses_reference(config):
-        _fill_in_reference(run, config, batches, scorer, model, dtype, budget)
+        _fill_in_reference(run, config, batches, scorer, dtype, budget, as_reference)
 
     watched = list(config.sample_prompts) or [row.prompt for row in prepared.watch(WATCHED_PROMPTS)]
-    sampler = Sampler(run, model, tokenizer, watched, config)
+    sampler = Sampler(run, model, tokenizer, watched if config.sample_steps >= 0 else (), config, as_reference)
+    if as_reference is as_it_is:
+        sampler.answer_as_reference()
     checkpoint = run.latest_checkpoint()
     trainer = KTOTrainer(model, config, scorer, batches[:n_train], batches[n_train:], run.path / "checkpoints", budget)
     recorder = Recorder(run, sampler, _steps_between_samples(config, n_train, bool(watched)), progress=progress)
     trainer.add_callback(recorder)
+    trainer.on_rows = recorder.on_rows
     run.rewind(int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    save_adapter(model, run)
+    if config.tuning == "full":
+        save_whole(model, tokenizer, run)
+    else:
+        save_adapter(model, run)
     return recorder.stopped and trainer.state.global_step < trainer.state.max_steps
 
 
@@ -190,20 +202,19 @@ def _fill_in_reference(
     config: KTOConfig,
     batches: list[Batch],
     scorer: PaddedScorer,
-    model: nn.Module,
     dtype: torch.dtype,
     budget: Budget,
+    as_reference: AsReference,
 ) -> None:
-    from pathlib import Path
-
     started = told = time.time()
     cache = cache_for(
-        model,
+        scorer.model,
         scorer,
         os.path.expanduser(model_path(config.model)),
         dtype,
         config.load_in_4bit,
         Path(config.workspace) / "cache",
+        run.start_adapter if config.reference == "start" else None,
     )
 
     def tell(done: int, total: int) -> None:
@@ -219,7 +230,15 @@ def _fill_in_reference(
         torch.autocast("cuda", torch.bfloat16) if dtype == torch.bfloat16 and scorer.device.type == "cuda" else None
     )
     with autocast or contextlib.nullcontext():
-        reused, computed = fill_in(batches, scorer, cache, budget, mismatched=uses_mismatched(config), on_progress=tell)
+        reused, computed = fill_in(
+            batches,
+            scorer,
+            cache,
+            budget,
+            mismatched=uses_mismatched(config),
+            as_reference=as_reference,
+            on_progress=tell,
+        )
     note = {"reused": reused, "computed": computed, "seconds": time.time() - started}
     write_atomically(run.path / "reference.json", json.dumps(note) + "\n")
     log.info("Reference: %d log-probabilities reused, %d computed, in %.1f s.", reused, computed, note["seconds"])
@@ -229,9 +248,16 @@ class Sampler:
     """Answers the watched prompts and records them; the reference's answers never change, so they are made once."""
 
     def __init__(
-        self, run: Run, model: nn.Module, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Any], config: KTOConfig
+        self,
+        run: Run,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[Any],
+        config: KTOConfig,
+        as_reference: AsReference = adapter_off,
     ) -> None:
         self.run, self.model, self.tokenizer, self.prompts = run, model, tokenizer, prompts
+        self.as_reference = as_reference
         self.settings = {
             "seed": config.seed,
             "temperature": config.temperature,
@@ -246,11 +272,25 @@ class Sampler:
         if not self.prompts:
             return
         if self._reference is None:
-            with adapter_off(self.model):
-                self._reference = generate(self.model, self.tokenizer, self.prompts, **self.settings)
+            self.answer_as_reference()
         tuned = generate(self.model, self.tokenizer, self.prompts, **self.settings) if step else self._reference
         for prompt, reference, answer in zip(self.prompts, self._reference, tuned, strict=True):
             self.run.record_sample({"step": step, "prompt": prompt, "reference": reference, "tuned": answer})
+
+    def answer_as_reference(self) -> None:
+        """Have the reference answer; where it is the model as it starts, this must come before the first step."""
+        if self.prompts:
+            with self.as_reference(self.model):
+                self._reference = generate(self.model, self.tokenizer, self.prompts, **self.settings)
+
+
+def save_whole(model: nn.Module, tokenizer: PreTrainedTokenizerBase, run: Run) -> None:
+    """Put a fully tuned model with its tokenizer into the run's directory, all at once."""
+    beside = run.path / "model.part"
+    model.save_pretrained(beside)
+    tokenizer.save_pretrained(beside)
+    shutil.rmtree(run.model, ignore_errors=True)
+    beside.rename(run.model)
 
 
 def save_adapter(model: nn.Module, run: Run) -> None:

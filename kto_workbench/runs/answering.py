@@ -16,13 +16,15 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kto_workbench.errors import WorkbenchError
+from kto_workbench.runs.directory import Run
+from kto_workbench.runs.sides import REFERENCE, TUNED, Side
 
-SIDES = ("reference", "tuned")
+SIDES = (REFERENCE, TUNED)
 
 
 class Answerer:
@@ -46,34 +48,53 @@ class Answerer:
         seed: int,
         temperature: float,
         max_new_tokens: int,
-        sides: Sequence[str] = SIDES,
+        sides: Sequence[str] | Mapping[str, Side] = SIDES,
         system: str | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Yield answers as they grow.
 
         Args:
-            run_path: directory of a run with an adapter.
+            run_path: directory of the run whose sides are meant, where `sides` are named by part.
             prompts: texts, or lists of chat messages.
             seed: same for both sides.
             temperature: 0 is greedy.
             max_new_tokens: longest answer.
-            sides: `reference`, `tuned`, or both, in the order in which they are answered.
+            sides: parts of the run (`reference`, `tuned`, `checkpoint-N`), or any sides by a name for each; they
+                are answered in this order.
             system: a system prompt put before each prompt that has none.
 
         Yields:
-            {"prompt": number, "side": side, "text": all of it so far, "done": bool}.
+            {"prompt": number, "side": its part or name, "text": all of it so far, "done": bool}.
 
         Raises:
             WorkbenchError: the run has no adapter, the model can't be loaded, or the child has died.
         """
+        if not isinstance(sides, Mapping):
+            sides = {part: Side(Run(run_path), part) for part in sides}
         request = {
-            "run": str(Path(run_path).resolve()),
+            "kind": "answer",
             "prompts": [_with_system(prompt, system) for prompt in prompts],
             "seed": seed,
             "temperature": temperature,
             "max_new_tokens": max_new_tokens,
-            "sides": list(sides),
+            "sides": {name: _named(side) for name, side in sides.items()},
         }
+        yield from self._ask(request)
+
+    def explain(self, side: Side, prompt: Any, answer: str, *, against: Side | None = None) -> dict[str, Any]:
+        """Why two sides differ on an answer, token by token; see `engine.comparison.explain`. Raises WorkbenchError."""
+        request = {
+            "kind": "explain",
+            "side": _named(side),
+            "against": _named(against) if against else None,
+            "prompt": prompt,
+            "answer": answer,
+        }
+        (event,) = self._ask(request)
+        return event["explained"]
+
+    def _ask(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Send a request to the child and yield its events until it has no more."""
         with self._turn:
             child = self._warm_child()
             finished = False
@@ -115,7 +136,7 @@ class Answerer:
                 raise WorkbenchError(f"Can't write to the workspace {self.workspace}: {error.strerror}.") from None
             with log:
                 self._child = subprocess.Popen(
-                    [sys.executable, "-m", "kto_workbench.engine.answering"],
+                    [sys.executable, "-m", "kto_workbench.engine.answering", str(self.workspace.resolve())],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,
@@ -134,6 +155,10 @@ class Answerer:
         for pipe in (child.stdin, child.stdout):
             with contextlib.suppress(OSError):
                 pipe.close()
+
+
+def _named(side: Side) -> dict[str, str]:
+    return {"run": str(side.run.path.resolve()), "part": side.part}
 
 
 def _with_system(prompt: Any, system: str | None) -> Any:

@@ -4,6 +4,7 @@ runs/<id>/  config.yaml     the complete config: running it again gives the same
             data.json       what the feedback was: rows, balance, file, checksum
             status.json     replaced atomically, see Status
             metrics.jsonl   one record a logged step, appended; NaN is null
+            rewards.jsonl   the reward of each row at some forty steps
             samples.jsonl   answers of the reference and the tuned model on the watched prompts, while training
             log.txt         what the training process printed
             commands/       files that ask: stop, save-now, sample-now
@@ -20,6 +21,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import threading
 import time
 from dataclasses import asdict, dataclass, fields
@@ -34,6 +36,7 @@ from kto_workbench.errors import RunError
 from kto_workbench.runs import jsonlines
 
 COMMANDS = ("stop", "save-now", "sample-now")
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 ACTIVE = ("queued", "starting", "running", "stopping")
 HEARTBEAT_SECONDS = 2.0
 # A process that has not written for so long is taken for dead even if its PID lives on: swapped out, or hung.
@@ -165,6 +168,10 @@ class Run:
         """Answers while training: `step`, `prompt`, `reference`, `tuned`."""
         return jsonlines.read(self.path / "samples.jsonl")[0]
 
+    def rewards(self) -> list[dict[str, Any]]:
+        """Rewards row by row at some forty steps: `step`, `z0` in nats, `rewards` with β, `labels` True for thumbs up."""
+        return jsonlines.read(self.path / "rewards.jsonl")[0]
+
     def log(self, lines: int = 40) -> str:
         """The last lines of what the training process printed."""
         try:
@@ -190,6 +197,15 @@ class Run:
     def trained(self) -> bool:
         """Whether there is a final adapter, or a final model of a full fine-tuning."""
         return (self.adapter / "adapter_model.safetensors").is_file() or (self.model / "config.json").is_file()
+
+    def newest_adapter(self) -> Path:
+        """The folder of the final adapter, else of the latest checkpoint's. Raises RunError if there is none."""
+        for path in (self.adapter, self.latest_checkpoint()):
+            if path is not None and (path / "adapter_model.safetensors").is_file():
+                return path
+        if self.config().tuning == "full":
+            raise RunError(f"Run {self.id} tuned the whole model, so it has no adapter; use its model in {self.model}.")
+        raise RunError(f"Run {self.id} has no adapter yet; it is {self.status().state}.")
 
     # asking
 
@@ -236,19 +252,23 @@ class Run:
         """Append one logged step."""
         jsonlines.append(self.path / "metrics.jsonl", metrics)
 
+    def record_rewards(self, rewards: dict[str, Any]) -> None:
+        """Append the rewards of a logged step's rows."""
+        jsonlines.append(self.path / "rewards.jsonl", rewards)
+
     def record_sample(self, sample: dict[str, Any]) -> None:
         """Append one watched prompt's answers."""
         jsonlines.append(self.path / "samples.jsonl", sample)
 
     def rewind(self, step: int) -> None:
         """Forget the records after a step: a resumed run writes them again."""
-        for name in ("metrics.jsonl", "samples.jsonl"):
+        for name in ("metrics.jsonl", "rewards.jsonl", "samples.jsonl"):
             if (self.path / name).exists():
                 jsonlines.keep(self.path / name, lambda record: record.get("step", 0) <= step)
 
 
-def new_run(config: KTOConfig, data: dict[str, Any]) -> Run:
-    """Make the directory of a new run, complete and queued."""
+def new_run(config: KTOConfig, data: dict[str, Any], start_adapter: Path | None = None) -> Run:
+    """Make the directory of a new run, complete and queued, with a copy of the adapter that it goes on from."""
     path = runs_folder(config.workspace) / f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     now = time.time()
     status = asdict(Status(created=now, queued=now, heartbeat=now))
@@ -256,6 +276,10 @@ def new_run(config: KTOConfig, data: dict[str, Any]) -> Run:
         (path / "commands").mkdir(parents=True)
         (path / "data.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
         jsonlines.write_atomically(path / "status.json", json.dumps(status, indent=1) + "\n")
+        if start_adapter is not None:
+            (path / "start").mkdir()
+            for name in ADAPTER_FILES:
+                shutil.copy2(start_adapter / name, path / "start" / name)
         # last, since a folder is a run from here on
         jsonlines.write_atomically(path / "config.yaml", config_to_yaml(config))
     except OSError as error:

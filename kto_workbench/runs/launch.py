@@ -6,21 +6,23 @@ started it, and nothing that it prints can block it.
 
 import contextlib
 import hashlib
+import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from kto_workbench.config import DEMO_MODEL, KTOConfig
-from kto_workbench.errors import RunError
+from kto_workbench.errors import ConfigError, RunError
 from kto_workbench.feedback import load_feedback, suggest_weights
 from kto_workbench.feedback.named import NAMES
 from kto_workbench.feedback.rendering import check_model_folder
-from kto_workbench.runs.directory import COMMANDS, Run, Status, new_run
+from kto_workbench.runs.directory import COMMANDS, Run, Status, find_run, new_run
 
 
 def create_run(config: KTOConfig) -> Run:
@@ -36,11 +38,16 @@ def create_run(config: KTOConfig) -> Run:
     undesirable = weights[1] if config.undesirable_weight is None else config.undesirable_weight
     # The run must find everything from any folder; names stay names.
     data = config.data if config.data in NAMES else _absolute(config.data)
+    model = _absolute(config.model) if _is_folder(config.model) else config.model
+    start, of_start = (
+        start_adapter(config.start_adapter, model, config.workspace) if config.start_adapter else (None, {})
+    )
     settled = config.replace(
+        **of_start,
         desirable_weight=desirable,
         undesirable_weight=undesirable,
         data=data,
-        model=_absolute(config.model) if _is_folder(config.model) else config.model,
+        model=model,
         workspace=str(Path(config.workspace).expanduser().resolve()),
     )
     return new_run(
@@ -53,7 +60,42 @@ def create_run(config: KTOConfig) -> Run:
             "problems": len(feedback.problems),
             "sha256": _sha256(Path(data)) if Path(data).is_file() else None,
         },
+        start,
     )
+
+
+def start_adapter(name: str, model: str, workspace: str) -> tuple[Path, dict[str, Any]]:
+    """The folder of the adapter that `start_adapter` names, and the options that follow from it.
+
+    Args:
+        name: a folder with an adapter, or a run as for `find_run`.
+        model: of the new run; another one's adapter is refused where that can be told.
+        workspace: where runs are looked for.
+
+    Raises:
+        ConfigError: there is no such adapter, it is no LoRA, or it belongs to another model.
+    """
+    folder = Path(name).expanduser()
+    if not (folder / "adapter_config.json").is_file():
+        run = find_run(name, workspace)
+        folder, trained_on = run.newest_adapter(), run.config().model
+        if trained_on != model:
+            raise ConfigError(
+                f"Run {run.id} was trained on model {trained_on!r}, so its adapter is no start for {model!r}."
+            )
+    try:
+        lora = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise ConfigError(f"The adapter in {folder} can't be read: its adapter_config.json is damaged.") from None
+    if lora.get("peft_type") != "LORA" or not (folder / "adapter_model.safetensors").is_file():
+        raise ConfigError(f"There is no LoRA adapter in {folder}; it needs an adapter_model.safetensors.")
+    targets = lora.get("target_modules") or "all-linear"
+    return folder.resolve(), {
+        "start_adapter": str(folder.resolve()),
+        "lora_r": lora["r"],
+        "lora_alpha": lora["lora_alpha"],
+        "lora_targets": targets if isinstance(targets, str) else ",".join(sorted(targets)),
+    }
 
 
 def start(run: Run) -> int:

@@ -175,7 +175,7 @@ def estimate_memory(
     """The memory of a training.
 
     Args:
-        config: batch_size, tokens_per_pass, gradient_checkpointing, lora_r, load_in_4bit, optim, objective and z0.
+        config: batch_size, tokens_per_pass, gradient_checkpointing, tuning, lora_r, load_in_4bit, optim, objective, z0.
         shape: of the model.
         tokens: of the largest batch; None assumes rows of max_length.
         device: `cpu` or `cuda`.
@@ -190,18 +190,22 @@ def estimate_memory(
     t = min(whole, max(limit, tokens.longest))
     share = t / max(whole, 1)
     in_one, c = t == whole, round(tokens.completion * share)
-    kl = config.objective == "kto" and config.reference == "base" and config.z0 == "batch"
+    kl = config.objective == "kto" and config.reference != "uniform" and config.z0 == "batch"
     h, i, kv, layers, size = shape.hidden, shape.intermediate, shape.kv, shape.layers, dtype_bytes
 
+    full_tuning = config.tuning == "full"
     adapter_bytes = 2 if config.adapter_dtype == "bfloat16" else 4
     n_adapter = shape.adapter(config.lora_r)
+    # What is trained: all weights, in the dtype of the model, or the adapter.
+    trained, trained_bytes = (shape.body + shape.embedding, size) if full_tuning else (n_adapter, adapter_bytes)
+    rank = 0 if full_tuning else config.lora_r
     if config.load_in_4bit:
         weights = shape.body * BYTES_4BIT + shape.embedding * size
     else:
         weights = (shape.body + shape.embedding) * size
     moments = 2 if config.optim == "paged_adamw_8bit" else 8
 
-    layer = _kept_by_layer(shape, config.lora_r, size, adapter_bytes)
+    layer = _kept_by_layer(shape, rank, size, trained_bytes)
     full, checkpointed = layers * layer, layers * h * size
     activations = t * (checkpointed if config.gradient_checkpointing else full)
     # Where nothing else holds the prompts' keys and values for the mismatched completions, they are kept for them.
@@ -221,9 +225,9 @@ def estimate_memory(
     answer = config.max_length + config.sample_max_new_tokens
     return MemoryEstimate(
         weights=round(weights),
-        adapter=n_adapter * adapter_bytes,
-        gradients=n_adapter * adapter_bytes,
-        optimizer=n_adapter * (moments + (4 if adapter_bytes == 2 else 0)),
+        adapter=0 if full_tuning else n_adapter * adapter_bytes,
+        gradients=trained * trained_bytes,
+        optimizer=trained * (moments + (4 if trained_bytes == 2 else 0)),
         activations=round(activations),
         head=round(head),
         kept_kv=round(kept_kv),

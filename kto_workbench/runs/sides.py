@@ -3,6 +3,8 @@
     20260101-120000-ab12                    the tuned model: the final adapter
     20260101-120000-ab12@reference          what it was trained against
     20260101-120000-ab12@checkpoint-50      the adapter of a checkpoint that is still there
+
+Nothing here loads a model; `engine.sides` does.
 """
 
 from dataclasses import dataclass
