@@ -12,12 +12,13 @@ The rooms, each of which imports only from those above it:
     config, errors   every option once; every message to the user is a WorkbenchError
     feedback         thumbs in: any file becomes rows; checks, balance and weights; the store of collected thumbs
     runs             a run's directory, the queue, child processes
+    judging          who wins: rules, a judge behind an endpoint, win rates, evaluations kept with a run
     engine           KTO itself: objective, batches, scoring, reference, trainer, generation, export
     demo             the small world of the demo: its text, its judge, its figures
     views            figures and reports from records
     ui               the page
 
-`ui`, `runs` and `feedback` never import torch; `engine` never imports gradio. What needs torch loads when first used.
+`ui`, `runs`, `judging` and `feedback` never import torch; `engine` never imports gradio. What needs torch loads when first used.
 """
 
 from importlib import import_module
@@ -28,6 +29,7 @@ _WHERE = {
     "Run": "kto_workbench.runs.directory",
     "WorkbenchError": "kto_workbench.errors",
     "compare": "kto_workbench.engine.comparison",
+    "evaluate": "kto_workbench.engine.evaluation",
     "load_config": "kto_workbench.config",
     "load_feedback": "kto_workbench.feedback",
     "plot": "kto_workbench.views.figure",

@@ -139,13 +139,41 @@ def _parser() -> argparse.ArgumentParser:
     compare = verb(
         "compare", _compare, "Answers of the reference and of the tuned model, side by side.", with_json=True
     )
-    compare.add_argument("run", help="a run's id, a part of it, its directory, or `latest`")
     compare.add_argument(
-        "--prompts", metavar="FILE", help="one prompt a line, or JSON; default: the run's watched prompts"
+        "run", help="a run's id, a part of it, its directory, or `latest`; RUN@checkpoint-50 is one of its checkpoints"
     )
+    compare.add_argument("--against", metavar="SIDE", help="the other side: a run, RUN@checkpoint-50 or RUN@reference")
+    compare.add_argument(
+        "--prompts",
+        metavar="FILE",
+        help="one prompt a line, or JSON; `held-out`: those that the run did not train on; `demo`: the demo's; "
+        "default: the run's watched prompts",
+    )
+    compare.add_argument("--limit", type=int, default=None, metavar="N", help="at most so many prompts, spread evenly")
     compare.add_argument("--seed", type=int, default=0)
     compare.add_argument("--temperature", type=float, default=None)
     compare.add_argument("--max-new-tokens", type=int, default=None)
+    compare.add_argument(
+        "--judge",
+        metavar="JUDGE",
+        help="who says which answer wins: regex:PATTERN, regex:!PATTERN, length:MIN-MAX (words), shorter, longer, "
+        "json, exact, contains (the file's `expected`), demo, reward:MODEL, or endpoint",
+    )
+    compare.add_argument("--judge-url", metavar="URL", help="of an OpenAI-compatible endpoint, up to /v1")
+    compare.add_argument("--judge-model", metavar="NAME", default="", help="as the endpoint calls it")
+    compare.add_argument(
+        "--judge-key-env", metavar="VARIABLE", default="", help="the environment variable that holds the endpoint's key"
+    )
+    compare.add_argument("--judge-criteria", metavar="TEXT", default="", help="what makes an answer better")
+    compare.add_argument(
+        "--judge-max-tokens", type=int, default=16, metavar="N", help="longest reply; a judge that thinks needs more"
+    )
+    compare.add_argument(
+        "--judge-prices", type=float, nargs=2, metavar=("READ", "WRITTEN"), help="of a million tokens, for the cost"
+    )
+    compare.add_argument("--judge-cost", action="store_true", help="only say what the endpoint would be asked at most")
+    compare.add_argument("--checkpoints", action="store_true", help="every checkpoint that the run has kept")
+    compare.add_argument("--evaluation", help=argparse.SUPPRESS)  # the record that the page has begun
 
     export = verb("export", _export, "Write a run's model in a form that other programs take.")
     export.add_argument("run", help="a run's id, a part of it, its directory, or `latest`")
@@ -414,33 +442,198 @@ def _resume(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    run = find_run(arguments.run, _workspace(arguments))
-    if arguments.prompts:
-        from kto_workbench.feedback.prompts import load_prompts
+    from kto_workbench.runs.sides import TUNED, find_side
 
-        prompts = load_prompts(arguments.prompts)
-    else:
-        prompts = watched_prompts(run)
-    if arguments.temperature is not None and not 0 <= arguments.temperature <= 5:
-        raise ConfigError(f"Option `temperature` should be between 0 and 5, not {arguments.temperature}.")
-    if arguments.max_new_tokens is not None and arguments.max_new_tokens < 1:
-        raise ConfigError(f"Option `max_new_tokens` should be at least 1, not {arguments.max_new_tokens}.")
-    from kto_workbench.engine.comparison import compare
+    workspace = _workspace(arguments)
+    side = find_side(arguments.run, workspace)
+    against = find_side(arguments.against, workspace) if arguments.against else None
+    record = _begun_record(arguments, side.run)
+    with _kept(record):
+        if arguments.temperature is not None and not 0 <= arguments.temperature <= 5:
+            raise ConfigError(f"Option `temperature` should be between 0 and 5, not {arguments.temperature}.")
+        if arguments.max_new_tokens is not None and arguments.max_new_tokens < 1:
+            raise ConfigError(f"Option `max_new_tokens` should be at least 1, not {arguments.max_new_tokens}.")
+        if arguments.checkpoints and side.part != TUNED:
+            raise ConfigError(f"Option `checkpoints` takes all of a run's: name the run alone, not {side.name}.")
+        questions = _questions(arguments, side.run)
+        if arguments.judge_cost:
+            _say_cost(arguments, side, questions)
+            return
+        judge = _judge(arguments, workspace)
+        if arguments.prompts and record is None:
+            from kto_workbench.judging.records import new_record
+
+            record = new_record(side.run, _about(arguments, side, against, len(questions)))
+    with _kept(record):
+        _compare_on(questions, judge, side, against, record, arguments)
+
+
+def _compare_on(
+    questions: list[Any], judge: Any, side: Any, against: Any, record: Any, arguments: argparse.Namespace
+) -> None:
+    """Ask, judge, keep and show; progress goes to the record and to a terminal."""
+    from tqdm import tqdm
+
+    if record:
+        record.claim()
+    from kto_workbench.engine.evaluation import evaluate, evaluate_checkpoints
 
     started = time.time()
-    answers = compare(
-        run, prompts, seed=arguments.seed, temperature=arguments.temperature, max_new_tokens=arguments.max_new_tokens
+    with tqdm(file=sys.stderr, leave=False, disable=not sys.stderr.isatty()) as bar:
+        written = 0.0
+
+        def tell(stage: str, done: int, total: int) -> None:
+            nonlocal written
+            bar.set_description_str(stage.capitalize(), refresh=False)
+            bar.total = total
+            bar.update(done - bar.n)
+            if record and (time.monotonic() - written > 0.5 or done == total):
+                written = time.monotonic()
+                record.write(progress={"stage": stage, "done": done, "total": total})
+
+        settings = {
+            "expected": [expected for _, expected in questions],
+            "seed": arguments.seed,
+            "temperature": arguments.temperature,
+            "max_new_tokens": arguments.max_new_tokens,
+            "on_progress": tell,
+        }
+        prompts = [prompt for prompt, _ in questions]
+        if arguments.checkpoints:
+            result = evaluate_checkpoints(side.run, prompts, judge, against=against, **settings)
+        else:
+            result = evaluate(side, against, prompts, judge, **settings)
+    seconds = time.time() - started
+    if record:
+        record.write(state="finished", seconds=seconds, **result)
+    if arguments.json:
+        kept = {"evaluation_file": str(record.path)} if record else {}
+        print(_json({"run": side.name, "seed": arguments.seed, "seconds": seconds, **result, **kept}))
+        return
+    if judge is None:
+        for answer in result["answers"]:
+            prompt = (
+                answer["prompt"]
+                if isinstance(answer["prompt"], str)
+                else "\n".join(m.get("content") or "" for m in answer["prompt"])
+            )
+            print(f"\n{prompt}\n  reference  {_indent(answer['reference'])}\n  tuned      {_indent(answer['tuned'])}")
+    from kto_workbench.judging.report import in_words
+
+    print("\n" + in_words(result["evaluation"]))
+    if record:
+        print(f"\nKept in {record.path}.")
+
+
+def _questions(arguments: argparse.Namespace, run: Run) -> list[Any]:
+    from kto_workbench.judging.questions import find_questions
+
+    if arguments.prompts:
+        return find_questions(arguments.prompts, run, arguments.limit)
+    return [(prompt, ()) for prompt in watched_prompts(run)]
+
+
+def _judge(arguments: argparse.Namespace, workspace: str) -> Any:
+    """The judge that the arguments name; None if there is none."""
+    from kto_workbench.judging.rules import Rule, make_rule, parse_judge
+
+    if not arguments.judge and not arguments.judge_url:
+        return None
+    kind, argument = parse_judge(arguments.judge or "endpoint")
+    if arguments.judge_url and kind != "endpoint":
+        raise ConfigError(f"Option `judge-url` belongs to judge `endpoint`, not to `{kind}`.")
+    if kind == "demo":
+        from kto_workbench.demo.judge import judge as verdict_of
+        from kto_workbench.feedback.rendering import prompt_messages
+
+        def kind_and_brief(prompt: Any, answer: str, expected: Any) -> bool:
+            verdict = verdict_of(prompt_messages(prompt), answer)
+            return verdict.kind and verdict.brief
+
+        return Rule("demo", kind_and_brief)
+    if kind == "reward":
+        from kto_workbench.engine.reward_model import RewardModel
+
+        return RewardModel(argument)
+    if kind == "endpoint":
+        from kto_workbench.judging.endpoint import EndpointJudge
+
+        if not arguments.judge_url:
+            raise ConfigError("Judge `endpoint` needs an address: --judge-url http://127.0.0.1:8000/v1")
+        endpoint = EndpointJudge(
+            arguments.judge_url,
+            arguments.judge_model,
+            key_variable=arguments.judge_key_env,
+            criteria=arguments.judge_criteria,
+            max_tokens=arguments.judge_max_tokens,
+            cache=Path(workspace) / "cache" / "judgments",
+        )
+        endpoint.reach()  # before hours of answers are made for it
+        return endpoint
+    return make_rule(kind, argument)
+
+
+def _say_cost(arguments: argparse.Namespace, side: Any, questions: list[Any]) -> None:
+    from kto_workbench.judging.endpoint import Prices, estimate_cost
+
+    cost = estimate_cost(
+        [prompt for prompt, _ in questions],
+        answer_tokens=arguments.max_new_tokens or side.run.config().sample_max_new_tokens,
+        max_tokens=arguments.judge_max_tokens,
+        criteria=arguments.judge_criteria,
+        sides=len(side.run.checkpoint_folders()) + 1 if arguments.checkpoints else 1,
+        prices=Prices(*arguments.judge_prices) if arguments.judge_prices else None,
     )
     if arguments.json:
-        print(_json({"run": run.id, "seed": arguments.seed, "seconds": time.time() - started, "answers": answers}))
+        print(_json(cost))
         return
-    for answer in answers:
-        prompt = (
-            answer["prompt"]
-            if isinstance(answer["prompt"], str)
-            else "\n".join(m.get("content") or "" for m in answer["prompt"])
-        )
-        print(f"\n{prompt}\n  reference  {_indent(answer['reference'])}\n  tuned      {_indent(answer['tuned'])}")
+    price = f", {cost['price']:.2f} at these prices" if cost["price"] is not None else ""
+    print(
+        f"At most {cost['requests']:,} requests: {cost['tokens_read']:,} tokens to read and {cost['tokens_written']:,} "
+        f"to write{price}. Texts are counted as characters / 4, answers as the longest allowed; what was asked before "
+        "is not asked again."
+    )
+
+
+def _about(arguments: argparse.Namespace, side: Any, against: Any, n_prompts: int) -> dict[str, Any]:
+    """What was asked for, as the record keeps it."""
+    return {
+        "tuned": side.name,
+        "against": against.name if against else f"{side.run.id}@reference",
+        "prompts": Path(arguments.prompts).name,
+        "n_prompts": n_prompts,
+        "judge": arguments.judge or ("endpoint" if arguments.judge_url else None),
+        "judge_model": arguments.judge_model or None,
+        "judge_url": arguments.judge_url,
+        "checkpoints": arguments.checkpoints,
+        "seed": arguments.seed,
+        "temperature": arguments.temperature,
+        "max_new_tokens": arguments.max_new_tokens,
+    }
+
+
+def _begun_record(arguments: argparse.Namespace, run: Run) -> Any:
+    if not arguments.evaluation:
+        return None
+    from kto_workbench.judging.records import Record
+
+    return Record(run, arguments.evaluation)
+
+
+@contextlib.contextmanager
+def _kept(record: Any) -> Iterator[None]:
+    """Write down why an evaluation broke off."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if record:
+            record.write(state="stopped")
+        raise
+    except Exception as error:
+        if record:
+            sentence = str(error) if isinstance(error, WorkbenchError) else f"{type(error).__name__}: {error}"
+            record.write(state="failed", error=sentence)
+        raise
 
 
 def watched_prompts(run: Run) -> list[Any]:

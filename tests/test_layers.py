@@ -11,10 +11,12 @@ import kto_workbench
 
 PACKAGE = Path(kto_workbench.__file__).parent
 # Each imports only from those before it. The command (__main__) is on top, and imports whom it likes.
-ROOMS = ["errors", "config", "feedback", "runs", "engine", "demo", "views", "ui"]
+ROOMS = ["errors", "config", "feedback", "runs", "judging", "engine", "demo", "views", "ui"]
 WITHOUT_TORCH = [
     "kto_workbench", "kto_workbench.__main__", "kto_workbench.feedback", "kto_workbench.runs",
-    "kto_workbench.runs.answering", "kto_workbench.views", "kto_workbench.ui", "kto_workbench.ui.app",
+    "kto_workbench.runs.answering", "kto_workbench.judging.records", "kto_workbench.judging.endpoint",
+    "kto_workbench.judging.questions", "kto_workbench.judging.rules",
+    "kto_workbench.views", "kto_workbench.ui", "kto_workbench.ui.app",
 ]  # fmt: skip
 
 
@@ -77,7 +79,7 @@ def test_the_engine_knows_no_page():
 
 
 def test_every_public_name_is_there():
-    assert {"KTOConfig", "load_feedback", "suggest_weights", "train", "compare", "plot", "Run"} <= set(
+    assert {"KTOConfig", "load_feedback", "suggest_weights", "train", "compare", "evaluate", "plot", "Run"} <= set(
         kto_workbench.__all__
     )
     for name in kto_workbench.__all__:

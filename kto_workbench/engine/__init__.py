@@ -16,6 +16,8 @@ recorder.py    from the trainer into the run's directory
 training.py    a run from config to adapter
 generation.py  answers of both sides
 comparison.py  answers of a finished run
+evaluation.py  two sides on many prompts, judged and measured
+reward_model.py  a reward model as a judge
 answering.py   the child process that answers
 child.py       the child process that trains
 export.py      a run's model for other programs

@@ -13,7 +13,26 @@ def load_prompts(path: str | Path) -> list[Any]:
     Text files hold one a line; JSON Lines and JSON hold texts, lists of messages, or objects with a `prompt` or
     `messages` (of which a last assistant turn is left out). Raises DataError.
     """
+    return [prompt for prompt, _ in load_questions(path)]
+
+
+def load_questions(path: str | Path) -> list[tuple[Any, tuple[str, ...]]]:
+    """Read prompts as `load_prompts` does, each with the answers that are expected of it.
+
+    These are an object's `expected` or `answer`: a text, a number, or a list of them, any of which is right; () where
+    there is none. Raises DataError.
+    """
     path = Path(path)
+    questions = [(_prompt(item), _expected(item)) for item in _items(path)]
+    if not questions:
+        raise DataError(f"There is no prompt in {path}.")
+    for number, (prompt, _) in enumerate(questions, 1):
+        if prompt is None:
+            raise DataError(f"Prompt {number} of {path} is neither a text nor a list of messages.")
+    return questions
+
+
+def _items(path: Path) -> list[Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -24,17 +43,10 @@ def load_prompts(path: str | Path) -> list[Any]:
     lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if path.suffix == ".json":
         items = _parse(text, path)
-    elif path.suffix == ".jsonl":
-        items = [_parse(line, path, number) for number, line in lines]
-    else:
-        items = [line for _, line in lines]
-    prompts = [_prompt(item) for item in items] if isinstance(items, list) else []
-    if not prompts:
-        raise DataError(f"There is no prompt in {path}.")
-    for number, prompt in enumerate(prompts, 1):
-        if prompt is None:
-            raise DataError(f"Prompt {number} of {path} is neither a text nor a list of messages.")
-    return prompts
+        return items if isinstance(items, list) else []
+    if path.suffix == ".jsonl":
+        return [_parse(line, path, number) for number, line in lines]
+    return [line for _, line in lines]
 
 
 def _parse(text: str, path: Path, number: int | None = None) -> Any:
@@ -52,3 +64,9 @@ def _prompt(item: Any) -> Any:
     if not isinstance(item, list) or not all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in item):
         return None
     return (item[:-1] if item and item[-1]["role"] == "assistant" else item) or None
+
+
+def _expected(item: Any) -> tuple[str, ...]:
+    found = item.get("expected", item.get("answer")) if isinstance(item, dict) else None
+    several = found if isinstance(found, list) else [found]
+    return tuple(str(one) for one in several if isinstance(one, str | int | float) and not isinstance(one, bool))

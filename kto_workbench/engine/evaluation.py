@@ -1,0 +1,237 @@
+"""Two sides on a set of prompts: who wins, by how much, and at what length and distance from the reference.
+
+evaluate(Side(run), None, prompts, make_rule("shorter"))["evaluation"]["win_rate"]
+evaluate_checkpoints(run, prompts, judge)["evaluation"]["checkpoints"]        # a win rate for each step
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kto_workbench.engine.comparison import answer_as, as_pairs, as_side, completion_stats, sampling_of
+from kto_workbench.engine.sides import Models
+from kto_workbench.errors import ConfigError, RunError
+from kto_workbench.judging.statistics import mean
+from kto_workbench.judging.verdicts import (
+    Case,
+    Judge,
+    Verdicts,
+    about_answers,
+    length_ratio,
+    longer_won,
+    summarize,
+)
+from kto_workbench.runs import Run
+from kto_workbench.runs.sides import REFERENCE, Side
+
+# Told (stage, done, total): `answers` counts prompts, `scores` sides, `judge` what the judge counts.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How both sides answer: with the same seed, temperature and longest answer in tokens."""
+
+    seed: int
+    temperature: float
+    max_new_tokens: int
+
+
+def evaluate(
+    tuned: Run | Side | str,
+    reference: Run | Side | None,
+    prompts: Sequence[Any],
+    judge: Judge | None = None,
+    *,
+    expected: Sequence[tuple[str, ...]] | None = None,
+    seed: int = 0,
+    temperature: float | None = None,
+    max_new_tokens: int | None = None,
+    models: Models | None = None,
+    on_progress: Progress = lambda stage, done, total: None,
+) -> dict[str, Any]:
+    """Answers of two sides to the same prompts, judged and measured.
+
+    Args:
+        tuned: a run, its directory, or any side.
+        reference: the other side; None is the run's reference.
+        prompts: texts, or lists of chat messages.
+        judge: who says which answer wins; None measures only.
+        expected: for each prompt the answers that are right, for judges that go by them.
+        seed: of the sampling, on both sides.
+        temperature: None takes the run's.
+        max_new_tokens: None takes the run's.
+        models: kept warm from call to call.
+        on_progress: told (stage, done, total).
+
+    Returns:
+        `answers` [{prompt, reference, tuned}] and `evaluation`: n, wins, ties, losses, win_rate, interval, sign_test_p,
+        position_bias, requests, cached, unparsed, longer_won and verdicts (None, without a judge); tuned and reference
+        with words, tokens, distinct_1, distinct_2; length_ratio in words; kl {per_answer, per_token} in nats: the mean
+        of log π_tuned − log π_reference over the tuned side's own answers, an estimate of KL(tuned ‖ reference) where
+        they were sampled at temperature 1.
+
+    Raises:
+        ConfigError: there is no prompt, or no expected answer for a judge that needs one.
+        RunError: a side has nothing to answer with.
+    """
+    side = as_side(tuned)
+    against = as_side(reference) if reference else Side(side.run, REFERENCE)
+    found = _evaluate(
+        [side], against, prompts, judge, expected, seed, temperature, max_new_tokens, models, on_progress
+    )[0]
+    return {"answers": found.answers, "evaluation": found.evaluation}
+
+
+def evaluate_checkpoints(
+    run: Run,
+    prompts: Sequence[Any],
+    judge: Judge | None = None,
+    *,
+    against: Run | Side | None = None,
+    expected: Sequence[tuple[str, ...]] | None = None,
+    seed: int = 0,
+    temperature: float | None = None,
+    max_new_tokens: int | None = None,
+    models: Models | None = None,
+    on_progress: Progress = lambda stage, done, total: None,
+) -> dict[str, Any]:
+    """`evaluate` for every checkpoint of a run and its tuned model against one other side, which answers once.
+
+    Returns:
+        As `evaluate`, of the last of them, with `checkpoints` [{step, side, and its evaluation without verdicts}].
+
+    Raises:
+        RunError: no checkpoint is left, beside what `evaluate` raises.
+    """
+    sides = checkpoints_of(run)
+    other = as_side(against) if against else Side(run, REFERENCE)
+    found = _evaluate(sides, other, prompts, judge, expected, seed, temperature, max_new_tokens, models, on_progress)
+    steps = [
+        {"step": step_of(one.side), "side": one.side.name}
+        | {key: value for key, value in one.evaluation.items() if key not in ("verdicts", "reference")}
+        for one in found
+    ]
+    return {"answers": found[-1].answers, "evaluation": {**found[-1].evaluation, "checkpoints": steps}}
+
+
+def checkpoints_of(run: Run) -> list[Side]:
+    """The checkpoints that are still there, and the tuned model unless the last of them is of the same step.
+
+    Raises RunError if there are none.
+    """
+    sides = [Side(run, folder.name) for folder in run.checkpoint_folders()]
+    if not sides:
+        raise RunError(f"Run {run.id} has kept no checkpoints; save_steps and save_total_limit say how many it keeps.")
+    last_step = run.status().step
+    return sides if step_of(sides[-1]) == last_step or not run.trained() else [*sides, Side(run)]
+
+
+def step_of(side: Side) -> int:
+    """The step that a side was trained to."""
+    number = side.part.removeprefix("checkpoint-")
+    return int(number) if number.isdigit() else side.run.status().step
+
+
+@dataclass(frozen=True)
+class _Evaluated:
+    side: Side
+    answers: list[dict[str, Any]]
+    evaluation: dict[str, Any]
+
+
+def _evaluate(
+    sides: Sequence[Side],
+    against: Side,
+    prompts: Sequence[Any],
+    judge: Judge | None,
+    expected: Sequence[tuple[str, ...]] | None,
+    seed: int,
+    temperature: float | None,
+    max_new_tokens: int | None,
+    models: Models | None,
+    on_progress: Progress,
+) -> list[_Evaluated]:
+    expected = expected or [()] * len(prompts)
+    _check(prompts, judge, expected)
+    models = models or Models()
+    sampling = Sampling(seed, *sampling_of(sides[0], temperature, max_new_tokens))
+    total = len(prompts) * (len(sides) + 1)
+    reference = _answers(models, against, prompts, sampling, lambda done: on_progress("answers", done, total))
+    found = []
+    for number, side in enumerate(sides):
+        before = len(prompts) * (number + 1)
+        tuned = _answers(
+            models, side, prompts, sampling, lambda done, before=before: on_progress("answers", before + done, total)
+        )
+        cases = [Case(*one) for one in zip(prompts, reference, tuned, expected, strict=True)]
+        found.append((side, cases, _measure(models, side, against, cases)))
+        on_progress("scores", number + 1, len(sides))
+    return [
+        _judged(side, cases, measured, judge, number, len(sides), on_progress)
+        for number, (side, cases, measured) in enumerate(found)
+    ]
+
+
+def _check(prompts: Sequence[Any], judge: Judge | None, expected: Sequence[tuple[str, ...]]) -> None:
+    if not prompts:
+        raise ConfigError("There is no prompt to evaluate on.")
+    missing = next((i for i, answers in enumerate(expected, 1) if not answers), None)
+    if judge and judge.needs_expected and missing:
+        raise ConfigError(
+            f"Judge `{judge.name}` needs an `expected` or `answer` beside every prompt; prompt {missing} has none."
+        )
+
+
+def _answers(
+    models: Models, side: Side, prompts: Sequence[Any], sampling: Sampling, on_answered: Callable[[int], None]
+) -> list[str]:
+    return answer_as(
+        models,
+        side,
+        prompts,
+        sampling.seed,
+        sampling.temperature,
+        sampling.max_new_tokens,
+        on_answered=on_answered,
+    )
+
+
+def _measure(models: Models, side: Side, against: Side, cases: Sequence[Case]) -> dict[str, Any]:
+    """Lengths, distinct-n and KL of both sides' answers."""
+    prompts, tuned, reference = ([getattr(case, name) for case in cases] for name in ("prompt", "tuned", "reference"))
+    stats = completion_stats(models, side, against, prompts, tuned)
+    with models.use(against) as opened:
+        reference_tokens = [len(pair.completion_ids) for pair in as_pairs(opened, prompts, reference)]
+    ratios, tokens = [one["tuned_logp"] - one["reference_logp"] for one in stats], [one["tokens"] for one in stats]
+    about = {"tuned": about_answers(tuned, tokens), "reference": about_answers(reference, reference_tokens)}
+    return {
+        **about,
+        "length_ratio": length_ratio(about["reference"], about["tuned"]),
+        "kl": {"per_answer": mean(ratios), "per_token": sum(ratios) / sum(tokens)},
+    }
+
+
+def _judged(
+    side: Side,
+    cases: Sequence[Case],
+    measured: dict[str, Any],
+    judge: Judge | None,
+    number: int,
+    n_sides: int,
+    on_progress: Progress,
+) -> _Evaluated:
+    answers = [{"prompt": case.prompt, "reference": case.reference, "tuned": case.tuned} for case in cases]
+    verdicts = Verdicts([])
+    if judge is not None:
+        verdicts = judge.verdicts(
+            cases, lambda done, total: on_progress("judge", number * total + done, n_sides * total)
+        )
+    outcome = {
+        "judge": judge.name if judge else None,
+        **summarize(verdicts),
+        "longer_won": longer_won(cases, verdicts) if judge else None,
+        **measured,
+        "verdicts": verdicts.winners if judge else None,
+    }
+    return _Evaluated(side, answers, outcome)
