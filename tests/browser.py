@@ -52,7 +52,7 @@ class Served:
                 cwd=ROOT,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "HF_HUB_OFFLINE": "1"},
+                env={**os.environ, "HF_HUB_OFFLINE": "1", "DISPLAY": "", "WAYLAND_DISPLAY": ""},  # opens no windows
             )
         self.url = wait_for(lambda: re.search(r"(http://\S+)", self.log.read_text()), 60, self._said).group(1)
         self.port = int(self.url.rsplit(":", 1)[1])

@@ -439,3 +439,56 @@ def test_the_value_function_moves_with_its_sliders(workbench, open_page):  # noq
     page.keyboard.press("Enter")
     wait_for(lambda: curve.get_attribute("d") != before, 10)
     assert "less likely" in page.inner_text("#learn-sign")
+
+
+def test_a_run_s_own_rows_lie_on_the_value_function_step_by_step(own, open_page):  # noqa: F811
+    run = make_run(own.workspace, beta=0.5)
+    for step, reward in ((1, 0.0), (20, 1.0), (40, 2.0)):
+        run.record(record_at(step, 40))
+        rewards = [reward, reward, -reward]
+        run.record_rewards({"step": step, "z0": step / 100, "rewards": rewards, "labels": [True, True, False]})
+    run.set_status(state="finished", step=40, total_steps=40)
+    page = open_page(own.url + "/#learn", width=390)
+    told = page.locator("#learn-values .kto-plain")
+    wait_for(lambda: told.count() and "at step 40, 2 with thumbs up, 1 with thumbs down" in told.inner_text(), 10)
+    dots = page.locator("#learn-values .kto-narrow circle")
+    assert dots.count() == 3
+    page.locator("#learn-step input[type=number]").fill("17")
+    page.keyboard.press("Enter")
+    wait_for(lambda: "at step 20" in told.inner_text() and "z0 was 0.2 nats" in told.inner_text(), 10)
+    page.click("#learn-mine")
+    wait_for(lambda: page.locator("#learn-z0 input[type=number]").input_value() == "0.2", 10)
+    assert page.locator("#learn-beta input[type=number]").input_value() == "0.5"
+    old = make_run(own.workspace)  # of a version that kept no rows
+    old.record(record_at(3, 40))
+    old.set_status(state="finished", step=3, total_steps=40)
+    go_to(page, "Train")
+    page.locator("#train-run input").click()
+    page.get_by_role("option").filter(has_text=old.id).click()
+    go_to(page, "Learn")
+    wait_for(lambda: f"batch means of run {old.id}" in told.inner_text(), 10)
+    assert not page.locator("#learn-step").is_visible()
+
+
+def test_a_run_s_folder_is_told_where_no_window_can_show_it(own, open_page):  # noqa: F811
+    run = make_run(own.workspace)
+    run.set_status(state="finished")
+    page = open_page(own.url + "/#runs")
+    folder = str(run.path.resolve())
+    wait_for(lambda: page.inner_text("#runs-folder .cm-content") == folder, 10)
+    page.click("#runs-open")
+    wait_for(lambda: f"The run is in {folder} on the machine" in page.inner_text("#runs-message"), 10)
+
+
+def test_a_tab_chosen_while_the_page_loads_stays(workbench, open_page):  # noqa: F811
+    page = open_page(workbench.url + "/#learn")
+    wait_for(lambda: page.locator("#learn-values svg").count(), 10)
+    for tab in ("Runs", "Train", "Compare", "Data"):
+        page.reload(wait_until="commit")
+        page.get_by_role("tab", name=tab, exact=True).click()  # as soon as there is one
+        page.wait_for_load_state("networkidle")
+        page.wait_for_timeout(500)
+        assert page.get_by_role("tab", name=tab, exact=True).get_attribute("aria-selected") == "true"
+        assert page.evaluate("location.hash") == f"#{tab.lower()}"
+    page.reload()
+    wait_for(lambda: page.get_by_role("tab", name="Data", exact=True).get_attribute("aria-selected") == "true", 10)

@@ -1,11 +1,16 @@
-"""Runs that are over: names, notes, the trash."""
+"""Runs that are over: names, notes, the trash, the folder."""
+
+import os
+import sys
 
 import pytest
+from conftest import wait_for
 
 from kto_workbench.config import KTOConfig
 from kto_workbench.errors import RunError
 from kto_workbench.runs import list_runs, shelf
 from kto_workbench.runs.directory import new_run
+from kto_workbench.ui.folder import has_screen, open_folder
 
 
 @pytest.fixture
@@ -43,3 +48,47 @@ def test_a_run_at_work_is_not_deleted(run):
 def test_only_deleted_runs_are_restored(run, tmp_path, name):
     with pytest.raises(RunError, match="no deleted run"):
         shelf.restore_run(name, tmp_path)
+
+
+# the folder
+
+
+@pytest.fixture
+def file_manager(tmp_path, monkeypatch):
+    """A file manager that writes down what it was asked to show; returns where."""
+    if sys.platform != "linux":
+        pytest.skip("another system, another file manager")
+    shown = tmp_path / "shown"
+    opener = tmp_path / "bin" / "xdg-open"
+    opener.parent.mkdir()
+    opener.write_text(f'#!/bin/sh\nprintf "%s\\n" "$#" "$@" > "{shown}.part"; mv "{shown}.part" "{shown}"\n')
+    opener.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{opener.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("DISPLAY", ":0")
+    return shown
+
+
+def test_a_folder_is_shown_whatever_its_name(file_manager, tmp_path):
+    odd = tmp_path / "my runs; $(date) -x"
+    odd.mkdir()
+    assert open_folder(odd)
+    wait_for(file_manager.exists)
+    assert file_manager.read_text().splitlines() == ["1", str(odd)]
+
+
+def test_without_a_screen_nothing_is_opened(file_manager, tmp_path, monkeypatch):
+    monkeypatch.delenv("DISPLAY")
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    assert not has_screen() and not open_folder(tmp_path)
+
+
+def test_neither_a_file_nor_what_is_gone_is_opened(file_manager, tmp_path):
+    file = tmp_path / "a.txt"
+    file.touch()
+    assert not open_folder(file) and not open_folder(tmp_path / "gone")
+
+
+def test_without_a_file_manager_it_says_no(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not open_folder(tmp_path)

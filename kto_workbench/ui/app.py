@@ -22,6 +22,7 @@ from fastapi import FastAPI  # noqa: E402
 
 from kto_workbench.errors import WorkbenchError  # noqa: E402
 from kto_workbench.ui import compare, data, feedback, learn, runs, train  # noqa: E402
+from kto_workbench.ui.folder import has_screen  # noqa: E402
 from kto_workbench.ui.security import LOOPBACK, is_loopback, protect  # noqa: E402
 from kto_workbench.ui.style import CSS, theme  # noqa: E402
 from kto_workbench.ui.words import TRANSLATIONS, label  # noqa: E402
@@ -29,9 +30,20 @@ from kto_workbench.ui.workbench import Workbench  # noqa: E402
 
 MAX_UPLOAD = "2gb"
 PORTS_TRIED = 20
-# The first tab selects itself while the page loads, so the one that was asked for must be noted before.
-HEAD = "<script>window.ktoTab = location.hash.slice(1)</script>"
 TABS = ("data", "train", "compare", "feedback", "runs", "learn")
+# The first tab selects itself while the page loads, so the one that was asked for must be noted before; and whoever
+# chooses a tab meanwhile means it.
+HEAD = """<script>
+window.ktoTab = location.hash.slice(1)
+addEventListener("click", event => {
+  if (event.isTrusted && event.target.closest?.("[role=tab]")) window.ktoTab = ""
+}, true)
+</script>"""
+# Within the browser: an answer of the server would come too late, and take the page from a tab chosen since.
+OPEN_TAB = f"""() => {{
+  const known = {list(TABS)}.includes(window.ktoTab)
+  return known ? {{__type__: "update", selected: window.ktoTab}} : {{__type__: "update"}}
+}}"""
 
 
 def build(workspace: str | Path = "workspace", *, host: str = "127.0.0.1", password: str | None = None) -> FastAPI:
@@ -41,7 +53,7 @@ def build(workspace: str | Path = "workspace", *, host: str = "127.0.0.1", passw
     _private_uploads(bench)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.state.workbench = bench
-    page = lay_out(bench)
+    page = lay_out(bench, at_screen=is_loopback(host))
     gr.mount_gradio_app(
         app,
         page,
@@ -69,8 +81,8 @@ def build(workspace: str | Path = "workspace", *, host: str = "127.0.0.1", passw
     return app
 
 
-def lay_out(bench: Workbench) -> gr.Blocks:
-    """All tabs, in the order in which the work goes."""
+def lay_out(bench: Workbench, *, at_screen: bool = False) -> gr.Blocks:
+    """All tabs, in the order in which the work goes; `at_screen`: no other machine reaches the page."""
     with gr.Blocks(title="KTO Workbench", analytics_enabled=False, fill_width=True) as page:
         gr.HTML(label("app.header"), elem_classes="kto-bare")
         with gr.Tabs(overflow_behavior="wrap") as tabs:
@@ -82,9 +94,9 @@ def lay_out(bench: Workbench) -> gr.Blocks:
             with opened["compare"]:
                 compare.build(bench, page, opened["compare"])
             with opened["feedback"]:
-                train_on_thumbs = feedback.build(bench, page, opened["feedback"], data_tab)
+                train_on_thumbs = feedback.build(bench, page, opened["feedback"], data_tab, train_tab)
             with opened["runs"]:
-                runs.build(bench, page, opened["runs"], train_tab.run)
+                runs.build(bench, page, opened["runs"], train_tab.run, at_screen=at_screen)
             with opened["learn"]:
                 learn.build(bench, page, opened["learn"], train_tab.run)
         go_to_train = [data_tab.train.click, train_on_thumbs.click]
@@ -97,12 +109,7 @@ def _remember_tab(page: gr.Blocks, tabs: gr.Tabs, opened: dict[str, gr.Tab]) -> 
     """Keep the open tab in the address: a reload, also gradio's own after a lost server, comes back to it."""
     for name, tab in opened.items():
         tab.select(None, None, None, js=f"() => history.replaceState(null, '', '#{name}')")
-    wanted = gr.Textbox(visible=False)
-
-    def open_tab(name: str) -> Any:
-        return gr.Tabs(selected=name) if name in TABS else gr.skip()
-
-    page.load(open_tab, [wanted], [tabs], js="() => [window.ktoTab]", queue=False, show_progress="hidden")
+    page.load(None, None, [tabs], js=OPEN_TAB)
 
 
 def serve(
@@ -185,7 +192,7 @@ def _listen(host: str, port: int) -> tuple[socket.socket, int]:
 
 def _open_browser(address: str) -> None:
     """Show the page; a machine without a browser or a screen is no reason to fail."""
-    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+    if not has_screen():
         return  # what webbrowser finds without a screen would take over the terminal
     try:
         webbrowser.open(address)

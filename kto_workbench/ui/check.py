@@ -8,8 +8,9 @@ import gradio as gr
 
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.feedback import CheckReport, Feedback, Row, check
-from kto_workbench.feedback.rendering import encode_rows, load_tokenizer
+from kto_workbench.feedback.rendering import check_model_folder, encode_rows, load_tokenizer
 from kto_workbench.ui import html
+from kto_workbench.ui.estimate import model_folder
 from kto_workbench.ui.words import finding_words, label, language_of, retell, say
 from kto_workbench.ui.workbench import Workbench
 
@@ -17,8 +18,11 @@ LEVELS = {"problem": "error", "warning": "warning", "note": "info"}
 LINES_SHOWN = 8
 
 
-def build(bench: Workbench, page: gr.Blocks, source: gr.Dropdown, offered: Any) -> None:
-    """Lay out the findings; `offered` lists the feedback that can be chosen, where a fixed file turns up."""
+def build(bench: Workbench, page: gr.Blocks, source: gr.Dropdown, renewed: gr.State, offered: Any) -> None:
+    """Lay out the findings; `offered` lists the feedback that can be chosen, where a fixed file turns up.
+
+    A change of `renewed` says that the chosen feedback has grown.
+    """
     findings = gr.HTML(elem_id="data-findings", elem_classes="kto-bare kto-told")
     fixes = gr.CheckboxGroup([], label=label("check.fixes"), visible=False, elem_id="data-fixes")
     with gr.Row(elem_classes="kto-buttons"):
@@ -50,7 +54,7 @@ def build(bench: Workbench, page: gr.Blocks, source: gr.Dropdown, offered: Any) 
             return gr.skip(), html.message(retell(language_of(request), error))
         return gr.Dropdown(choices=offered(bench), value=str(path)), ""
 
-    gr.on([source.change, page.load], look, [source], [findings, fixes, fix, told], show_progress="hidden")
+    gr.on([source.change, renewed.change, page.load], look, [source], [findings, fixes, fix, told], show_progress="hidden")
     fix.click(apply, [source, fixes], [source, told], show_progress="minimal")
 
 
@@ -77,13 +81,22 @@ def show_findings(language: str, report: CheckReport) -> str:
 
 
 @functools.lru_cache(maxsize=2)
-def _tokenizer(model: str) -> Any:
-    return load_tokenizer(model)
+def _tokenizer(folder: str) -> Any:
+    return load_tokenizer(folder)
 
 
 def rendered_rows(language: str, rows: list[Row], model: str, max_length: int, template: str) -> str:
-    """Rows as the model sees them: the prompt as its template writes it, then, marked, what is trained."""
-    tokenizer = _tokenizer(model)
+    """Rows as the model sees them: the prompt as its template writes it, then, marked, what is trained.
+
+    Looking fetches nothing: rows for a model that is not on this machine are shown as they are, and that is said.
+    Raises ModelError for a folder that does not exist, or without a tokenizer.
+    """
+    check_model_folder(model)
+    folder = model_folder(model)
+    if folder is None:
+        said = html.message(say(language, "check.elsewhere", model=model), "info")
+        return f'<div class="kto-stack">{said}{html.rows(language, rows)}</div>'
+    tokenizer = _tokenizer(str(folder))
     items = []
     for row, encoded in zip(rows, encode_rows(tokenizer, rows, max_length, template=template), strict=True):
         cut = encoded.prompt_cut + encoded.completion_cut

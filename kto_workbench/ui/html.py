@@ -1,5 +1,6 @@
 """Small pieces of HTML. Every text that comes from outside goes through `esc`: answers and rows may hold anything."""
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
@@ -29,9 +30,8 @@ def message(text: str, kind: str = "error") -> str:
 
 
 def symbol(name: str) -> str:
-    """λ_D and λ_U with their index set below."""
-    base, _, index = name.partition("_")
-    return f"{esc(base)}<sub>{esc(index)}</sub>" if index else esc(base)
+    """A text in which λ_D and λ_U have their index set below."""
+    return re.sub("λ_([DU])", r"λ<sub>\1</sub>", esc(name))
 
 
 def thumb(language: str, up: bool) -> str:
@@ -84,10 +84,33 @@ def balance(language: str, n_up: int, n_down: int, weight_up: float, weight_down
         ),
     ]
     bars = "".join(_bar(language, *row) for row in rows)
-    key = "".join(
-        f'<span class="kto-key kto-{side}">{esc(say(language, f"side.{side}"))}</span>' for side in ("up", "down")
+    return f'<div class="kto-balance">{bars}{_sides_key(language)}</div>'
+
+
+def days(language: str, counts: Sequence[tuple[str, int, int]]) -> str:
+    """Thumbs by day as bars on one scale: (day, up, down)."""
+    most = max((up + down for _, up, down in counts), default=0)
+    if not most:
+        return ""
+    bars = "".join(
+        f'<div class="kto-bar-row"><span class="kto-bar-name">{esc(day)}</span><div class="kto-bar" role="img" '
+        f'aria-label="{esc(say(language, "balance.spoken", name=day, up=f"{up:,}", down=f"{down:,}"))}">'
+        + "".join(
+            f'<i class="kto-{side}" style="width:{100 * count / most:.2f}%"></i>'
+            for side, count in (("up", up), ("down", down))
+            if count
+        )
+        + f'</div><span class="kto-bar-numbers"><b>{up:,}</b> · <b>{down:,}</b></span></div>'
+        for day, up, down in counts
     )
-    return f'<div class="kto-balance">{bars}<div class="kto-keys">{key}</div></div>'
+    title = esc(say(language, "feedback.days"))
+    return f'<div class="kto-balance kto-days"><h3>{title}</h3>{bars}{_sides_key(language)}</div>'
+
+
+def _sides_key(language: str) -> str:
+    """Which colour is which thumb."""
+    keys = (f'<span class="kto-key kto-{side}">{esc(say(language, f"side.{side}"))}</span>' for side in ("up", "down"))
+    return f'<div class="kto-keys">{"".join(keys)}</div>'
 
 
 def _bar(language: str, name: str, up: float, down: float, up_text: str, down_text: str) -> str:
@@ -137,13 +160,14 @@ def rows(language: str, page: Sequence[Any]) -> str:
         side = "up" if row.label else "down"
         items.append(
             f'<li class="kto-row kto-{side}">{thumb(language, row.label)}'
-            f"<div>{_conversation(row.prompt)}<p class='kto-answer'>{esc(row.completion)}</p></div>"
+            f"<div>{conversation(row.prompt)}<p class='kto-answer'>{esc(row.completion)}</p></div>"
             f'<span class="kto-line">{esc(row.line)}</span></li>'
         )
     return f'<ul class="kto-rows">{"".join(items)}</ul>'
 
 
-def _conversation(prompt: Any) -> str:
+def conversation(prompt: Any) -> str:
+    """A prompt: a text as it is, several turns each with its role."""
     if isinstance(prompt, str):
         return f'<p class="kto-prompt">{esc(prompt)}</p>'
     if len(prompt) == 1:
@@ -239,7 +263,7 @@ def samples(language: str, found: Sequence[dict[str, Any]]) -> str:
             for side in ("reference", "tuned")
         )
         blocks.append(
-            f'<article class="kto-sample"><header><div>{_conversation(sample.get("prompt") or "")}</div>'
+            f'<article class="kto-sample"><header><div>{conversation(sample.get("prompt") or "")}</div>'
             f'<small>{esc(step)}</small></header><div class="kto-sides">{sides}</div></article>'
         )
     return "".join(blocks)

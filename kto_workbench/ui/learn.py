@@ -19,11 +19,11 @@ from kto_workbench.views.records import records_of
 def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown) -> None:
     """Lay out the tab; `watched` is the run whose rewards are drawn on the curves."""
     gr.Markdown(label("learn.value"), elem_classes="kto-text")
-    with gr.Row():
-        beta = gr.Slider(0.01, 2, value=0.5, step=0.01, label="β", elem_id="learn-beta", min_width=170)
-        up = gr.Slider(0, 10, value=1, step=0.1, label=label("option.desirable_weight"), min_width=170)
-        down = gr.Slider(0, 10, value=1, step=0.1, label=label("option.undesirable_weight"), min_width=170)
-        z0 = gr.Slider(0, 10, value=0, step=0.1, label="z0", elem_id="learn-z0", min_width=170)
+    with gr.Row(elem_id="learn-sliders"):
+        beta = gr.Slider(0.01, 2, value=0.5, step=0.01, label="β", elem_id="learn-beta")
+        up = gr.Slider(0, 10, value=1, step=0.1, label=label("option.desirable_weight"))
+        down = gr.Slider(0, 10, value=1, step=0.1, label=label("option.undesirable_weight"))
+        z0 = gr.Slider(0, 10, value=0, step=0.1, label="z0", elem_id="learn-z0")
     with gr.Row(elem_classes="kto-buttons"):
         mine = gr.Button(label("learn.mine"), size="sm", elem_id="learn-mine", min_width=220)
     step = gr.Slider(1, 2, value=2, step=1, label=label("learn.step"), visible=False, elem_id="learn-step")
@@ -87,7 +87,7 @@ def about_dots(language: str, run: Run | None, dots: Dots | None) -> str:
     else:
         counts = {"up": len(dots.up), "down": len(dots.down), "z0": html.number(dots.z0)}
         said = say(language, "learn.rows", run=run.id, step=dots.step, **counts)
-    return f'<p class="kto-plain kto-told-below">{html.esc(said)}</p>'
+    return f'<p class="kto-plain">{html.esc(said)}</p>'
 
 
 def pictures(language: str, beta: float, up: float, down: float, z0: float, dots: Dots | None) -> list[str]:

@@ -10,6 +10,7 @@ from kto_workbench.runs import Run, resume
 from kto_workbench.runs.shelf import about_run, delete_run, deleted_runs, describe_run, restore_run
 from kto_workbench.ui import html
 from kto_workbench.ui.export import FORMATS, begin_export, can_export, is_exporting, show_exports
+from kto_workbench.ui.folder import open_folder
 from kto_workbench.ui.words import label, language_of, retell, say
 from kto_workbench.ui.workbench import Workbench
 from kto_workbench.views.curves import CHARTS, downsample, points, smooth
@@ -27,8 +28,11 @@ POINTS_EACH = 150
 EXPORT_SECONDS = 1.0
 
 
-def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown) -> None:
-    """Lay out the tab; it is renewed whenever it is opened. `watched` is the run that the Train tab shows."""
+def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown, *, at_screen: bool) -> None:
+    """Lay out the tab; it is renewed whenever it is opened.
+
+    `watched` is the run that the Train tab shows; `at_screen` says that no other machine reaches the page.
+    """
     table = gr.HTML(elem_id="runs-table", elem_classes="kto-bare")
     with gr.Row():
         chosen = gr.Dropdown(
@@ -74,10 +78,21 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown) 
         }
         delete = gr.Button(label("runs.delete"), size="sm", elem_id="runs-delete", min_width=90)
         undo = gr.Button(label("runs.undo"), size="sm", elem_id="runs-undo", visible=False, min_width=90)
+    with gr.Row(equal_height=True):
+        folder = gr.Code(
+            label=label("runs.folder"),
+            interactive=False,
+            wrap_lines=True,
+            show_line_numbers=False,
+            elem_id="runs-folder",
+            scale=4,
+            min_width=260,
+        )
+        show_folder = gr.Button(label("runs.open"), size="sm", elem_id="runs-open", scale=0, min_width=130)
     told = gr.HTML(elem_id="runs-message", elem_classes="kto-bare kto-told")
     exported = gr.HTML(elem_id="runs-exported", elem_classes="kto-bare kto-told")
     exporting = gr.Timer(EXPORT_SECONDS, active=False)
-    acting = [save, watch, again, report, delete, *exports.values()]
+    acting = [save, watch, again, report, delete, folder, show_folder, *exports.values()]
 
     def show(chosen_ids: list[str] | None, request: gr.Request) -> list[Any]:
         language, runs = language_of(request), bench.runs()[:SHOWN]
@@ -107,6 +122,8 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown) 
             gr.Button(interactive=bool(status and status.resumable)),
             gr.DownloadButton(value=report_on(one) if one else None, interactive=bool(one)),
             gr.Button(interactive=bool(status and not status.active)),
+            gr.Code(value=str(one.path.resolve()) if one else ""),
+            gr.Button(interactive=bool(one)),
             *(gr.Button(interactive=can_export(one)) for _ in FORMATS),
             *exports_of(one, language),
         ]
@@ -139,6 +156,16 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown) 
         except (WorkbenchError, OSError) as error:
             return html.message(retell(language_of(request), error))
         return html.message(say(language_of(request), "runs.deleted", run=run.id), "fine")
+
+    def show_in_files(chosen_ids: list[str], request: gr.Request) -> str:
+        language = language_of(request)
+        try:
+            path = only(chosen_ids).path.resolve()  # of the run that goes by this id, wherever the browser says it is
+        except WorkbenchError as error:
+            return html.message(retell(language, error))
+        if at_screen and open_folder(path):
+            return ""
+        return html.message(say(language, "runs.folder.at", path=path), "info")
 
     def take_back(request: gr.Request) -> str:
         gone = deleted_runs(bench.workspace)
@@ -182,6 +209,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown) 
     for form, button in exports.items():
         button.click(export_as(form), [chosen], [told, exported, exporting], **quiet)
     exporting.tick(look_at_exports, [chosen], [exported, exporting], **quiet)
+    show_folder.click(show_in_files, [chosen], [told], **quiet)
     delete.click(put_away, [chosen], [told], **quiet).then(show, [chosen], listed, **quiet)
     undo.click(take_back, None, [told], **quiet).then(show, [chosen], listed, **quiet)
 
@@ -196,7 +224,7 @@ def runs_table(language: str, runs: list[Run]) -> str:
     """The history: state, data, key settings, last metrics."""
     if not runs:
         return f'<p class="kto-empty">{html.esc(say(language, "live.none"))}</p>'
-    heads = "".join(f'<th scope="col">{html.esc(say(language, f"runs.{name}"))}</th>' for name in COLUMNS)
+    heads = "".join(f'<th scope="col">{html.symbol(say(language, f"runs.{name}"))}</th>' for name in COLUMNS)
     body = "".join(_line(language, run) for run in runs)
     return (
         f'<div class="kto-scroll kto-tall" {html.region(html.esc(say(language, "tab.runs")))}>'

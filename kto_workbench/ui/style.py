@@ -131,6 +131,19 @@ body:not(.dark) button[role="tab"].selected { color: var(--primary-700) !importa
 .kto-bar-numbers { font-variant-numeric: tabular-nums; white-space: nowrap; }
 .kto-bar-numbers b { font-weight: 600; }
 .kto-keys { display: flex; gap: 18px; font-size: 12.5px; color: var(--block-info-text-color); padding-left: 96px; }
+.kto-days { padding: 12px 14px; gap: 7px; }
+.kto-days h3 { font-size: 13px !important; font-weight: 550; margin: 0 0 2px !important; }
+.kto-days .kto-bar-row { grid-template-columns: 76px 1fr minmax(48px, max-content); gap: 10px; font-size: 12.5px; }
+.kto-days .kto-bar { height: 12px; }
+.kto-days .kto-keys { padding-left: 86px; }
+.kto-days .kto-bar-numbers { text-align: right; }
+.kto-review { display: grid; gap: 12px; border: 1px solid var(--block-border-color); border-radius: 8px;
+  padding: 14px 16px; background: var(--block-background-fill); }
+.kto-review header { display: flex; align-items: center; gap: 10px; font-size: 14px; font-weight: 550; }
+.kto-review header small { margin-left: auto; font-weight: 400; color: var(--block-info-text-color); }
+.kto-review .kto-answer-box { font-size: 16px; background: none; }
+#review-panel:focus { outline: none; }
+#review-panel:not(:has(.kto-review)) #review-actions { display: none; }
 .kto-key::before { content: ""; display: inline-block; width: 9px; height: 9px; border-radius: 2px; margin-right: 6px; }
 
 .kto-message { margin: 0 !important; padding: 8px 12px; border-radius: 7px; font-size: 14px; line-height: 1.45;
@@ -146,6 +159,7 @@ body:not(.dark) button[role="tab"].selected { color: var(--primary-700) !importa
 .kto-notes { list-style: none; margin: 0 !important; padding: 0 !important; display: grid; gap: 8px; }
 .kto-notes em { opacity: .8; }
 .kto-info { --tint: #6b87b5; }
+.kto-stack { display: grid; gap: 12px; }
 .kto-panel { border: 1px solid var(--block-border-color); border-radius: 8px; padding: 14px 16px 8px;
   background: var(--block-background-fill); }
 .kto-text { max-width: 76ch; }
@@ -162,6 +176,13 @@ body:not(.dark) button[role="tab"].selected { color: var(--primary-700) !importa
 
 .kto-scroll { overflow: auto; max-height: 280px; border: 1px solid var(--block-border-color); border-radius: 8px;
   background: var(--block-background-fill); }
+/* A shadow at the side on which there is more */
+.kto-scroll { background:
+  linear-gradient(to right, var(--block-background-fill) 40%, transparent) left / 32px 100% no-repeat local,
+  linear-gradient(to left, var(--block-background-fill) 40%, transparent) right / 32px 100% no-repeat local,
+  linear-gradient(to right, rgb(0 0 0 / .16), transparent) left / 9px 100% no-repeat scroll,
+  linear-gradient(to left, rgb(0 0 0 / .16), transparent) right / 9px 100% no-repeat scroll,
+  var(--block-background-fill); }
 .kto-scroll.kto-tall { max-height: none; }
 .kto-scroll table, .kto-scroll thead, .kto-scroll tbody, .kto-scroll tr, .kto-scroll th { border: 0 !important; }
 .kto-scroll td, .kto-scroll th[scope="row"] { border: 0 !important; }
@@ -184,6 +205,9 @@ svg.kto-thumb { width: 17px; height: 17px; margin-top: 2px; fill: var(--kto-up);
 svg.kto-thumb.kto-down { fill: var(--kto-down); transform: rotate(180deg); }
 .kto-chart { gap: 6px !important; }
 .kto-told:not(:has(.kto-message)) { display: none !important; }
+#runs-difference:not(:has(.kto-table, .kto-empty, .kto-message)) { display: none !important; }
+#learn-sliders > .form { display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); }
+#learn-values .kto-plain { padding: 8px 2px 0; font-size: 13px; }
 .kto-chart-head h3 { font-size: 14px !important; font-weight: 550; margin: 0 0 3px !important; }
 .kto-curves { display: flex; gap: 4px 16px; flex-wrap: wrap; font-size: 13px; color: var(--block-info-text-color); }
 .kto-curve::before { content: ""; display: inline-block; width: 14px; height: 3px; border-radius: 2px;
@@ -231,7 +255,12 @@ svg.kto-thumb.kto-down { fill: var(--kto-down); transform: rotate(180deg); }
 
 .kto-narrow { display: none; }
 
+@media (max-width: 1000px) {
+  #learn-sliders > .form { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+}
 @media (max-width: 640px) {
+  #learn-sliders > .form { grid-template-columns: minmax(0, 1fr); }
+  .tab-container button { padding: 0 8px !important; font-size: 13.5px; }
   .kto-wide { display: none; }
   .kto-narrow { display: block; }
   .kto-cards { grid-template-columns: repeat(2, 1fr); gap: 8px; }
@@ -240,7 +269,8 @@ svg.kto-thumb.kto-down { fill: var(--kto-down); transform: rotate(180deg); }
   .kto-bar-row { grid-template-columns: 1fr auto; gap: 4px 10px; }
   .kto-bar { grid-column: 1 / -1; grid-row: 2; }
   #data-side, #data-rendered { flex: 1 1 100% !important; }
-  .kto-keys { padding-left: 0; }
+  .kto-keys, .kto-days .kto-keys { padding-left: 0; }
+  #review-actions button { flex: 1 1 40% !important; min-height: 48px; }
   .kto-sides { grid-template-columns: 1fr; gap: 12px; }
   .kto-progress-line code { margin-left: 0; }
 }

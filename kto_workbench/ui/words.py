@@ -84,6 +84,10 @@ WORDS: dict[str, tuple[str, str]] = {
     "check.fix": ("Make a fixed file and use it", "生成修复后的文件并使用"),
     "check.lines": ("lines {lines}", "第 {lines} 行"),
     "check.rendered": ("As the model sees them", "按模型所见显示"),
+    "check.elsewhere": (
+        "Model {model} is not on this machine; Start on the Train tab fetches it. Until then, rows show as they are.",
+        "模型 {model} 不在本机；在“训练”页点击“开始”时才会下载。在此之前按原样显示数据行。",
+    ),
     "check.tokens": (
         "{prompt:,} tokens of prompt, {completion:,} trained",
         "提示 {prompt:,} 个词元，训练 {completion:,} 个",
@@ -107,8 +111,8 @@ WORDS: dict[str, tuple[str, str]] = {
         "（紧张：可调小批大小、最大长度，或用 4 位模型）",
     ),
     "expected.unknown": (
-        "Memory is estimated once the model is on this machine.",
-        "模型下载到本机后会估算内存。",
+        "The model is not on this machine yet: Start fetches it. Memory is estimated then.",
+        "模型尚不在本机：点击“开始”时下载，之后会估算内存。",
     ),
     "expected.time": ("about {time}, at the pace of the last run", "约需 {time}（按上次训练的速度）"),
     "train.start": ("Start", "开始"),
@@ -219,9 +223,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "feedback.tab.chat": ("Chat", "对话"),
     "feedback.tab.review": ("Review many", "批量评审"),
     "feedback.about": ("More about an answer", "关于某个回答"),
-    "feedback.about.none": ("Answers can be chosen here once there are some.", "有了回答后可在此选择。"),
+    "feedback.about.none": ("There is no answer yet.", "还没有回答。"),
     "feedback.about.help": ("The last one, unless you choose another.", "默认是最后一个，也可另选。"),
-    "feedback.about.answer": ("{number}. {text}", "{number}. {text}"),
     "feedback.note": ("Note", "备注"),
     "feedback.note.help": ("Why? Kept with the vote.", "理由？与评价一同保存。"),
     "feedback.better": ("A better answer", "更好的回答"),
@@ -230,8 +233,8 @@ WORDS: dict[str, tuple[str, str]] = {
         "修改文本：你写的记为点赞，模型的记为点踩，除非你已为它投票。",
     ),
     "feedback.keep": ("Keep note and answer", "保存备注与回答"),
-    "feedback.kept.vote": ("Kept.", "已保存。"),
     "feedback.kept.note": ("The note is kept.", "备注已保存。"),
+    "feedback.kept.back": ("Your answer is taken back.", "你的回答已撤回。"),
     "feedback.kept.better": ("Your answer is kept as a thumb up.", "你的回答已记为点赞。"),
     "feedback.thumb_first": (
         "Give the answer a thumb first; the note is kept with it.",
@@ -266,12 +269,12 @@ WORDS: dict[str, tuple[str, str]] = {
         "This run tuned the whole model: training goes on from its model, and rewards count against that model.",
         "此训练微调了整个模型：从它的模型继续，奖励相对于该模型。",
     ),
-    "round.on": ("Goes on from run {run}. ", "从训练 {run} 继续。"),
+    "round.on": ("Goes on from {start}.", "从 {start} 继续。"),
     "round.on.base": (
-        "Rewards count against the base model, not against that run's.",
-        "奖励相对于基础模型，而非该训练的结果。",
+        "Rewards count against the base model without that adapter.",
+        "奖励相对于不带该适配器的基础模型。",
     ),
-    "round.on.start": ("Rewards count against the base model with that run's adapter.", "奖励相对于基础模型加该训练的适配器。"),
+    "round.on.start": ("Rewards count against the base model with that adapter.", "奖励相对于基础模型加该适配器。"),
     "round.on.uniform": ("Rewards count against a uniform reference.", "奖励相对于均匀分布。"),
     # the review
     "review.help": (
@@ -316,6 +319,12 @@ WORDS: dict[str, tuple[str, str]] = {
     "export.working": ("Exporting the {what} …{told}", "正在导出{what}……{told}"),
     "export.done": ("The {what} is in {told}", "{what}位于 {told}"),
     "export.failed": ("The {what} could not be exported. {told}", "{what}导出失败。{told}"),
+    "runs.folder": ("Folder", "文件夹"),
+    "runs.open": ("Open folder", "打开文件夹"),
+    "runs.folder.at": (
+        "The run is in {path} on the machine that serves this page.",
+        "该训练位于提供本页面的机器上：{path}。",
+    ),
     "runs.delete": ("Delete", "删除"),
     "runs.undo": ("Undo delete", "撤销删除"),
     "runs.deleted": ("Run {run} is in the trash; Undo takes it back.", "训练 {run} 已移入回收站；可撤销。"),
@@ -335,15 +344,14 @@ WORDS: dict[str, tuple[str, str]] = {
     # learn
     "learn.value": (
         "## What an answer is worth\n"
-        "KTO compares the model with its reference: r = log π(y|x) − log π_ref(y|x), how much likelier an answer has "
-        "become. A liked answer is worth λ_D · σ(β(r − z0)), a disliked one λ_U · σ(β(z0 − r)): like people, it "
-        "judges "
-        "gains and losses from a reference point, z0, and cares less the further away from it they are. "
-        "Dots are answers of the run shown on the Train tab.",
+        "KTO compares the model with its reference: r = log π(y|x) − log π<sub>ref</sub>(y|x), how much likelier "
+        "an answer has become. A liked answer is worth λ<sub>D</sub> · σ(β(r − z0)), a disliked one "
+        "λ<sub>U</sub> · σ(β(z0 − r)): like people, it judges gains and losses from a reference point, z0, and "
+        "cares less the further away from it they are. Dots are answers of the run shown on the Train tab.",
         "## 一个回答值多少\n"
-        "KTO 把模型与参考模型相比：r = log π(y|x) − log π_ref(y|x)，即一个回答变得更可能了多少。"
-        "被点赞的回答价值为 λ_D · σ(β(r − z0))，被点踩的为 λ_U · σ(β(z0 − r))："
-        "和人一样，它从参考点 z0 衡量得失，离得越远就越不在意。圆点是“训练”页所示训练的回答。",
+        "KTO 把模型与参考模型相比：r = log π(y|x) − log π<sub>ref</sub>(y|x)，即一个回答变得更可能了多少。"
+        "被点赞的回答价值为 λ<sub>D</sub> · σ(β(r − z0))，被点踩的为 λ<sub>U</sub> · σ(β(z0 − r))：和人一样，"
+        "它从参考点 z0 衡量得失，离得越远就越不在意。圆点是“训练”页所示训练的回答。",
     ),
     "learn.mine": ("Use the settings of the run shown", "使用所示训练的设置"),
     "learn.step": ("Dots: rows at step", "圆点：哪一步的数据行"),
@@ -358,46 +366,38 @@ WORDS: dict[str, tuple[str, str]] = {
     "learn.pull": (
         "## Where it still learns\n"
         "The slope of these curves is the pull on an answer. It is strongest at z0 and fades on both sides: an "
-        "answer "
-        "far out, already learned or hopelessly against the data, hardly moves the model any more. That makes KTO "
-        "patient with wrong labels, and it is why a β that is too large stops learning early: beyond 3.6/β nats "
-        "from z0 "
-        "a tenth of the pull is left.",
+        "answer far out, already learned or hopelessly against the data, hardly moves the model any more. That "
+        "makes KTO patient with wrong labels, and it is why a β that is too large stops learning early: beyond "
+        "3.6/β nats from z0 a tenth of the pull is left.",
         "## 它在哪里仍在学习\n"
-        "曲线的斜率就是对回答的拉力。它在 z0 处最强，向两侧减弱：很远的回答，无论是已经学会的，还是与数据完全相悖的，"
-        "几乎不再推动模型。因此 KTO 对错误标注很宽容；也因此 β 过大会过早停止学习：离 z0 超过 3.6/β nat 时，"
-        "拉力只剩十分之一。",
+        "曲线的斜率就是对回答的拉力。它在 z0 处最强，向两侧减弱：很远的回答，无论是已经学会的，"
+        "还是与数据完全相悖的，几乎不再推动模型。因此 KTO 对错误标注很宽容；也因此 β 过大会过早停止学习：离 z0 "
+        "超过 3.6/β nat 时，拉力只剩十分之一。",
     ),
     "learn.others": (
         "## Beside DPO and SFT\n"
         "All three pull liked answers up; here is how hard, each relative to its strongest. SFT pulls every "
-        "liked answer "
-        "equally and for ever, and knows no dislike. DPO needs pairs, and pulls the harder the more a pair is "
-        "still the "
-        "wrong way round: a wrong label is fought without end. KTO needs single answers with a thumb, and lets "
-        "go on both "
-        "sides.",
+        "liked answer equally and for ever, and knows no dislike. DPO needs pairs, and pulls the harder the more "
+        "a pair is still the wrong way round: a wrong label is fought without end. KTO needs single answers with "
+        "a thumb, and lets go on both sides.",
         "## 与 DPO、SFT 相比\n"
         "三者都会提高受欢迎回答的概率；图中是各自相对于最强时的力度。SFT 对每个受欢迎的回答一视同仁，永不停止，"
-        "也不懂得不喜欢。"
-        "DPO 需要成对数据，一对回答的次序越错，拉力越大：错误的标注会被无休止地纠正。KTO "
+        "也不懂得不喜欢。DPO 需要成对数据，一对回答的次序越错，拉力越大：错误的标注会被无休止地纠正。KTO "
         "只需要带有点赞或点踩的单个回答，两侧都会放手。",
     ),
     "learn.sign": (
         "## A puzzle about a sign\n"
         "Some notes write the loss of a disliked answer with a minus sign and then wonder why training makes bad "
-        "answers "
-        "likelier. The paper has it right: the loss is λ_U − λ_U · σ(β(z0 − r)). Its gradient by log π(y|x) is "
-        "+ λ_U · β · σ · (1 − σ), never negative, and a descent step goes against it: **the answer becomes less "
-        "likely**. "
-        "Turn the sign, and bad answers are pulled up exactly like good ones. It is an error in the note, not a "
-        "property "
-        "of KTO. Two more that go round: KTO needs no pairs, and its loss is never below 0.",
+        "answers likelier. The paper has it right: the loss is λ<sub>U</sub> − λ<sub>U</sub> · σ(β(z0 − r)). Its "
+        "gradient by log π(y|x) is + λ<sub>U</sub> · β · σ · (1 − σ), never negative, and a descent step goes "
+        "against it: **the answer becomes less likely**. Turn the sign, and bad answers are pulled up exactly "
+        "like good ones. It is an error in the note, not a property of KTO. Two more that go round: KTO needs no "
+        "pairs, and its loss is never below 0.",
         "## 一个关于符号的谜\n"
         "有些笔记把被点踩回答的损失写成带负号的形式，然后疑惑为何训练会让坏回答更可能出现。论文是对的：损失为 "
-        "λ_U − λ_U · σ(β(z0 − r))。它对 log π(y|x) 的梯度是 + λ_U · β · σ · (1 − σ)，从不为负，而梯度下降与之反向："
-        "**该回答变得更不可能**。把符号反过来，坏回答就会像好回答一样被抬高。这是笔记的错误，而不是 KTO 的性质。"
-        "另外两个常见误解：KTO 不需要成对数据；它的损失从不小于 0。",
+        "λ<sub>U</sub> − λ<sub>U</sub> · σ(β(z0 − r))。它对 log π(y|x) 的梯度是 + λ<sub>U</sub> · β · σ · (1 − "
+        "σ)，从不为负，而梯度下降与之反向：**该回答变得更不可能**。把符号反过来，坏回答就会像好回答一样被抬高。"
+        "这是笔记的错误，而不是 KTO 的性质。另外两个常见误解：KTO 不需要成对数据；它的损失从不小于 0。",
     ),
     "learn.faded": ("a tenth is left", "只剩十分之一"),
     "learn.chart.value": ("Value of an answer against r, in nats", "回答的价值（横轴 r，单位 nat）"),
@@ -676,8 +676,7 @@ SENTENCES_ZH: dict[str, str] = {
 
 # Why rows and files can't be used, as feedback/ says it; what a place holds is retold too.
 REASONS_ZH: dict[str, str] = {
-    r"(.+?): none of its (.+) rows can be used; \S+ (\d+): (.+)\.": "{0}：{1} 行全都无法使用；第 {2} 行："
-    "{3}。",
+    r"(.+?): none of its (.+) rows can be used; \S+ (\d+): (.+)\.": "{0}：{1} 行全都无法使用；第 {2} 行：{3}。",
     r"(.+?): its only row can't be used; \S+ (\d+): (.+)\.": "{0}：唯一的一行无法使用；第 {1} 行：{2}。",
     r"(.+) holds no rows\.": "{0} 没有任何行。",
     r"the line is (.+), not a JSON object": "该行是{0}，而不是 JSON 对象",
@@ -756,6 +755,7 @@ REASONS_ZH: dict[str, str] = {
     "也无法从 Hub 获得同名数据集：{1}。",
     r"There is no file (.+)\.": "没有文件 {0}。",
     r"There is no prompt in (.+)\.": "{0} 中没有提示。",
+    r"Run (.+) held no prompts out; take them from a file\.": "训练 {0} 没有留出提示；请使用文件。",
     r"Prompt (.+) of (.+) is neither a text nor a list of messages\.": "{1} 的第 {0} 个提示既不是文本，"
     "也不是消息列表。",
     r"(.+) is not JSON: (.+) in line (.+)\.": "{0} 不是 JSON：第 {2} 行：{1}。",
