@@ -6,6 +6,7 @@ stdout, as one JSON object with `--json`.
 
 import argparse
 import contextlib
+import gc
 import json
 import signal
 import sys
@@ -187,6 +188,7 @@ def _workspace(arguments: argparse.Namespace) -> str:
 
 
 def _app(arguments: argparse.Namespace) -> None:
+    gc.disable()  # all that is made until the page is served stays; looking for garbage is a sixth of the start
     from kto_workbench.ui.app import serve
 
     serve(

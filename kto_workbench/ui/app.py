@@ -3,6 +3,7 @@
 serve("workspace") opens http://127.0.0.1:7860; `build` makes the FastAPI app alone, for tests and for other servers.
 """
 
+import gc
 import os
 import secrets
 import socket
@@ -133,6 +134,8 @@ def serve(
     print(f"KTO Workbench is on {address} (Ctrl+C stops the page; training goes on).", flush=True)
     if open_browser:
         Thread(target=_open_browser, args=(address,), daemon=True).start()
+    gc.freeze()
+    gc.enable()  # see `kto app`
     try:
         with listener:
             server.run(sockets=[listener])
