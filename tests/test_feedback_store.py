@@ -165,18 +165,20 @@ def test_a_better_answer_is_a_desirable_row_of_its_own(tmp_path):
     liked = store.add(CHAT, "a", True, model="demo", run="r", adapter="x", sampling={"temperature": 0.9}, who="ann")
     taken_back = store.add("p", "b", False)
     store.retract(taken_back)
-    first, second = store.edit(liked, " A! ", note="kinder"), store.edit(taken_back, "B!")
+    first, second = store.edit(liked, " A! "), store.edit(taken_back, "B!")
     better = store.get(first)
     assert (better.prompt, better.completion, better.label) == (CHAT, "A!", True)
     assert (better.model, better.run, better.adapter, better.who) == ("demo", "r", "x", "ann")
-    assert better.sampling == {"edited_from": liked} and better.note == "kinder" and store.get(liked).note == ""
+    assert better.sampling == {"edited_from": liked} and better.note == ""
     assert store.get(liked).label is True  # the voter's own vote stands
     assert store.get(taken_back).label is False  # no vote: who writes a better one finds it worse
     assert store.get(second).sampling == {"edited_from": taken_back}
 
+    assert store.edited(liked) == better and store.edited(first) is None
     store.retract(first)
+    assert store.edited(liked) is None
     assert store.edit(liked, "A!!") == first  # mended, not added
-    assert (store.get(first).completion, store.get(first).label, store.get(first).note) == ("A!!", True, "kinder")
+    assert (store.get(first).completion, store.get(first).label) == ("A!!", True)
     assert len(store) == 4
     for thumb, better, said in ((liked, " \n", "is empty"), (liked, "a ", "is the same"), (99, "c", "no thumb 99")):
         with pytest.raises(DataError, match=said):

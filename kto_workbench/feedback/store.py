@@ -50,9 +50,8 @@ CREATE TABLE IF NOT EXISTS thumbs (
 )"""
 # What turns a file of an older version into the next one.
 _RENEWED = {1: "ALTER TABLE thumbs ADD COLUMN note TEXT NOT NULL DEFAULT ''"}
-EDITED_FROM = (
-    "edited_from"  # in `sampling` of an answer that a person wrote: the thumb whose answer was not good enough
-)
+EDITED_FROM = "edited_from"  # in `sampling` of an answer that a person wrote: the thumb of the answer it replaces
+_EDITED = f"WHERE json_extract(sampling, '$.{EDITED_FROM}') = ?"
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ class ThumbStore:
         with self._writing() as database:
             self._update(database, thumb, note=note)
 
-    def edit(self, thumb: int, better: str, *, note: str = "") -> int:
+    def edit(self, thumb: int, better: str) -> int:
         """Keep a better answer to a thumb's prompt and return its id; it is a thumb up, `edited_from` that thumb.
 
         The answer that was edited keeps its vote; without one (it was taken back) it becomes a thumb down, since who
@@ -142,13 +141,18 @@ class ThumbStore:
                 raise DataError("The better answer is the same as the answer.")
             if original.label is None:
                 self._update(database, thumb, label=0)
-            before = self._one(database, f"WHERE json_extract(sampling, '$.{EDITED_FROM}') = ?", thumb)
+            before = self._one(database, _EDITED, thumb)
             if before is not None:
-                self._update(database, before.id, completion=better, label=1, note=note or before.note)
+                self._update(database, before.id, completion=better, label=1)
                 return before.id
             now = time.time()
-            written = {"completion": better, "label": True, "sampling": {EDITED_FROM: thumb}, "note": note}
+            written = {"completion": better, "label": True, "sampling": {EDITED_FROM: thumb}, "note": ""}
             return _insert(database, replace(original, **written, created=now, changed=now))
+
+    def edited(self, thumb: int) -> Thumb | None:
+        """The better answer that was written to a thumb's, None if there is none or it was taken back."""
+        found = next(self._select(_EDITED, (thumb,)), None)
+        return found if found is not None and found.label is not None else None
 
     def _set(self, thumb: int, label: int | None) -> None:
         with self._writing() as database:

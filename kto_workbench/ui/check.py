@@ -54,7 +54,8 @@ def build(bench: Workbench, page: gr.Blocks, source: gr.Dropdown, renewed: gr.St
             return gr.skip(), html.message(retell(language_of(request), error))
         return gr.Dropdown(choices=offered(bench), value=str(path)), ""
 
-    gr.on([source.change, renewed.change, page.load], look, [source], [findings, fixes, fix, told], show_progress="hidden")
+    events = [source.change, renewed.change, page.load]
+    gr.on(events, look, [source], [findings, fixes, fix, told], show_progress="hidden")
     fix.click(apply, [source, fixes], [source, told], show_progress="minimal")
 
 

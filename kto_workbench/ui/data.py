@@ -23,6 +23,7 @@ class DataTab:
     source: gr.Dropdown
     ratio: gr.Slider
     train: gr.Button
+    renewed: gr.State  # counts up when the feedback chosen has grown
     follow: Callable[[gr.Dropdown, gr.Number, gr.Dropdown], None]  # the model, length and template chosen elsewhere
 
 
@@ -55,7 +56,8 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
                 elem_id="data-ratio",
             )
             problems = gr.HTML(elem_id="data-problems", elem_classes="kto-bare")
-            check.build(bench, page, source, sources)
+            renewed = gr.State(0)
+            check.build(bench, page, source, renewed, sources)
     with gr.Row(elem_classes="kto-toolbar"):
         side = gr.Radio(
             [(label("rows.all"), "all"), (label("rows.up"), "up"), (label("rows.down"), "down")],
@@ -145,7 +147,8 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
     page.load(choose_again, [chosen], [source], **quiet)
     source.change(lambda source: source, [source], [chosen], **quiet)
     upload.upload(take, [upload], [upload, source, told], show_progress="minimal")
-    gr.on([source.change, page.load], show, [source, ratio, side, rendered, seen_by], everything, **quiet)
+    shown = [source.change, renewed.change, page.load]
+    gr.on(shown, show, [source, ratio, side, rendered, seen_by], everything, **quiet)
     ratio.change(weigh, [source, ratio], [cards, balance], **quiet)
     for event, by in ((side.change, 0), (rendered.change, 0), (before.click, -1), (after.click, 1)):
         event(turn(by), [source, side, position, rendered, seen_by], [position, rows, where, before, after], **quiet)
@@ -155,9 +158,9 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
         events = [page.load, *(widget.change for widget in seen)]
         gr.on(events, as_seen, seen, [seen_by], **quiet)
         # Not with the rest: the first look loads the tokenizer.
-        gr.on([*events, source.change], measure, [source, *seen], [lengths], show_progress="hidden")
+        gr.on([*events, source.change, renewed.change], measure, [source, *seen], [lengths], show_progress="hidden")
 
-    return DataTab(source, ratio, train, follow)
+    return DataTab(source, ratio, train, renewed, follow)
 
 
 def as_seen(model: str, max_length: float, template: str) -> dict[str, Any]:

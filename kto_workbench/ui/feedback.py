@@ -1,5 +1,9 @@
-"""Feedback: talk to the tuned model (or to its reference), and keep a thumb for each answer to train on."""
+"""Feedback: talk to a run's model, keep a thumb for each answer, say more about it, and go round again.
 
+Three panels beside what was collected: the chat (`build`), the review of many answers (review.py), and the next round.
+"""
+
+import functools
 import random
 import time
 from collections.abc import Iterator
@@ -9,39 +13,73 @@ import gradio as gr
 
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.feedback.store import ThumbStore
-from kto_workbench.ui import html
+from kto_workbench.runs import Run
+from kto_workbench.ui import html, review
 from kto_workbench.ui.answers import SIDES, UPDATE_SECONDS, compared_runs
 from kto_workbench.ui.data import DataTab, sources
+from kto_workbench.ui.train import TrainTab
 from kto_workbench.ui.words import label, language_of, retell, say
 from kto_workbench.ui.workbench import THUMBS, Workbench
 
 LONGEST_CHAT = 60  # turns
+DAYS_SHOWN = 7
+WORDS_SHOWN = 60  # characters of an answer in a list
+# What the next round takes over from the run that was talked with, and what its two questions decide.
+ROUND_OPTIONS = ("model", "template", "tuning", "load_in_4bit", "start_adapter", "reference")
 
 
-def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab) -> gr.Button:
+def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab, train_tab: TrainTab) -> gr.Button:
     """Lay out the tab; returns the button that trains on what was collected."""
     store = ThumbStore(bench.workspace)
     with gr.Row(equal_height=False):
-        with gr.Column(scale=5, min_width=300):
-            chat = gr.Chatbot(
-                label=label("feedback.chat"),
-                elem_id="feedback-chat",
-                height=460,
-                placeholder=label("feedback.empty"),
-                render_markdown=False,
-                group_consecutive_messages=False,
-                allow_file_downloads=False,
-                buttons=["copy"],
-                layout="bubble",
-            )
-            prompt = gr.Textbox(
-                label=label("compare.prompt"), elem_id="feedback-prompt", lines=1, max_lines=6, max_length=20_000
-            )
-            with gr.Row(elem_classes="kto-buttons"):
-                send = gr.Button(label("feedback.send"), variant="primary", elem_id="feedback-send", min_width=110)
-                again = gr.Button(label("feedback.again"), elem_id="feedback-again", min_width=110)
-                clear = gr.Button(label("feedback.clear"), elem_id="feedback-clear", min_width=110)
-            told = gr.HTML(elem_id="feedback-message", elem_classes="kto-bare kto-told")
+        with gr.Column(scale=5, min_width=300), gr.Tabs():
+            with gr.Tab(label("feedback.tab.chat"), id="chat"):
+                chat = gr.Chatbot(
+                    label=label("feedback.chat"),
+                    elem_id="feedback-chat",
+                    height=420,
+                    placeholder=label("feedback.empty"),
+                    render_markdown=False,
+                    group_consecutive_messages=False,
+                    allow_file_downloads=False,
+                    buttons=["copy"],
+                    layout="bubble",
+                )
+                prompt = gr.Textbox(
+                    label=label("compare.prompt"), elem_id="feedback-prompt", lines=1, max_lines=6, max_length=20_000
+                )
+                with gr.Row(elem_classes="kto-buttons"):
+                    send = gr.Button(label("feedback.send"), variant="primary", elem_id="feedback-send", min_width=110)
+                    again = gr.Button(label("feedback.again"), elem_id="feedback-again", min_width=110)
+                    clear = gr.Button(label("feedback.clear"), elem_id="feedback-clear", min_width=110)
+                told = gr.HTML(elem_id="feedback-message", elem_classes="kto-bare kto-told")
+                with gr.Group():
+                    about = gr.Dropdown(
+                        [],
+                        label=label("feedback.about"),
+                        info=label("feedback.about.help"),
+                        filterable=False,
+                        elem_id="feedback-about",
+                    )
+                    note = gr.Textbox(
+                        label=label("feedback.note"),
+                        info=label("feedback.note.help"),
+                        max_length=2_000,
+                        elem_id="feedback-note",
+                    )
+                    better = gr.Textbox(
+                        label=label("feedback.better"),
+                        info=label("feedback.better.help"),
+                        lines=2,
+                        max_lines=12,
+                        max_length=20_000,
+                        elem_id="feedback-better",
+                    )
+                with gr.Row(elem_classes="kto-buttons"):
+                    keep = gr.Button(label("feedback.keep"), elem_id="feedback-keep", min_width=160)
+                said = gr.HTML(elem_id="feedback-said", elem_classes="kto-bare kto-told")
+            with gr.Tab(label("feedback.tab.review"), id="review"):
+                queue = review.lay_out()
         with gr.Column(scale=3, min_width=280):
             run = gr.Dropdown([], label=label("compare.run"), elem_id="feedback-run", allow_custom_value=True)
             side = gr.Radio(
@@ -51,38 +89,64 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab) -> gr.B
                 elem_id="feedback-side",
             )
             temperature = gr.Slider(0, 2, value=0.9, step=0.05, label=label("compare.temperature"))
-            length = gr.Slider(8, 2048, value=128, step=8, label=label("compare.length"))
+            length = gr.Slider(8, 2048, value=128, step=8, label=label("compare.length"), elem_id="feedback-length")
             collected = gr.HTML(elem_id="feedback-collected", elem_classes="kto-bare")
+            days = gr.HTML(elem_id="feedback-days", elem_classes="kto-bare")
+            gr.HTML(label("round.title"), elem_classes="kto-bare kto-section")
+            start = gr.Radio(
+                [(label(f"round.start.{one}"), one) for one in ("adapter", "base")],
+                value="adapter",
+                label=label("round.start"),
+                elem_id="feedback-start",
+            )
+            reference = gr.Radio(
+                [(label(f"round.reference.{one}"), one) for one in ("base", "start")],
+                value="base",
+                label=label("round.reference"),
+                elem_id="feedback-reference",
+            )
+            follows = gr.HTML(elem_id="feedback-follows", elem_classes="kto-bare kto-told")
             train = gr.Button(label("feedback.train"), variant="primary", elem_id="feedback-train")
     growing = gr.State(False)  # half an answer is nothing to vote on
     kept = gr.State({})  # which answer of this conversation has which vote in the store
+    made = gr.State({})  # where each answer of this conversation is from
+    loaded = gr.State(("", ""))  # note and better answer as they were put into their fields
+    more = [about, note, better, loaded]
 
     def answer(
-        turns: list[Any], run_id: str, side: str, temperature: float, length: float, request: gr.Request
-    ) -> Iterator[tuple[Any, str, bool]]:
+        turns: list[Any],
+        run_id: str,
+        side: str,
+        temperature: float,
+        length: float,
+        made: dict[Any, Any],
+        request: gr.Request,
+    ) -> Iterator[tuple[Any, str, bool, Any]]:
         messages = conversation(turns)
         if not messages or messages[-1]["role"] != "user":
-            yield gr.skip(), html.message(say(language_of(request), "compare.empty")), False
+            yield gr.skip(), html.message(say(language_of(request), "compare.empty")), False, gr.skip()
             return
-        yield [*messages, {"role": "assistant", "content": "…"}], "", True
-        text, sent = "", time.monotonic()
+        yield [*messages, {"role": "assistant", "content": "…"}], "", True, gr.skip()
+        text, sent, seed = "", time.monotonic(), random.randrange(2**31)
         try:
+            origin = _origin(bench, run_id, side, temperature, length, seed=seed)
             for piece in bench.answerer.stream(
                 bench.run(run_id).path,
                 [messages],
-                seed=random.randrange(2**31),
+                seed=seed,
                 temperature=float(temperature),
                 max_new_tokens=int(length),
-                sides=(side if side in SIDES else "tuned",),
+                sides=(side,),
             ):
                 text = piece["text"]
                 if time.monotonic() - sent > UPDATE_SECONDS:
                     sent = time.monotonic()
-                    yield [*messages, {"role": "assistant", "content": text}], "", True
+                    yield [*messages, {"role": "assistant", "content": text}], "", True, gr.skip()
         except WorkbenchError as error:
-            yield messages, html.message(retell(language_of(request), error)), False
+            yield messages, html.message(retell(language_of(request), error)), False, gr.skip()
             return
-        yield [*messages, {"role": "assistant", "content": text}], "", False
+        made = {**(made or {}), (len(messages), text): origin}
+        yield [*messages, {"role": "assistant", "content": text}], "", False, made
 
     def ask(turns: list[Any], prompt: str) -> tuple[list[Any], str]:
         messages = conversation(turns)[-LONGEST_CHAT:]
@@ -94,60 +158,167 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab) -> gr.B
         messages = conversation(turns)
         return messages[:-1] if messages and messages[-1]["role"] == "assistant" else messages
 
-    def vote(
-        turns: list[Any],
-        run_id: str,
-        side: str,
-        temperature: float,
-        kept: dict[Any, int] | None,
-        growing: bool,
-        event: gr.LikeData,
-        request: gr.Request,
-    ) -> tuple[Any, str, str]:
-        language, kept, messages = language_of(request), dict(kept or {}), conversation(turns)
-        index = event.index[0] if isinstance(event.index, (list, tuple)) else int(event.index)
-        if not 0 < index < len(messages) or messages[index]["role"] != "assistant":
-            return gr.skip(), gr.skip(), ""
-        if growing and index == len(messages) - 1:
-            return gr.skip(), gr.skip(), html.message(say(language, "feedback.wait"), "warning")
-        answered = (index, messages[index]["content"])
-        try:
-            _keep(store, kept, answered, messages[:index], event.liked, _origin(bench, run_id, side, temperature))
-        except WorkbenchError as error:
-            return gr.skip(), gr.skip(), html.message(retell(language, error))
-        return kept, count(language), ""
+    def load(messages: list[dict[str, str]], kept: dict[Any, int] | None, index: int | None) -> tuple[Any, ...]:
+        """The fields for one answer, with what is kept of it; for the last where it is not there."""
+        choices = _answers(messages)
+        if index not in [value for _, value in choices]:
+            index = choices[-1][1] if choices else None
+        text = messages[index]["content"] if index is not None else ""
+        stored = _stored(store, (kept or {}).get((index, text)), text)
+        return gr.Dropdown(choices=choices, value=index), *stored, stored
 
-    def count(language: str) -> str:
+    def choose(turns: list[Any], kept: Any, index: int | None) -> tuple[Any, ...]:
+        return load(conversation(turns), kept, index)
+
+    def choose_if_free(values: dict[Any, Any], index: int | None) -> tuple[Any, ...]:
+        """Put another answer into the fields, unless something unsaved stands in them for one that is still there."""
+        messages, now = conversation(values[chat]), values[about]
+        unsaved = (values[note] or "", values[better] or "") != tuple(values[loaded])
+        if unsaved and now in [value for _, value in _answers(messages)[:-1]]:
+            return gr.Dropdown(choices=_answers(messages), value=now), gr.skip(), gr.skip(), gr.skip()
+        return load(messages, values[kept], index)
+
+    def choose_last(values: dict[Any, Any]) -> tuple[Any, ...]:
+        return choose_if_free(values, None)
+
+    def choose_clicked(values: dict[Any, Any], event: gr.SelectData) -> tuple[Any, ...]:
+        return choose_if_free(values, _index(event))
+
+    def origin_of(values: dict[Any, Any], answered: tuple[int, str]) -> dict[str, Any]:
+        """Where an answer of the conversation is from, whatever has been chosen since."""
+        if answered in (values[made] or {}):
+            return values[made][answered]
+        return _origin(bench, values[run], values[side], values[temperature], values[length])
+
+    def vote(values: dict[Any, Any], event: gr.LikeData, request: gr.Request) -> dict[Any, Any]:
+        language, messages, index = language_of(request), conversation(values[chat]), _index(event)
+        if index not in [value for _, value in _answers(messages)]:
+            return {said: ""}
+        if values[growing] and index == len(messages) - 1:
+            return {said: html.message(say(language, "feedback.wait"), "warning")}
+        answered, votes = (index, messages[index]["content"]), dict(values[kept] or {})
+        what = ""
         try:
-            counts = store.balance()
+            _keep(store, votes, answered, messages[:index], event.liked, origin_of(values, answered))
+            if index == values[about] and event.liked and answered in votes:
+                what = _say_more(store, votes[answered], values[note], values[better])
         except WorkbenchError as error:
-            return html.message(retell(language, error))
-        return html.cards(
+            return {said: html.message(retell(language, error)), kept: votes}
+        now = load(messages, votes, index) if index == values[about] else choose_if_free({**values, kept: votes}, index)
+        return {
+            kept: votes,
+            said: html.message(say(language, what), "fine") if what else "",
+            **dict(zip(tallied, tally(language), strict=True)),
+            **dict(zip(more, now, strict=True)),
+        }
+
+    def keep_more(values: dict[Any, Any], request: gr.Request) -> dict[Any, Any]:
+        language, messages, index = language_of(request), conversation(values[chat]), values[about]
+        if index not in [value for _, value in _answers(messages)]:
+            return {said: html.message(say(language, "feedback.about.none"), "warning")}
+        if values[growing] and index == len(messages) - 1:
+            return {said: html.message(say(language, "feedback.wait"), "warning")}
+        answered, votes = (index, messages[index]["content"]), dict(values[kept] or {})
+        written = (values[better] or "").strip()
+        try:
+            if answered not in votes and written and written != answered[1].strip():
+                # Who writes a better answer finds this one worse.
+                _keep(store, votes, answered, messages[:index], False, origin_of(values, answered))
+            elif answered not in votes and (values[note] or "").strip():
+                return {said: html.message(say(language, "feedback.thumb_first"), "warning")}
+            what = _say_more(store, votes[answered], values[note], written) if answered in votes else ""
+        except WorkbenchError as error:
+            return {said: html.message(retell(language, error)), kept: votes}
+        kind = "fine" if what else "warning"
+        return {
+            kept: votes,
+            said: html.message(say(language, what or "feedback.nothing_new"), kind),
+            **dict(zip(tallied, tally(language), strict=True)),
+            **dict(zip(more, load(messages, votes, index), strict=True)),
+        }
+
+    def tally(language: str) -> tuple[str, str]:
+        """What was collected, by label and by day."""
+        try:
+            counts, by_day = store.balance(), store.by_day()
+        except WorkbenchError as error:
+            return html.message(retell(language, error)), ""
+        cards = html.cards(
             (say(language, f"side.{one}"), f"{number:,}", say(language, "feedback.collected"))
             for one, number in (("up", counts.n_desirable), ("down", counts.n_undesirable))
         )
+        found = [(f"{day:%Y-%m-%d}", one.n_desirable, one.n_undesirable) for day, one in reversed(by_day.items())]
+        if len(found) > DAYS_SHOWN:
+            older = found[DAYS_SHOWN - 1 :]
+            sums = (sum(up for _, up, _ in older), sum(down for *_, down in older))
+            found = [*found[: DAYS_SHOWN - 1], (say(language, "feedback.days.before"), *sums)]
+        return cards, html.days(language, found)
 
-    def refresh(run_id: str | None, request: gr.Request) -> tuple[Any, str]:
+    def refresh(run_id: str | None, request: gr.Request) -> tuple[Any, ...]:
         language = language_of(request)
         choices = compared_runs(bench, language)
         known = {value for _, value in choices}
         chosen = run_id if run_id in known else (choices[0][1] if choices else None)
-        return gr.Dropdown(choices=choices, value=chosen), count(language)
+        return gr.Dropdown(choices=choices, value=chosen), *tally(language)
 
-    def use(request: gr.Request) -> Any:
-        return gr.Dropdown(choices=sources(bench), value=THUMBS)
+    def tell_round(run_id: str | None, start: str, reference: str, request: gr.Request) -> tuple[Any, str]:
+        found = bench.run_or_none(run_id)
+        goes_on = found is not None and start == "adapter"
+        full = goes_on and found.config().tuning == "full"
+        follows = "fresh" if not goes_on else "full" if full else reference
+        told = html.message(say(language_of(request), f"round.follows.{follows}"), "plain")
+        return gr.Radio(visible=goes_on and not full), told
+
+    def use(run_id: str | None, start: str, reference: str, renewed: int) -> tuple[Any, ...]:
+        options = next_round(bench.run_or_none(run_id), start, reference)
+        chosen = [options.get(name, gr.skip()) for name in ROUND_OPTIONS]
+        return gr.Dropdown(choices=sources(bench), value=THUMBS), renewed + 1, *chosen
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
-    inputs = [chat, run, side, temperature, length]
     streamed: dict[str, Any] = {"show_progress": "hidden", "concurrency_id": "answers"}
-    gr.on([page.load, tab.select], refresh, [run], [run, collected], **quiet)
-    asked = gr.on([send.click, prompt.submit], ask, [chat, prompt], [chat, prompt], **quiet)
-    asked.then(answer, inputs, [chat, told, growing], **streamed)
-    again.click(take_back_answer, [chat], [chat], **quiet).then(answer, inputs, [chat, told, growing], **streamed)
-    clear.click(lambda: ([], {}, ""), None, [chat, kept, told], **quiet)
-    chat.like(vote, [chat, run, side, temperature, kept, growing], [kept, collected, told], **quiet)
-    train.click(use, None, [data.source], **quiet)
+    tallied = [collected, days]
+    asked = [run, side, temperature, length]
+    answering = ([chat, *asked, made], [chat, told, growing, made])
+    fields = {chat, kept, *more}
+    gr.on([page.load, tab.select], refresh, [run], [run, *tallied], **quiet)
+    sent = gr.on([send.click, prompt.submit], ask, [chat, prompt], [chat, prompt], **quiet)
+    retried = again.click(take_back_answer, [chat], [chat], **quiet)
+    for begun in (sent, retried):
+        begun.then(answer, *answering, **streamed).then(choose_last, fields, more, **quiet)
+    clear.click(lambda: ([], {}, {}, "", ""), None, [chat, kept, made, told, said], **quiet).then(
+        choose, [chat, kept, about], more, **quiet
+    )
+    about.input(choose, [chat, kept, about], more, **quiet)
+    chat.select(choose_clicked, fields, more, **quiet)
+    voting = {*fields, *asked, made, growing}
+    chat.like(vote, voting, [kept, said, *tallied, *more], **quiet)
+    keep.click(keep_more, voting, [kept, said, *tallied, *more], **quiet)
+    review.wire(queue, bench, page, asked, functools.partial(_origin, bench), tally, tallied)
+    questions = [run, start, reference]
+    gr.on([page.load, *(one.change for one in questions)], tell_round, questions, [reference, follows], **quiet)
+    chosen = [data.source, data.renewed, *(train_tab.options[name] for name in ROUND_OPTIONS)]
+    train.click(use, [*questions, data.renewed], chosen, **quiet)
     return train
+
+
+def next_round(run: Run | None, start: str, reference: str) -> dict[str, Any]:
+    """What the next training takes from a run: its model, and where it starts and what rewards count against.
+
+    Args:
+        run: the one that was talked with; None if there is none yet.
+        start: `adapter` to go on from what the run has learned, `base` to begin afresh.
+        reference: with its adapter as the start, `start` for the model with it, `base` for the model without.
+    """
+    options: dict[str, Any] = {"start_adapter": "", "reference": "base"}
+    if run is None:
+        return options
+    config = run.config()
+    options |= {name: getattr(config, name) for name in ("model", "template", "tuning", "load_in_4bit")}
+    if start == "adapter" and config.tuning == "full":
+        options["model"] = str(run.model)
+    elif start == "adapter":
+        options |= {"start_adapter": run.id, "reference": "start" if reference == "start" else "base"}
+    return options
 
 
 def conversation(turns: Any) -> list[dict[str, str]]:
@@ -162,14 +333,29 @@ def conversation(turns: Any) -> list[dict[str, str]]:
     return messages
 
 
-def _origin(bench: Workbench, run_id: str, side: str, temperature: float) -> dict[str, Any]:
+def _answers(messages: list[dict[str, str]]) -> list[tuple[str, int]]:
+    """The answers of a conversation by their place in it, each with its number and how it begins."""
+    places = [place for place, message in enumerate(messages) if place and message["role"] == "assistant"]
+    return [
+        (f"{number}. {' '.join(messages[place]['content'].split())[:WORDS_SHOWN]}", place)
+        for number, place in enumerate(places, 1)
+    ]
+
+
+def _index(event: gr.EventData) -> int:
+    return int(event.index[0] if isinstance(event.index, (list, tuple)) else event.index)
+
+
+def _origin(
+    bench: Workbench, run_id: str, side: str, temperature: float, length: float, **sampling: Any
+) -> dict[str, Any]:
+    """Where an answer is from, as `ThumbStore.add` takes it. Raises RunError."""
     run = bench.run(run_id)
-    tuned = side == "tuned"
     return {
         "model": run.config().model,
         "run": run.id,
-        "adapter": str(run.adapter) if tuned else "",
-        "sampling": {"temperature": float(temperature)},
+        "adapter": str(run.adapter) if side == "tuned" else "",
+        "sampling": {"side": side, "temperature": float(temperature), "max_new_tokens": int(length), **sampling},
     }
 
 
@@ -189,3 +375,28 @@ def _keep(
         store.retract(thumb) if taken_back else store.change(thumb, up)
     elif not taken_back:
         kept[answered] = store.add(prompt, answered[1], up, **origin)
+
+
+def _stored(store: ThumbStore, thumb: int | None, text: str) -> tuple[str, str]:
+    """The note to an answer, and the better answer or else the answer itself, to be edited."""
+    if thumb is None:
+        return "", text
+    better = store.edited(thumb)
+    return store.get(thumb).note, better.completion if better else text
+
+
+def _say_more(store: ThumbStore, thumb: int, note: str | None, better: str | None) -> str:
+    """Keep what is new of a vote's note and better answer; returns the key of what to say, "" if nothing is new."""
+    vote, written, what = store.get(thumb), store.edited(thumb), ""
+    note, better = (note or "").strip(), (better or "").strip()
+    if note != vote.note:
+        store.annotate(thumb, note)
+        what = "feedback.kept.note"
+    if better in ("", vote.completion.strip()):  # as it was: there is no better answer (any more)
+        if written:
+            store.retract(written.id)
+            what = "feedback.kept.back"
+    elif written is None or better != written.completion:
+        store.edit(thumb, better)
+        what = "feedback.kept.better"
+    return what

@@ -34,6 +34,7 @@ class TrainTab:
     """What the other tabs need of this one."""
 
     run: gr.Dropdown
+    options: dict[str, Component]  # the widget of each option
 
 
 def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
@@ -59,6 +60,7 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
         with gr.Column(scale=4, min_width=300):
             gr.HTML(label("train.new"), elem_classes="kto-bare kto-section")
             widgets = _basic_fields(defaults)
+            goes_on = gr.HTML(elem_id="train-goes-on", elem_classes="kto-bare kto-told")
             expected = gr.HTML(elem_id="train-expected", elem_classes="kto-bare")
             with gr.Accordion(label("train.more"), open=False, elem_id="train-more"):
                 for group, options in fields.folded_groups().items():
@@ -95,12 +97,13 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
         chosen["data"], chosen["workspace"] = values[data.source], str(bench.workspace)
         return fields.read(chosen)
 
-    def preview(values: dict[Component, Any], request: gr.Request) -> tuple[str, Any, Any]:
+    def preview(values: dict[Component, Any], request: gr.Request) -> tuple[str, str, Any, Any]:
+        language = language_of(request)
         try:
             config = config_from(values)
         except WorkbenchError as error:
-            return html.message(retell(language_of(request), error)), gr.skip(), gr.skip()
-        return "", fields.command(config), config_to_yaml(config)
+            return html.message(retell(language, error)), "", gr.skip(), gr.skip()
+        return "", start_and_reference(language, config), fields.command(config), config_to_yaml(config)
 
     def expect(values: dict[Component, Any], request: gr.Request) -> str:
         try:
@@ -174,7 +177,7 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
     opened = page.load
     gr.on(
-        [opened, data.source.change, data.ratio.change],
+        [opened, data.source.change, data.renewed.change, data.ratio.change],
         weights,
         [data.source, data.ratio],
         [widgets["desirable_weight"], widgets["undesirable_weight"]],
@@ -182,7 +185,7 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
     )
     widgets["model"].change(follow_model, {*keyed, last_model}, [*keyed, last_model], **quiet)
     changes = [widget.change for widget in keyed] + [data.source.change, opened]
-    gr.on(changes, preview, asked, [told, command, yaml], trigger_mode="always_last", **quiet)
+    gr.on(changes, preview, asked, [told, goes_on, command, yaml], trigger_mode="always_last", **quiet)
     # Memory is freed and runs end while the page is open.
     gr.on(
         [*changes, run.change, gr.Timer(EXPECT_SECONDS).tick],
@@ -199,7 +202,15 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
     begin.click(begin_run, asked, [run, told], show_progress="minimal")
     stop.click(stop_run, [run], [told], **quiet)
     again.click(resume_run, [run], [told], **quiet)
-    return TrainTab(run)
+    return TrainTab(run, widgets)
+
+
+def start_and_reference(language: str, config: KTOConfig) -> str:
+    """What a training goes on from and what its rewards then count against; nothing for a fresh start."""
+    if not config.start_adapter:
+        return ""
+    on = say(language, "round.on", start=config.start_adapter)
+    return html.message(f"{on} {say(language, f'round.on.{config.reference}')}", "info")
 
 
 def _basic_fields(defaults: dict[str, Any]) -> dict[str, Component]:

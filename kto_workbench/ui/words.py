@@ -278,8 +278,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "round.on.uniform": ("Rewards count against a uniform reference.", "奖励相对于均匀分布。"),
     # the review
     "review.help": (
-        "One answer at a time, by keyboard: ↑ or U thumbs up, ↓ or D thumbs down, → or space skips, ← or Z goes back and "
-        "takes that vote away. Each vote is kept at once.",
+        "One answer at a time, by keyboard: ↑ or U thumbs up, ↓ or D thumbs down, → or space skips, ← or Z goes back "
+        "and takes that vote away. Each vote is kept at once.",
         "逐个评价回答，可用键盘：↑ 或 U 点赞，↓ 或 D 点踩，→ 或空格跳过，← 或 Z 退回并撤销该票。每一票都立即保存。",
     ),
     "review.from": ("Prompts", "提示来源"),
@@ -423,6 +423,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "short.beta": ("smaller: further away", "越小，离参考模型越远"),
     "short.desirable_weight": ("weight, from the data", "权重，随数据而定"),
     "short.undesirable_weight": ("weight, from the data", "权重，随数据而定"),
+    "short.tuning": ("an adapter, or every weight", "适配器，或全部权重"),
     "short.lora_r": ("rank of the adapter", "适配器的秩"),
     "short.load_in_4bit": ("QLoRA: a quarter of the memory", "QLoRA：约四分之一的显存"),
     "short.learning_rate": ("at its peak", "峰值"),

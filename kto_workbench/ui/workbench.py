@@ -44,20 +44,25 @@ class Workbench:
     def keep_upload(self, path: str | Path) -> str:
         """Move a file from the browser into the workspace under a tame name; returns it as a source.
 
-        Raises DataError for any other file: a forged request may name one that the browser never sent.
+        Raises DataError for any other file, as `received_file` does.
         """
-        if not Path(path).resolve().is_relative_to(self.received.resolve()) or not Path(path).is_file():
-            raise DataError("That is not a file that this page received; drop it again.")
+        path = self.received_file(path)
         name = re.sub(r"[^\w.\-]+", "_", Path(path).name).lstrip("._")[-100:] or "feedback"
         self.uploads.mkdir(parents=True, exist_ok=True)
         target = self.uploads / name
         stem, dot, suffix = name.partition(".")
         count = 2
-        while target.exists() and not _same_bytes(target, Path(path)):
+        while target.exists() and not _same_bytes(target, path):
             target = self.uploads / f"{stem}-{count}{dot}{suffix}"
             count += 1
         shutil.move(path, target)
         return str(target)
+
+    def received_file(self, path: str | Path) -> Path:
+        """A file that the browser sent. Raises DataError for any other: a forged request may name what it likes."""
+        if not Path(path).resolve().is_relative_to(self.received.resolve()) or not Path(path).is_file():
+            raise DataError("That is not a file that this page received; drop it again.")
+        return Path(path)
 
     def feedback(self, source: str) -> Feedback:
         """Load one of the feedback sources that the page offers, and no other file. Raises DataError."""
