@@ -462,9 +462,14 @@ OPTION_HELP_ZH: dict[str, str] = {
     "`zero` 固定为 0（免费；适用于模型已在同一数据上微调的情形）。",
     "kl_every": "z0 为 `every` 时：两次估计之间的步数。",
     "kl_sample": "z0 为 `every` 时：一次估计所用的错配对数。",
-    "reference": "`base` 与去掉适配器的模型比较（对数据做一次前向并存盘）；"
-    "`uniform` 假设参考分布均匀，无需前向：r = log π(y|x) + π 在 y 各位置上的熵。",
+    "reference": "奖励相对于什么计算。`base`：不带任何适配器的模型（对数据做一次前向并存盘）；"
+    "`start`：带有起点适配器（start_adapter）的基础模型，开销相同；"
+    "`uniform`：均匀分布，无需前向：r = log π(y|x) + π 在 y 各位置上的熵。",
     "sft_weight": "在点赞回答上按此比例加入普通的下一词损失，按词元平均（LLaMA-Factory 的 pref_ftx）；没有额外开销。",
+    "tuning": "`lora` 在冻结的模型上训练一个小适配器；`full` 训练全部权重，所需内存为权重的 4 到 8 倍，"
+    "并写出完整模型。",
+    "start_adapter": "从此适配器继续训练：一次训练，或含适配器的文件夹；沿用它的秩、alpha 与层，"
+    "并须指明 `reference`：base 或 start。留空：新的适配器。",
     "lora_r": "LoRA 适配器的秩。",
     "lora_alpha": "LoRA 缩放：适配器乘以 alpha / r。",
     "lora_dropout": "训练时适配器之前的 dropout。这样即使在第 0 步奖励也有噪声，且无法使用复用激活的快速路径。",
