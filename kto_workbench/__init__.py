@@ -18,7 +18,8 @@ The rooms, each of which imports only from those above it:
     views            figures and reports from records
     ui               the page
 
-`ui`, `runs`, `judging` and `feedback` never import torch; `engine` never imports gradio. What needs torch loads when first used.
+`ui`, `runs`, `judging` and `feedback` never import torch; `engine` never imports gradio. What needs torch loads when
+first used.
 """
 
 from importlib import import_module

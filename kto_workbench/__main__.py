@@ -178,8 +178,16 @@ def _parser() -> argparse.ArgumentParser:
 
     export = verb("export", _export, "Write a run's model in a form that other programs take.")
     export.add_argument("run", help="a run's id, a part of it, its directory, or `latest`")
-    export.add_argument("--format", choices=("adapter", "merged"), default="adapter")
+    export.add_argument(
+        "--format",
+        choices=("adapter", "merged", "gguf"),
+        default="adapter",
+        help="adapter: PEFT's files; merged: the whole model in safetensors; gguf: for llama.cpp and Ollama",
+    )
     export.add_argument("--out", metavar="DIR", default=None)
+    export.add_argument(
+        "--push", metavar="OWNER/NAME", help="also upload it to the Hugging Face hub, as a private model"
+    )
     return parser
 
 
@@ -561,7 +569,7 @@ def _judge(arguments: argparse.Namespace, workspace: str) -> Any:
         from kto_workbench.judging.endpoint import EndpointJudge
 
         if not arguments.judge_url:
-            raise ConfigError("Judge `endpoint` needs an address: --judge-url http://127.0.0.1:8000/v1")
+            raise ConfigError("Judge `endpoint` needs an address, such as --judge-url http://127.0.0.1:8000/v1.")
         endpoint = EndpointJudge(
             arguments.judge_url,
             arguments.judge_model,
@@ -660,8 +668,15 @@ def _indent(text: str) -> str:
 def _export(arguments: argparse.Namespace) -> None:
     run = find_run(arguments.run, _workspace(arguments))
     from kto_workbench.engine.export import export
+    from kto_workbench.views.card import write_card
 
-    print(export(run, arguments.format, arguments.out))
+    folder = export(run, arguments.format, arguments.out)
+    write_card(run, folder, arguments.format)
+    if arguments.push:
+        from kto_workbench.engine.export import push
+
+        print(push(folder, arguments.push), file=sys.stderr)
+    print(folder)
 
 
 def _json(value: Any) -> str:

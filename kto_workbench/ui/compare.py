@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from kto_workbench.errors import WorkbenchError
-from kto_workbench.ui import html
+from kto_workbench.ui import evaluate, html
 from kto_workbench.ui.answers import SIDES, UPDATE_SECONDS, compared_runs
 from kto_workbench.ui.suggestions import prompts_for
 from kto_workbench.ui.words import label, language_of, retell, say
@@ -55,6 +55,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
             with gr.Column(min_width=280):
                 gr.HTML(label(f"answer.{side}"), elem_classes="kto-bare kto-section")
                 boxes.append(gr.HTML(html.answer("", True), elem_id=f"compare-{side}", elem_classes="kto-bare"))
+    evaluate.build(bench, page, tab)
 
     def answer(
         run_id: str, prompt: str, system: str, temperature: float, length: float, seed: float, request: gr.Request

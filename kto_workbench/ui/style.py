@@ -157,7 +157,7 @@ body:not(.dark) button[role="tab"].selected { color: var(--primary-700) !importa
 }
 .kto-plain { color: var(--block-info-text-color); background: none; padding: 4px 0 0; border: 0; }
 .kto-notes { list-style: none; margin: 0 !important; padding: 0 !important; display: grid; gap: 8px; }
-.kto-notes em { opacity: .8; }
+.kto-notes em { font-style: normal; opacity: .8; }
 .kto-info { --tint: #6b87b5; }
 .kto-stack { display: grid; gap: 12px; }
 .kto-panel { border: 1px solid var(--block-border-color); border-radius: 8px; padding: 14px 16px 8px;
@@ -253,6 +253,22 @@ svg.kto-thumb.kto-down { fill: var(--kto-down); transform: rotate(180deg); }
 #compare-tuned .kto-answer-box { border-color: var(--primary-600); }
 .kto-buttons button { flex: 0 1 auto; }
 
+.kto-evaluation { display: grid; gap: 12px; }
+.kto-won p { margin: 8px 0 4px !important; font-size: 13.5px; color: var(--block-info-text-color); }
+.kto-won-rate b { font-size: 22px; font-weight: 600; font-variant-numeric: tabular-nums; }
+.kto-won-rate span { color: var(--block-info-text-color); font-size: 14px; }
+.kto-won-line { position: relative; height: 18px; margin: 8px 0 3px; border-radius: 5px;
+  background: color-mix(in srgb, var(--body-text-color) 9%, var(--block-background-fill)); }
+.kto-won-line i { position: absolute; top: 5px; height: 8px; border-radius: 4px; background: var(--kto-up);
+  opacity: .45; }
+.kto-won-line b { position: absolute; top: 1px; width: 4px; height: 16px; margin-left: -2px; border-radius: 2px;
+  background: var(--kto-up); }
+.kto-won-line u { position: absolute; left: 50%; top: 0; height: 100%; border-left: 1px dashed var(--body-text-color);
+  opacity: .6; }
+.kto-won-ends { display: flex; justify-content: space-between; font-size: 12px; color: var(--block-info-text-color); }
+.kto-evaluation th small { font-weight: 400; }
+.kto-evaluation .kto-sample { margin: 10px 0 0; }
+
 .kto-narrow { display: none; }
 
 @media (max-width: 1000px) {
@@ -260,7 +276,9 @@ svg.kto-thumb.kto-down { fill: var(--kto-down); transform: rotate(180deg); }
 }
 @media (max-width: 640px) {
   #learn-sliders > .form { grid-template-columns: minmax(0, 1fr); }
-  .tab-container button { padding: 0 8px !important; font-size: 13.5px; }
+  .kto-buttons { gap: 8px !important; }
+  .kto-buttons button { min-width: 0 !important; padding-left: 12px; padding-right: 12px; }
+  .tab-container button { padding: 0 5px !important; font-size: 13.5px; }
   .kto-wide { display: none; }
   .kto-narrow { display: block; }
   .kto-cards { grid-template-columns: repeat(2, 1fr); gap: 8px; }

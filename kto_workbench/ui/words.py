@@ -207,6 +207,111 @@ WORDS: dict[str, tuple[str, str]] = {
         "Both sides answered the same; try another seed, or train longer.",
         "两边回答相同；换个种子，或训练更久再试。",
     ),
+    # evaluate
+    "evaluate.title": ("Evaluate on many prompts", "在多个提示上评估"),
+    "evaluate.intro": (
+        "<h2>Who wins, and at what length</h2><p>Both sides answer every prompt with the same seed; a judge says which "
+        "answer wins. It goes on if the page is closed, and is kept with the run.</p>",
+        "<h2>谁胜出，又靠多长的回答</h2><p>两边用同一种子回答每个提示，由评判者决定哪个回答胜出。"
+        "关闭页面后仍会继续，结果随训练保存。</p>",
+    ),
+    "evaluate.against": ("Against", "对手"),
+    "evaluate.its_reference": ("its reference", "它的参考模型"),
+    "evaluate.prompts": ("Prompts", "提示"),
+    "evaluate.prompts.held-out": ("Held out from the training", "训练时留出的提示"),
+    "evaluate.prompts.demo": ("The demo's evaluation", "示例的评估提示"),
+    "evaluate.limit": ("At most, 0 for all", "最多（0 为全部）"),
+    "evaluate.upload": ("Add a file of prompts", "添加提示文件"),
+    "evaluate.taken": ("{count:,} prompts in {name}.", "{name} 中有 {count:,} 个提示。"),
+    "evaluate.judge": ("Judge", "评判者"),
+    "judge.none": ("nobody: lengths and KL only", "无：只看长度与 KL"),
+    "judge.regex": ("a pattern occurs", "匹配正则表达式"),
+    "judge.length": ("so many words", "词数在范围内"),
+    "judge.shorter": ("fewer words win", "词少者胜"),
+    "judge.longer": ("more words win", "词多者胜"),
+    "judge.json": ("valid JSON", "有效的 JSON"),
+    "judge.exact": ("is the expected answer", "与预期答案一致"),
+    "judge.contains": ("contains the expected answer", "包含预期答案"),
+    "judge.demo": ("the demo's: kind and brief", "示例的评判：友善而简短"),
+    "judge.reward": ("a reward model", "奖励模型"),
+    "judge.endpoint": ("a language model at an endpoint", "接口上的语言模型"),
+    "evaluate.argument": ("Detail", "细节"),
+    "evaluate.argument.regex": ("Pattern; ! before it: must not occur", "正则表达式；前加 ! 表示不得出现"),
+    "evaluate.argument.length": ("Words, such as 10-50", "词数，例如 10-50"),
+    "evaluate.argument.reward": ("Model: a folder or a hub id", "模型：文件夹或 Hub 名称"),
+    "evaluate.checkpoints": ("Every checkpoint", "所有检查点"),
+    "evaluate.checkpoints.help": ("A win rate for each step.", "每一步的胜率。"),
+    "evaluate.url": ("Address, up to /v1", "地址，到 /v1 为止"),
+    "evaluate.model": ("Its name for the model", "该处的模型名称"),
+    "evaluate.key": ("Key, by its variable", "密钥所在的环境变量"),
+    "evaluate.key.help": ("The variable's name, not the key.", "填变量名，不要填密钥。"),
+    "evaluate.criteria": ("What makes an answer better", "什么样的回答更好"),
+    "evaluate.criteria.help": (
+        "Empty: helpful, correct, honest, polite.",
+        "留空：有帮助、正确、诚实、礼貌。",
+    ),
+    "evaluate.max_tokens": ("Longest reply", "最长答复（词元）"),
+    "evaluate.price_read": ("Price of a million tokens read", "每百万输入词元的价格"),
+    "evaluate.price_written": ("Price of a million tokens written", "每百万输出词元的价格"),
+    "evaluate.count": ("{count:,} prompts.", "{count:,} 个提示。"),
+    "evaluate.cost": (
+        "The judge gets at most {requests:,} requests: about {read:,} tokens to read, {written:,} to write{price}. "
+        "Texts count as characters / 4, answers as the longest allowed.",
+        "评判者最多收到 {requests:,} 个请求：约读 {read:,} 个词元，写 {written:,} 个{price}。"
+        "文本按字符数 / 4 计，回答按允许的最大长度计。",
+    ),
+    "evaluate.price": (", {price:,.2f} in money", "，费用 {price:,.2f}"),
+    "evaluate.start": ("Evaluate", "开始评估"),
+    "evaluate.shown": ("Evaluation shown", "当前显示的评估"),
+    "evaluate.progress": ("Progress of the evaluation", "评估进度"),
+    "evaluate.state.starting": ("starting", "启动中"),
+    "evaluate.state.running": ("at work", "进行中"),
+    "evaluate.state.stopped": ("stopped", "已停止"),
+    "evaluate.state.failed": ("failed", "失败"),
+    "evaluate.state.crashed": ("broke off", "已中断"),
+    "evaluate.stage.waking": ("Waking the model …", "正在唤醒模型……"),
+    "evaluate.stage.answers": ("{done:,} of {total:,} answers", "已生成 {done:,} / {total:,} 个回答"),
+    "evaluate.stage.scores": ("Measured {done:,} of {total:,} sides", "已测量 {done:,} / {total:,} 方"),
+    "evaluate.stage.judge": ("Judged {done:,} of {total:,}", "已评判 {done:,} / {total:,}"),
+    "evaluate.wins_by": ("won by the tuned side, by judge {judge}", "训练后一方的胜率（评判：{judge}）"),
+    "evaluate.spoken": (
+        "Win rate {rate:.1%}, between {low:.1%} and {high:.1%} (95 %; ties count half).",
+        "胜率 {rate:.1%}，95% 区间 {low:.1%} 至 {high:.1%}（平局计一半）。",
+    ),
+    "evaluate.counts": (
+        "{wins:,} wins, {ties:,} ties, {losses:,} losses; sign test p {p}.",
+        "{wins:,} 胜，{ties:,} 平，{losses:,} 负；符号检验 p {p}。",
+    ),
+    "evaluate.unread": ("The judge said nothing that could be read.", "评判者的答复都无法读取。"),
+    "evaluate.longer_won": (
+        "Of the pairs that somebody won, the longer answer won {share:.0%}: this judgement may be one of length.",
+        "在分出胜负的各对中，较长的回答赢了 {share:.0%}：评判的也许只是长度。",
+    ),
+    "evaluate.biased": (
+        "The judge chose the answer that stood first {share:.0%} of the time; such pairs count as ties.",
+        "评判者有 {share:.0%} 的时候选择了排在前面的回答；这样的对按平局计。",
+    ),
+    "evaluate.unparsed": (
+        "{count:,} replies could not be read, and their pairs are left out; a judge that thinks first needs longer "
+        "replies.",
+        "{count:,} 个答复无法读取，相应的对未计入；会先思考的评判者需要更长的答复。",
+    ),
+    "evaluate.figures": ("Figures", "数据"),
+    "evaluate.words": ("Words an answer", "每个回答的词数"),
+    "evaluate.tokens": ("Tokens an answer", "每个回答的词元数"),
+    "evaluate.distinct_1": ("Distinct words (distinct-1)", "不同词的比例（distinct-1）"),
+    "evaluate.distinct_2": ("Distinct pairs (distinct-2)", "不同词对的比例（distinct-2）"),
+    "evaluate.kl.per_answer": ("KL to the other side, nats an answer", "与另一方的 KL（每个回答，nat）"),
+    "evaluate.kl.per_token": ("KL, nats a token", "KL（每个词元，nat）"),
+    "evaluate.bias": ("Position bias (50 % is none)", "位置偏差（50% 为无）"),
+    "evaluate.requests": ("Requests", "请求"),
+    "evaluate.asked": ("{asked:,}; {cached:,} known before", "{asked:,}；{cached:,} 个已有答复"),
+    "evaluate.rate": ("win rate", "胜率"),
+    "evaluate.interval": ("95 % interval", "95% 区间"),
+    "evaluate.by_step": ("Win rate by step", "各步的胜率"),
+    "evaluate.kl_by_step": ("KL by step, nats an answer", "各步的 KL（每个回答，nat）"),
+    "evaluate.examples.tuned": ("Wins: {shown} of {count:,}", "胜：{count:,} 个中的 {shown} 个"),
+    "evaluate.examples.reference": ("Losses: {shown} of {count:,}", "负：{count:,} 个中的 {shown} 个"),
     # feedback
     "feedback.chat": ("Give each answer a thumb", "给每个回答点赞或点踩"),
     "feedback.empty": (
@@ -314,6 +419,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "runs.report": ("Report", "报告"),
     "export.button.adapter": ("Export adapter", "导出适配器"),
     "export.button.merged": ("Export merged model", "导出合并模型"),
+    "export.button.gguf": ("Export GGUF", "导出 GGUF"),
+    "export.gguf": ("GGUF file", "GGUF 文件"),
     "export.adapter": ("adapter", "适配器"),
     "export.merged": ("merged model", "合并模型"),
     "export.working": ("Exporting the {what} …{told}", "正在导出{what}……{told}"),
@@ -354,7 +461,7 @@ WORDS: dict[str, tuple[str, str]] = {
         "它从参考点 z0 衡量得失，离得越远就越不在意。圆点是“训练”页所示训练的回答。",
     ),
     "learn.mine": ("Use the settings of the run shown", "使用所示训练的设置"),
-    "learn.step": ("Dots: rows at step", "圆点：哪一步的数据行"),
+    "learn.step": ("Dots: rows at step", "圆点：第几步的数据行"),
     "learn.rows": (
         "Dots: rows of run {run} at step {step:,}, {up:,} with thumbs up, {down:,} with thumbs down; z0 was {z0} nats.",
         "圆点：训练 {run} 第 {step:,} 步的数据行，点赞 {up:,}，点踩 {down:,}；当时 z0 为 {z0} nat。",
@@ -586,7 +693,7 @@ FINDINGS_ZH: dict[str, tuple[str, str, str]] = {
         "",
     ),
     "length": (
-        "仅凭长度区分赞踩的 AUC 为 {auc:.2f}（0.5 为随机）：点赞的回答中位 {median_chars_up:,.0f} 字符，"
+        "仅凭长度区分赞踩的 AUC 为 {telling:.2f}（0.5 为随机）：点赞的回答中位 {median_chars_up:,.0f} 字符，"
         "点踩 {median_chars_down:,.0f}。",
         "AUC 离 0.5 越远，模型越可能学到长度而非质量；可为任一侧补充其他长度的回答。",
         "",
@@ -612,6 +719,43 @@ FINDINGS_ZH: dict[str, tuple[str, str, str]] = {
 
 # Sentences of the engine and of the checks: English as they say it, with (.+) for what varies, and Chinese.
 SENTENCES_ZH: dict[str, str] = {
+    r"There is no judge (.+); there are .*": "没有评判者 {0}。",
+    r"There is no judge (.+)\.": "没有评判者 {0}。",
+    r"Judge `(.+?)` is written `(.+?)`, not (.+)\.": "评判者 `{0}` 应写作 `{1}`，而不是 {2}。",
+    r"Judge `length` is written .*, not (.+)\.": "词数应写作 10-50、-50 或 10-，而不是 {0}。",
+    r"Judge `regex` can't read its pattern (.+?): (.+)\.": "无法读取正则表达式 {0}：{1}。",
+    r"Judge `(.+)` needs an `expected` or `answer` beside every prompt; prompt (.+) has none\.": "评判者 `{0}` "
+    "要求每个提示都有 `expected` 或 `answer`；第 {1} 个提示没有。",
+    r"There is no prompt to evaluate on\.": "没有可用于评估的提示。",
+    r"There is no prompt in (.+)\.": "{0} 中没有提示。",
+    r"The judge's address should begin with http.*": "评判者的地址应以 http:// 或 https:// 开头，"
+    "例如 http://127.0.0.1:8000/v1。",
+    r"The judge's address should hold no name, password or query; .*": "评判者的地址中不应含用户名、密码或查询参数；"
+    "请填写密钥所在的环境变量。",
+    r"(.+) is not the address of an endpoint\.": "{0} 不是接口地址。",
+    r"The judge at an endpoint needs the name of its model\.": "请填写接口上的模型名称。",
+    r"Name the environment variable that holds the key, .*": "请填写密钥所在的环境变量名，例如 OPENAI_API_KEY，"
+    "不要填写密钥本身。",
+    r"From this page, a key comes from an environment variable whose name ends in _API_KEY\.": "在本页，"
+    "密钥只能来自名称以 _API_KEY 结尾的环境变量。",
+    r"The environment variable (.+) is not set, .*": "环境变量 {0} 未设置，因此没有密钥。",
+    r"What the environment variable (.+) holds can't be a key\.": "环境变量 {0} 的内容不可能是密钥。",
+    r"Nobody answers at (.+); is the judge's server running\?": "{0} 没有应答；评判者的服务器在运行吗？",
+    r"The judge at (.+?) refused: (.+)\.": "{0} 的评判者拒绝了：{1}。",
+    r"The judge at (.+?) failed (.+?) times: (.+)\.": "{0} 的评判者失败了 {1} 次：{2}。",
+    r"What is at (.+) does not answer like an OpenAI-compatible endpoint\.": "{0} 的应答不像兼容 OpenAI 的接口。",
+    r"An evaluation of run (.+) is at work already; .*": "训练 {0} 的一次评估正在进行；请先停止或等它结束。",
+    r"Run (.+) has held no prompts out; its eval_fraction is (.+)\.": "训练 {0} 没有留出提示；"
+    "其 eval_fraction 为 {1}。",
+    r"The feedback of run (.+) has changed since, .*": "训练 {0} 的反馈数据已改变，因此无法得知当时留出了哪些提示。",
+    r"Run (.+) has kept no checkpoints; .*": "训练 {0} 没有保留检查点；由 save_steps 与 save_total_limit 决定。",
+    r"That is not a file of prompts that this page received; .*": "本页没有收到这个提示文件；请重新添加。",
+    r"Its process ended without a word\.": "进程已无声结束。",
+    r"Can't load the reward model (.+?): (.+)\.": "无法加载奖励模型 {0}：{1}。",
+    r"Model (.+) has no trained head to give rewards with\.": "模型 {0} 没有训练过的奖励输出头。",
+    r"A reward model has one output or two; (.+) has (.+) of them\.": "奖励模型应有一个或两个输出；{0} 有 {1} 个。",
+    r"The (tuned|reference) side wins with answers (.+) as long as the other side's: .*": "胜出的一方（{0}）的回答"
+    "长度是另一方的 {1}：请看看是否只是长度起了作用。",
     r"Starting the training process\.": "正在启动训练进程。",
     r"Loading the model\.": "正在加载模型。",
     r"Computing the reference: (.+) of (.+) batches\.": "正在计算参考模型：第 {0} / {1} 批。",
@@ -866,8 +1010,11 @@ def finding_words(language: str, finding: Finding) -> tuple[str, str, str]:
     if language != "zh" or finding.name not in FINDINGS_ZH:
         return english
     title, advice, fix = FINDINGS_ZH[finding.name]
+    figures = dict(finding.details)
+    if "auc" in figures:  # told as in English: above a half, whichever side is longer
+        figures["telling"] = max(figures["auc"], 1 - figures["auc"])
     try:
-        title = title.format(count=finding.count, **finding.details)
+        title = title.format(count=finding.count, **figures)
     except (KeyError, ValueError):  # a finding with other figures than it had when it was translated
         return english
     return title, advice if finding.advice else "", fix if finding.fix else ""

@@ -1,0 +1,358 @@
+"""Evaluate on many prompts: `kto compare` in a process of its own, which outlives page and server.
+
+What is known of it stands in runs/<id>/evaluations/ (see judging/records.py); this page only starts it and looks.
+"""
+
+import contextlib
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from kto_workbench.errors import ConfigError, DataError, RunError, WorkbenchError
+from kto_workbench.feedback.prompts import load_prompts
+from kto_workbench.judging.endpoint import Prices, completions_url, estimate_cost
+from kto_workbench.judging.questions import DEMO, HELD_OUT, find_questions
+from kto_workbench.judging.records import ACTIVE, Record, list_records, new_record
+from kto_workbench.judging.rules import KINDS, parse_judge
+from kto_workbench.runs import Run
+from kto_workbench.runs.sides import REFERENCE, Side
+from kto_workbench.ui import html
+from kto_workbench.ui.answers import compared_runs
+from kto_workbench.ui.outcome import record_title, show
+from kto_workbench.ui.words import label, language_of, retell, say
+from kto_workbench.ui.workbench import Workbench
+
+NO_JUDGE, ITS_REFERENCE = "none", "reference"
+LOOK_SECONDS = 1.0
+LIMIT = 64
+# A page may be open to people who don't know this machine: they may name a key for judges, and no other secret.
+KEY_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*_API_KEY")
+
+_children: list[subprocess.Popen] = []  # kept so that they are reaped
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the page's fields say."""
+
+    run: str | None
+    against: str
+    checkpoints: bool
+    prompts: str
+    limit: float | None
+    kind: str
+    argument: str
+    url: str
+    model: str
+    key_variable: str
+    criteria: str
+    max_tokens: float | None
+    price_read: float | None
+    price_written: float | None
+
+    @property
+    def judge(self) -> str | None:
+        """The judge as the command knows it. Raises ConfigError if its argument can't be read."""
+        if self.kind == NO_JUDGE:
+            return None
+        if self.kind not in KINDS:
+            raise ConfigError(f"There is no judge {self.kind!r}.")
+        argument = (self.argument or "").strip() if KINDS[self.kind] else ""
+        spec = f"{self.kind}:{argument}" if KINDS[self.kind] else self.kind
+        parse_judge(spec)
+        return spec
+
+    @property
+    def at_most(self) -> int | None:
+        """How many prompts, None for all."""
+        return int(self.limit) if self.limit else None
+
+
+def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
+    """Lay out the panel, folded, and wire it."""
+    with gr.Accordion(label("evaluate.title"), open=False, elem_id="evaluate"):
+        gr.HTML(label("evaluate.intro"), elem_classes="kto-bare kto-section")
+        with gr.Row():
+            run = gr.Dropdown([], label=label("compare.run"), elem_id="evaluate-run", allow_custom_value=True)
+            against = gr.Dropdown([], label=label("evaluate.against"), elem_id="evaluate-against", filterable=False)
+            prompts = gr.Dropdown([], label=label("evaluate.prompts"), elem_id="evaluate-prompts", filterable=False)
+            limit = gr.Number(
+                LIMIT, precision=0, minimum=0, label=label("evaluate.limit"), elem_id="evaluate-limit", min_width=120
+            )
+        with gr.Row(equal_height=False):
+            judge = gr.Dropdown(
+                [(label(f"judge.{kind}"), kind) for kind in (NO_JUDGE, *KINDS)],
+                value="shorter",
+                label=label("evaluate.judge"),
+                elem_id="evaluate-judge",
+                filterable=False,
+            )
+            argument = gr.Textbox(
+                label=label("evaluate.argument"), elem_id="evaluate-argument", max_lines=1, visible=False
+            )
+            checkpoints = gr.Checkbox(
+                label=label("evaluate.checkpoints"),
+                info=label("evaluate.checkpoints.help"),
+                elem_id="evaluate-checkpoints",
+            )
+        with gr.Group(visible=False) as of_endpoint:
+            with gr.Row():
+                url = gr.Textbox(
+                    label=label("evaluate.url"),
+                    placeholder="http://127.0.0.1:8000/v1",
+                    elem_id="evaluate-url",
+                    max_lines=1,
+                    max_length=500,
+                )
+                model = gr.Textbox(label=label("evaluate.model"), elem_id="evaluate-model", max_lines=1, max_length=200)
+                key = gr.Textbox(
+                    label=label("evaluate.key"),
+                    info=label("evaluate.key.help"),
+                    placeholder="OPENAI_API_KEY",
+                    elem_id="evaluate-key",
+                    max_lines=1,
+                    max_length=80,
+                )
+            criteria = gr.Textbox(
+                label=label("evaluate.criteria"),
+                info=label("evaluate.criteria.help"),
+                elem_id="evaluate-criteria",
+                lines=1,
+                max_lines=4,
+                max_length=2000,
+            )
+            with gr.Row():
+                max_tokens = gr.Number(
+                    16, precision=0, minimum=1, label=label("evaluate.max_tokens"), elem_id="evaluate-max-tokens"
+                )
+                price_read = gr.Number(
+                    None, minimum=0, label=label("evaluate.price_read"), elem_id="evaluate-price-read"
+                )
+                price_written = gr.Number(
+                    None, minimum=0, label=label("evaluate.price_written"), elem_id="evaluate-price-written"
+                )
+        cost = gr.HTML(elem_id="evaluate-cost", elem_classes="kto-bare kto-told")
+        with gr.Row(elem_classes="kto-buttons"):
+            start = gr.Button(label("evaluate.start"), variant="primary", elem_id="evaluate-start", min_width=140)
+            stop = gr.Button(label("train.stop"), elem_id="evaluate-stop", min_width=100, interactive=False)
+            upload = gr.UploadButton(
+                label("evaluate.upload"),
+                file_types=[".txt", ".json", ".jsonl"],
+                elem_id="evaluate-upload",
+                min_width=140,
+            )
+        told = gr.HTML(elem_id="evaluate-message", elem_classes="kto-bare kto-told")
+        shown = gr.Dropdown(
+            [], label=label("evaluate.shown"), elem_id="evaluate-shown", filterable=False, visible=False
+        )
+        result = gr.HTML(elem_id="evaluate-result", elem_classes="kto-bare")
+        timer = gr.Timer(LOOK_SECONDS, active=False)
+
+    fields = [
+        run, against, checkpoints, prompts, limit, judge, argument, url, model, key, criteria, max_tokens, price_read,
+        price_written,
+    ]  # fmt: skip
+
+    def sources_for(language: str) -> list[tuple[str, str]]:
+        named = [(say(language, f"evaluate.prompts.{name}"), name) for name in (HELD_OUT, DEMO)]
+        return named + [(path.name, str(path)) for path in prompt_files(bench)]
+
+    def refresh(run_id: str | None, against_id: str | None, source: str | None, request: gr.Request) -> list[Any]:
+        language = language_of(request)
+        runs, sources = compared_runs(bench, language), sources_for(language)
+        others = [(say(language, "evaluate.its_reference"), ITS_REFERENCE), *runs]
+        return [
+            gr.Dropdown(choices=runs, value=_kept(run_id, runs)),
+            gr.Dropdown(choices=others, value=_kept(against_id, others)),
+            gr.Dropdown(choices=sources, value=_kept(source, sources)),
+        ]
+
+    def ask_for(kind: str, request: gr.Request) -> list[Any]:
+        if KINDS.get(kind):
+            argument = gr.Textbox(label=say(language_of(request), f"evaluate.argument.{kind}"), visible=True)
+        else:
+            argument = gr.Textbox(visible=False)
+        return [argument, gr.Group(visible=kind == "endpoint")]
+
+    def estimate(*values: Any, request: gr.Request) -> str:
+        try:
+            return cost_line(bench, Wish(*values), language_of(request))
+        except WorkbenchError as error:
+            return html.message(retell(language_of(request), error), "warning")
+
+    def begin(*values: Any, request: gr.Request) -> list[Any]:
+        wish, language = Wish(*values), language_of(request)
+        try:
+            record = begin_evaluation(bench, wish)
+        except WorkbenchError as error:
+            return [html.message(retell(language, error)), *(gr.skip() for _ in range(4))]
+        return ["", *look(wish.run, record.name, request)]
+
+    def look(run_id: str | None, name: str | None, request: gr.Request) -> list[Any]:
+        _children[:] = [one for one in _children if one.poll() is None]  # reaped, so that none looks alive
+        language, found = language_of(request), bench.run_or_none(run_id)
+        records = list_records(found) if found else []
+        chosen = next((one for one in records if one.name == name), records[0] if records else None)
+        read = {one.name: one.read() for one in records}
+        active = chosen is not None and read[chosen.name].get("state") in ACTIVE
+        choices = [(record_title(language, read[one.name]), one.name) for one in records]
+        return [
+            gr.Dropdown(choices=choices, value=chosen.name if chosen else None, visible=bool(records)),
+            show(language, chosen, read[chosen.name]) if chosen else "",
+            gr.Timer(active=active),
+            gr.Button(interactive=active),
+        ]
+
+    def newest(run_id: str | None, request: gr.Request) -> list[Any]:
+        return look(run_id, None, request)
+
+    def halt(run_id: str | None, name: str | None, request: gr.Request) -> list[Any]:
+        with contextlib.suppress(WorkbenchError):
+            Record(bench.run(run_id), name or "").stop()
+        return look(run_id, name, request)
+
+    def take(file: str, request: gr.Request) -> list[Any]:
+        language = language_of(request)
+        try:
+            path, count = keep_prompts(bench, file)
+        except (WorkbenchError, OSError) as error:
+            return [gr.skip(), html.message(retell(language, error))]
+        return [
+            gr.Dropdown(choices=sources_for(language), value=str(path)),
+            html.message(say(language, "evaluate.taken", count=count, name=path.name), "fine"),
+        ]
+
+    quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
+    seen = [shown, result, timer, stop]
+    gr.on([page.load, tab.select], refresh, [run, against, prompts], [run, against, prompts], **quiet)
+    judge.change(ask_for, [judge], [argument, of_endpoint], **quiet)
+    # Held-out prompts are read from the feedback each time: not at every letter of an address.
+    typed = [argument, url, criteria]
+    changed = [run, checkpoints, prompts, limit, judge, max_tokens, price_read, price_written]
+    gr.on([*(field.blur for field in typed), *(field.change for field in changed)], estimate, fields, [cost], **quiet)
+    run.change(newest, [run], seen, **quiet)
+    start.click(begin, fields, [told, *seen], **quiet)
+    stop.click(halt, [run, shown], seen, **quiet)
+    gr.on([shown.input, timer.tick], look, [run, shown], seen, **quiet)
+    upload.upload(take, [upload], [prompts, told], **quiet)
+
+
+def _kept(value: str | None, choices: Sequence[tuple[str, str]]) -> str | None:
+    known = [choice for _, choice in choices]
+    return value if value in known else known[0] if known else None
+
+
+# what can be asked ---------------------------------------------------------------------------------------------------
+
+
+def prompt_files(bench: Workbench) -> list[Path]:
+    """The files of prompts that were dropped on this page, the newest first."""
+    files = [path for path in (bench.workspace / "prompts").glob("*") if path.is_file()]
+    return sorted(files, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def keep_prompts(bench: Workbench, received: str) -> tuple[Path, int]:
+    """Keep a file from the browser in the workspace if it holds prompts; returns its path and how many."""
+    path = bench.received_file(received)
+    count = len(load_prompts(path))
+    folder = bench.workspace / "prompts"
+    folder.mkdir(parents=True, exist_ok=True)
+    name = re.sub(r"[^\w.\-]+", "_", path.name).lstrip("._")[-100:] or "prompts.txt"
+    return Path(shutil.move(path, folder / name)), count
+
+
+def questions_of(bench: Workbench, wish: Wish, run: Run) -> list[Any]:
+    """The prompts that the wish means, and no file but those that the page offers. Raises WorkbenchError."""
+    if wish.prompts not in (HELD_OUT, DEMO) and Path(str(wish.prompts)) not in prompt_files(bench):
+        raise DataError("That is not a file of prompts that this page received; drop it again.")
+    return find_questions(wish.prompts, run, wish.at_most)
+
+
+def cost_line(bench: Workbench, wish: Wish, language: str) -> str:
+    """How many prompts will be answered; for an endpoint also what it will be asked at most."""
+    run = bench.run(wish.run)
+    asked = [prompt for prompt, _ in questions_of(bench, wish, run)]
+    judge = wish.judge
+    line = say(language, "evaluate.count", count=len(asked))
+    if judge == "endpoint":
+        completions_url(wish.url or "")
+        prices = None
+        if wish.price_read is not None or wish.price_written is not None:
+            prices = Prices(wish.price_read or 0, wish.price_written or 0)
+        cost = estimate_cost(
+            asked,
+            answer_tokens=run.config().sample_max_new_tokens,
+            max_tokens=int(wish.max_tokens or 16),
+            criteria=wish.criteria or "",
+            sides=len(run.checkpoint_folders()) + 1 if wish.checkpoints else 1,
+            prices=prices,
+        )
+        line += " " + say(
+            language,
+            "evaluate.cost",
+            requests=cost["requests"],
+            read=cost["tokens_read"],
+            written=cost["tokens_written"],
+            price=say(language, "evaluate.price", price=cost["price"]) if prices else "",
+        )
+    return html.message(line, "plain")
+
+
+def begin_evaluation(bench: Workbench, wish: Wish) -> Record:
+    """Start an evaluation in a process of its own. Raises WorkbenchError."""
+    run = bench.run(wish.run)
+    if any(record.read().get("state") in ACTIVE for record in list_records(run)):
+        raise RunError(f"An evaluation of run {run.id} is at work already; stop it or let it end.")
+    side, judge = Side(run), wish.judge
+    asked = questions_of(bench, wish, run)
+    against = Side(run, REFERENCE) if wish.against == ITS_REFERENCE else Side(bench.run(wish.against))
+    if judge == "endpoint" and wish.key_variable and not KEY_VARIABLE.fullmatch(wish.key_variable.strip()):
+        raise ConfigError("From this page, a key comes from an environment variable whose name ends in _API_KEY.")
+    about = {
+        "tuned": side.name,
+        "against": against.name,
+        "prompts": Path(wish.prompts).name,
+        "n_prompts": len(asked),
+        "judge": judge,
+        "judge_model": (wish.model or "").strip() or None,
+        "judge_url": (wish.url or "").strip() or None,
+        "checkpoints": bool(wish.checkpoints),
+    }
+    record = new_record(run, about)
+    command = [sys.executable, "-m", "kto_workbench", "compare", run.path.resolve(), "--json"]
+    # With "=", so that nothing that was typed can be taken for an option.
+    command += [f"--workspace={bench.workspace.resolve()}", f"--evaluation={record.name}"]
+    command += [f"--prompts={wish.prompts if wish.prompts in (HELD_OUT, DEMO) else Path(wish.prompts).resolve()}"]
+    command += [f"--against={against.name}"] if wish.against != ITS_REFERENCE else []
+    command += [f"--limit={wish.at_most}"] if wish.at_most else []
+    command += ["--checkpoints"] if wish.checkpoints else []
+    command += [f"--judge={judge}"] if judge else []
+    if judge == "endpoint":
+        command += [
+            f"--judge-url={(wish.url or '').strip()}",
+            f"--judge-model={(wish.model or '').strip()}",
+            f"--judge-key-env={(wish.key_variable or '').strip()}",
+            f"--judge-criteria={wish.criteria or ''}",
+            f"--judge-max-tokens={int(wish.max_tokens or 16)}",
+        ]
+    try:
+        with record.log_path.open("wb") as log:
+            child = subprocess.Popen(
+                list(map(str, command)),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # the record holds it all
+                stderr=log,
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise RunError(f"Can't write to {record.path.parent}: {error.strerror}.") from None
+    _children[:] = [one for one in _children if one.poll() is None] + [child]
+    record.belongs_to(child.pid)
+    return record
