@@ -249,7 +249,7 @@ def test_an_exported_adapter_is_what_peft_takes(tmp_path, trained):
         ("stop none", "There is no run 'none' in workspace/runs; `kto runs` lists those that exist."),
         ("resume latest", "There is no run 'latest' in workspace/runs; `kto runs` lists those that exist."),
         ("compare none", "There is no run 'none' in workspace/runs; `kto runs` lists those that exist."),
-        ("export none --format gguf", "Argument --format: invalid choice: 'gguf' (choose from "),
+        ("export none --format onnx", "Argument --format: invalid choice: 'onnx' (choose from "),
         ("", "The following arguments are required: COMMAND; `kto --help` says more."),
         ("trian", "Argument COMMAND: invalid choice: 'trian' (choose from "),
     ],
@@ -283,3 +283,31 @@ def test_every_verb_takes_a_workspace_and_has_help(capsys):
     assert sorted(subparsers.choices) == sorted(verbs)
     for parser in subparsers.choices.values():
         assert "--workspace" in parser.format_help() and "--debug" in parser.format_help()
+
+
+def test_an_export_tells_its_story(tmp_path, trained):
+    import yaml
+
+    out = tmp_path / "out"
+    assert main(["export", str(trained.path), "--out", str(out)]) == 0
+    card, config, data = (out / "README.md").read_text(), trained.config(), trained.data()
+    assert (out / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    head = yaml.safe_load(card.split("---")[1])
+    assert head["library_name"] == "peft" and "kto" in head["tags"]
+    assert "base_model" not in head  # the demo model is not on the hub
+    assert f"| thumbs up | {data['n_desirable']} |" in card and f"| SHA-256 | {data['sha256']} |" in card
+    assert (
+        f"| λ of a thumb up, of a thumb down | {config.desirable_weight:.4g}, {config.undesirable_weight:.4g} |" in card
+    )
+    assert f"| beta | {config.beta:.4g} |" in card and f"{trained.status().step} steps" in card
+    last = [one for one in trained.metrics() if "loss" in one][-1]
+    assert f"| margin | {last['rewards/margins']:.3f} |" in card
+    assert str(trained.path.parent) not in card  # nobody's folders
+
+
+def test_a_push_without_a_token_is_one_sentence(tmp_path, trained, capfd, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "none"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    sentence = "No token for the Hugging Face hub is set; log in with `hf auth login`, or set HF_TOKEN."
+    assert refused(["export", trained.path, "--out", tmp_path / "out", "--push", "me/mine"], capfd) == sentence
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()  # what was exported stays

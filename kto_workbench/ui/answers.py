@@ -9,9 +9,9 @@ UPDATE_SECONDS = 0.08
 
 
 def compared_runs(bench: Workbench, language: str) -> list[tuple[str, str]]:
-    """The runs that have an adapter to answer with, the newest first."""
+    """The runs that have an adapter, or a model, to answer with, the newest first."""
     return [
         (f"{run.id} · {say(language, f'state.{run.status().state}')}", run.id)
         for run in bench.runs()[:RUNS_OFFERED]
-        if (run.adapter / "adapter_model.safetensors").is_file()
+        if run.trained()
     ]

@@ -20,7 +20,7 @@ from kto_workbench.runs.jsonlines import write_atomically
 from kto_workbench.ui import html
 from kto_workbench.ui.words import retell, say
 
-FORMATS = ("adapter", "merged")
+FORMATS = ("adapter", "merged", "gguf")
 KINDS = {"working": "plain", "done": "fine", "failed": "error"}
 
 _children: list[subprocess.Popen] = []  # kept so that they are reaped
@@ -29,7 +29,7 @@ _children: list[subprocess.Popen] = []  # kept so that they are reaped
 def begin_export(run: Run, form: str) -> None:
     """Start to export a run, unless that is under way or done. Raises RunError."""
     if form not in FORMATS:
-        raise RunError(f"A run can be exported as {' or '.join(FORMATS)}, not as {form!r}.")
+        raise RunError(f"A run can be exported as {', '.join(FORMATS)}, not as {form!r}.")
     if run.status().active:
         raise RunError(f"Run {run.id} is {run.status().state}; export it when it has ended.")
     if export_state(run, form)[0] in ("working", "done"):
@@ -57,10 +57,10 @@ def begin_export(run: Run, form: str) -> None:
 
 def export_state(run: Run, form: str) -> tuple[str, str]:
     """What became of an export: `none`, `working`, `done` with its folder, or `failed` with the end of its log."""
-    log, adapter = _log(run, form), run.adapter / "adapter_model.safetensors"
+    log = _log(run, form)
     with contextlib.suppress(OSError):
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        if adapter.exists() and adapter.stat().st_mtime > log.stat().st_mtime:
+        if any(path.stat().st_mtime > log.stat().st_mtime for path in (run.adapter, run.model) if path.exists()):
             return "none", ""  # it was trained on since
         if lines and lines[-1] == str(_folder(run, form)) and _folder(run, form).is_dir():
             return "done", lines[-1]
@@ -91,7 +91,7 @@ def is_exporting(run: Run | None) -> bool:
 def can_export(run: Run | None) -> bool:
     """Whether there is an adapter, and nobody is changing it."""
     try:
-        return run is not None and (run.adapter / "adapter_config.json").is_file() and not run.status().active
+        return run is not None and run.trained() and not run.status().active
     except WorkbenchError:
         return False
 

@@ -1,0 +1,157 @@
+"""The model card of an export: what was trained on what, how, how it went, and whether it got better.
+
+README.md and curves.png, as the Hugging Face hub shows them; nothing in them that the run's directory does not say.
+"""
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kto_workbench.config import DEMO_MODEL, KTOConfig
+from kto_workbench.judging.records import list_records
+from kto_workbench.judging.report import in_words
+from kto_workbench.runs import Run
+from kto_workbench.runs.shelf import about_run
+from kto_workbench.views.figure import plot
+
+SETTINGS = (
+    "objective", "beta", "desirable_weight", "undesirable_weight", "z0", "reference", "sft_weight", "tuning", "lora_r",
+    "lora_alpha", "lora_dropout", "load_in_4bit", "learning_rate", "lr_scheduler_type", "batch_size",
+    "num_train_epochs", "max_length", "dtype", "template", "seed",
+)  # fmt: skip
+ADAPTER_ONLY = ("lora_r", "lora_alpha", "lora_dropout", "load_in_4bit")
+METRICS = {
+    "loss": "loss",
+    "rewards/chosen": "reward of thumbs up",
+    "rewards/rejected": "reward of thumbs down",
+    "rewards/margins": "margin",
+    "kl": "z0, in nats",
+}
+USES = {
+    "adapter": """from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+
+model = AutoPeftModelForCausalLM.from_pretrained("THIS_FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")""",
+    "merged": """from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")""",
+}
+
+
+def write_card(run: Run, folder: Path, format: str) -> None:
+    """Put README.md and curves.png beside what was exported as `adapter`, `merged` or `gguf`."""
+    plot(run).savefig(folder / "curves.png", dpi=110)
+    (folder / "README.md").write_text(card(run, format), encoding="utf-8")
+
+
+def card(run: Run, format: str) -> str:
+    """The card as Markdown, with the hub's block of YAML at its head."""
+    config, about = run.config(), about_run(run)
+    title = about.get("name") or run.id
+    parts = [
+        f"---\n{yaml.safe_dump(_head(config, format), sort_keys=False)}---\n",
+        f"# {title}\n",
+        _what(config, run),
+        about.get("note") or "",
+        _data(run.data(), config),
+        "## Training\n\n![rewards, margin, z0 and loss over the steps](curves.png)\n",
+        _table(
+            {name: getattr(config, name) for name in SETTINGS if config.tuning == "lora" or name not in ADAPTER_ONLY}
+        ),
+        _outcome(run),
+        _evaluation(run),
+        _use(format),
+        f"*Made with KTO Workbench from run {run.id}, {date.today()}.*\n",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _head(config: KTOConfig, format: str) -> dict[str, Any]:
+    head: dict[str, Any] = {}
+    if _is_hub_id(config.model):
+        head["base_model"] = config.model
+        head["base_model_relation"] = {"adapter": "adapter", "gguf": "quantized"}.get(format, "finetune")
+    head["library_name"] = {"adapter": "peft", "gguf": "gguf"}.get(format, "transformers")
+    head["pipeline_tag"] = "text-generation"
+    head["tags"] = ["kto", "lora" if config.tuning == "lora" else "full-fine-tuning", "kto-workbench"]
+    return head
+
+
+def _is_hub_id(model: str) -> bool:
+    return model != DEMO_MODEL and not Path(model).is_absolute() and not Path(model).exists()
+
+
+def _base(config: KTOConfig) -> str:
+    """The base model without the folders of the machine that it was trained on."""
+    return config.model if _is_hub_id(config.model) or config.model == DEMO_MODEL else Path(config.model).name
+
+
+def _what(config: KTOConfig, run: Run) -> str:
+    method = "KTO (Kahneman-Tversky Optimization)" if config.objective == "kto" else "supervised fine-tuning"
+    how = (
+        "all its weights" if config.tuning == "full" else "a QLoRA adapter" if config.load_in_4bit else "a LoRA adapter"
+    )
+    text = f"`{_base(config)}`, tuned with {method} on thumbs up and thumbs down: {how}, {run.status().step} steps."
+    if config.start_adapter:
+        against = "that same adapter" if config.reference == "start" else "the base model"
+        text += f" It went on from an earlier round's adapter; rewards were counted against {against}."
+    return text + "\n"
+
+
+def _data(data: dict[str, Any], config: KTOConfig) -> str:
+    if not data:
+        return ""
+    facts = {
+        "file": Path(str(data.get("data", config.data))).name,
+        "rows": f"{data.get('rows', 0):,}",
+        "thumbs up": f"{data.get('n_desirable', 0):,}",
+        "thumbs down": f"{data.get('n_undesirable', 0):,}",
+        "λ of a thumb up, of a thumb down": f"{config.desirable_weight:.4g}, {config.undesirable_weight:.4g}",
+        "held out by prompt": f"{config.eval_fraction:.0%}",
+        "SHA-256": data.get("sha256") or "",
+    }
+    return f"## Data\n\n{_table(facts)}"
+
+
+def _outcome(run: Run) -> str:
+    records = run.metrics()
+    train = next((one for one in reversed(records) if "loss" in one), {})
+    held = next((one for one in reversed(records) if "eval_loss" in one), {})
+    if not train:
+        return ""
+    lines = ["At the end:\n", "| | training rows | held-out rows |", "|---|---|---|"]
+    for name, words in METRICS.items():
+        lines.append(f"| {words} | {_number(train.get(name))} | {_number(held.get(f'eval_{name}'))} |")
+    return "\n".join(lines) + "\n"
+
+
+def _evaluation(run: Run) -> str:
+    for record in list_records(run):
+        found = record.read()
+        if found.get("state") == "finished":
+            return f"## Evaluation\n\n```\n{in_words(found['evaluation'])}\n```\n"
+    return ""
+
+
+def _use(format: str) -> str:
+    if format == "gguf":
+        return "## Use\n\n```\nollama create my-model -f Modelfile\nllama-cli -m model.gguf\n```\n"
+    return f"## Use\n\n```python\n{USES[format]}\n```\n"
+
+
+def _table(facts: dict[str, Any]) -> str:
+    rows = [f"| {name} | {_cell(value)} |" for name, value in facts.items() if value not in (None, "")]
+    return "\n".join(["| | |", "|---|---|", *rows]) + "\n"
+
+
+def _cell(value: Any) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
