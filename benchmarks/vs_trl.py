@@ -1,6 +1,6 @@
 """A training step here and in TRL's KTOTrainer, on the same weights, adapter, batches and mismatched pairs.
 
-    python -m benchmarks.vs_trl [--json] [--quick] [--rows 32] [--rounds 3] [--threads 1]
+    python -m benchmarks.vs_trl [--json] [--quick] [--rows 32] [--rounds 2] [--threads 1]
 
 Before anything is timed, gradients (1e-4 relative), loss and z0 of every variant are compared with TRL's. Then the
 variants take turns, batch by batch, in one process; a step is padding or packing, forward, backward, clipping and
@@ -245,7 +245,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     shape = Shape(layers=2) if given.quick else Shape()
     rows = given.rows or (8 if given.quick else 32)
-    rounds = given.rounds or (1 if given.quick else 3)
+    rounds = given.rounds or (1 if given.quick else 2)
     # One thread unless asked for more: threads that wait for each other on a busy machine spin, and that is CPU time.
     threads = given.threads or int(os.environ.get("OMP_NUM_THREADS", 0)) or 1
     if rows % BATCH_SIZE or rows < BATCH_SIZE:
