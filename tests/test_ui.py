@@ -486,7 +486,7 @@ def test_a_tab_chosen_while_the_page_loads_stays(workbench, open_page):  # noqa:
     for tab in ("Runs", "Train", "Compare", "Data"):
         page.reload(wait_until="commit")
         page.get_by_role("tab", name=tab, exact=True).click()  # as soon as there is one
-        page.wait_for_load_state("networkidle")
+        page.wait_for_selector("#data-cards dd", state="attached")  # the page has been told everything
         page.wait_for_timeout(500)
         assert page.get_by_role("tab", name=tab, exact=True).get_attribute("aria-selected") == "true"
         assert page.evaluate("location.hash") == f"#{tab.lower()}"

@@ -69,7 +69,7 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
             min_width=240,
         )
         rendered = gr.Checkbox(
-            label=label("check.rendered"), elem_id="data-rendered", container=False, scale=1, min_width=280
+            label=label("check.rendered"), elem_id="data-rendered", container=False, scale=0, min_width=220
         )
         where = gr.HTML(elem_id="data-where", elem_classes="kto-bare")
         before = gr.Button(label("rows.before"), size="sm", scale=0, min_width=84, elem_id="data-before")

@@ -76,19 +76,18 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown, 
             form: gr.Button(label(f"export.button.{form}"), size="sm", elem_id=f"runs-export-{form}", min_width=90)
             for form in FORMATS
         }
+        show_folder = gr.Button(label("runs.open"), size="sm", elem_id="runs-open", min_width=90)
         delete = gr.Button(label("runs.delete"), size="sm", elem_id="runs-delete", min_width=90)
         undo = gr.Button(label("runs.undo"), size="sm", elem_id="runs-undo", visible=False, min_width=90)
-    with gr.Row(equal_height=True):
-        folder = gr.Code(
-            label=label("runs.folder"),
-            interactive=False,
-            wrap_lines=True,
-            show_line_numbers=False,
-            elem_id="runs-folder",
-            scale=4,
-            min_width=260,
-        )
-        show_folder = gr.Button(label("runs.open"), size="sm", elem_id="runs-open", scale=0, min_width=130)
+    folder = gr.Code(
+        label=label("runs.folder"),
+        interactive=False,
+        lines=1,
+        wrap_lines=True,
+        show_line_numbers=False,
+        buttons=["copy"],
+        elem_id="runs-folder",
+    )
     told = gr.HTML(elem_id="runs-message", elem_classes="kto-bare kto-told")
     exported = gr.HTML(elem_id="runs-exported", elem_classes="kto-bare kto-told")
     exporting = gr.Timer(EXPORT_SECONDS, active=False)

@@ -76,7 +76,10 @@ def line_chart(
     parts += [_path(line, at) for line in lines]
     for dot in dots:
         across, down = at(dot.x, dot.y)
-        parts.append(f'<circle cx="{across}" cy="{down}" r="3" fill="{escape(dot.color)}" opacity=".55"/>')
+        parts.append(
+            f'<circle cx="{across}" cy="{down}" r="4" fill="{escape(dot.color)}" fill-opacity=".45" '
+            f'stroke="{escape(dot.color)}"/>'
+        )
     parts.append("</g>")
     return (
         f'<svg class="kto-drawing" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}" '
