@@ -66,16 +66,30 @@ def test_a_value_out_of_bounds_is_one_sentence_that_names_its_option():
 
 def test_another_model_brings_its_defaults_and_leaves_what_was_changed():
     values = {**{name: fields.to_widget(name, value) for name, value in fields.defaults("demo").items()}, "lora_r": 4}
-    changed = fields.follow_model(values, "demo", "some/model")
+    changed = fields.follow(values, ("demo", "lora"), ("some/model", "lora"))
     assert changed["learning_rate"] == 5e-5 and changed["beta"] == 0.1
     assert "lora_r" not in changed and "model" not in changed
-    assert fields.follow_model({**values, **changed}, "some/model", "demo")["learning_rate"] == 1.5e-3
+    assert fields.follow({**values, **changed}, ("some/model", "lora"), ("demo", "lora"))["learning_rate"] == 1.5e-3
 
 
-def test_the_command_shown_means_the_same_config():
-    config = KTOConfig(
-        data="my thumbs.jsonl", load_in_4bit=True, sample_prompts=("a b", "c"), beta=0.3, warmup_ratio=0.05
-    )
+def test_full_tuning_brings_its_learning_rate():
+    values = fields.defaults("some/model")
+    assert fields.follow(values, ("some/model", "lora"), ("some/model", "full")) == {"learning_rate": 5e-6}
+    changed = {**values, "learning_rate": 1e-5}
+    assert fields.follow(changed, ("some/model", "lora"), ("some/model", "full")) == {}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        KTOConfig(data="my thumbs.jsonl", load_in_4bit=True, sample_prompts=("a b", "c"), beta=0.3, warmup_ratio=0.05),
+        KTOConfig(tuning="full", learning_rate=1.5e-3),  # what an adapter would have had
+        KTOConfig(model="some/model", tuning="full", learning_rate=5e-5),
+        KTOConfig(start_adapter="latest", reference="base"),
+        KTOConfig(start_adapter="latest", reference="start"),
+    ],
+)
+def test_the_command_shown_means_the_same_config(config):
     command = shlex.split(fields.command(config))
     assert command[:2] == ["kto", "train"]
     arguments = vars(_parser().parse_args(command[1:]))

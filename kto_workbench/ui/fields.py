@@ -95,27 +95,33 @@ def _kind(field: FieldInfo) -> type:
     return annotation if annotation in (bool, int, float) else str
 
 
-def defaults(model: str) -> dict[str, Any]:
-    """Every option's default for a model; the demo model has its own."""
-    return KTOConfig(model=model or "demo").model_dump()
+def defaults(model: str, tuning: str = "lora") -> dict[str, Any]:
+    """Every option's default for a model and a way of tuning; both may have their own."""
+    return KTOConfig(model=model or "demo", tuning=tuning).model_dump()
 
 
-def follow_model(values: dict[str, Any], old_model: str, new_model: str) -> dict[str, Any]:
-    """The options that another model wants differently, leaving alone what the user has changed."""
-    old, new = defaults(old_model), defaults(new_model)
+def follow(values: dict[str, Any], old: tuple[str, str], new: tuple[str, str]) -> dict[str, Any]:
+    """The options that another model or way of tuning wants differently, leaving alone what the user has changed.
+
+    `old` and `new` are (model, tuning).
+    """
+    before, after = defaults(*old), defaults(*new)
     return {
-        name: new[name]
+        name: after[name]
         for name, value in values.items()
-        if name != "model" and old[name] != new[name] and _from_widget(name, value) == old[name]
+        if name not in ("model", "tuning") and before[name] != after[name] and _from_widget(name, value) == before[name]
     }
 
 
 def command(config: KTOConfig) -> str:
     """The line for the shell that trains with this config: every option that is not at its default."""
-    plain = KTOConfig(model=config.model)
+    plain = KTOConfig(model=config.model, tuning=config.tuning)
+    # What decides about others' defaults, or must be said beside another option, is always said.
+    said = {"model", "data"} | ({"tuning"} if config.tuning != "lora" else set())
+    said |= {"reference"} if config.start_adapter else set()
     words = ["kto", "train"]
     for name, value in config.model_dump().items():
-        if name in ("model", "data") or value != getattr(plain, name):
+        if name in said or value != getattr(plain, name):
             words += _flag(name, value)
     return shlex.join(words)
 

@@ -149,11 +149,11 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
         up, down = suggest_weights(counts.n_desirable, counts.n_undesirable, ratio=float(ratio or 1.0))
         return round(up, 4), round(down, 4)
 
-    def follow_model(values: dict[Component, Any]) -> dict[Component, Any]:
-        model = str(values[widgets["model"]] or "").strip() or "demo"
+    def follow(values: dict[Component, Any]) -> dict[Component, Any]:
+        now = (str(values[widgets["model"]] or "").strip() or "demo", values[widgets["tuning"]] or "lora")
         chosen = {name: values[widget] for widget, name in keyed.items()}
-        changed = fields.follow_model(chosen, values[last_model] or "demo", model)
-        return {last_model: model, **{widgets[name]: fields.to_widget(name, new) for name, new in changed.items()}}
+        changed = fields.follow(chosen, values[followed], now)
+        return {followed: now, **{widgets[name]: fields.to_widget(name, new) for name, new in changed.items()}}
 
     presets = Presets(bench.workspace)
 
@@ -171,9 +171,9 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
         except WorkbenchError as error:
             return {preset_told: html.message(retell(language_of(request), error))}
         values = {widget: fields.to_widget(option, getattr(config, option)) for widget, option in keyed.items()}
-        return {preset_told: "", last_model: config.model, **values}
+        return {preset_told: "", followed: (config.model, config.tuning), **values}
 
-    last_model = gr.State("demo")
+    followed = gr.State(("demo", "lora"))  # the model and the tuning that the fields are filled in for
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
     opened = page.load
     gr.on(
@@ -183,7 +183,9 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
         [widgets["desirable_weight"], widgets["undesirable_weight"]],
         **quiet,
     )
-    widgets["model"].change(follow_model, {*keyed, last_model}, [*keyed, last_model], **quiet)
+    gr.on(
+        [widgets[name].change for name in ("model", "tuning")], follow, {*keyed, followed}, [*keyed, followed], **quiet
+    )
     changes = [widget.change for widget in keyed] + [data.source.change, opened]
     gr.on(changes, preview, asked, [told, goes_on, command, yaml], trigger_mode="always_last", **quiet)
     # Memory is freed and runs end while the page is open.
@@ -198,7 +200,7 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
     data.follow(*(widgets[name] for name in ("model", "max_length", "template")))
     opened(lambda: gr.Dropdown(choices=presets.names()), None, [preset], **quiet)
     keep.click(save_preset, {*asked, preset}, [preset, preset_told], **quiet)
-    take.click(load_preset, [preset], [preset_told, last_model, *keyed], **quiet)
+    take.click(load_preset, [preset], [preset_told, followed, *keyed], **quiet)
     begin.click(begin_run, asked, [run, told], show_progress="minimal")
     stop.click(stop_run, [run], [told], **quiet)
     again.click(resume_run, [run], [told], **quiet)
