@@ -9,18 +9,20 @@ fused_lora.py  LoRA layers that add in place
 scoring.py     from a batch of sequences to log-probabilities
 step.py        one step: z0, loss, gradient
 reference.py   the reference's log-probabilities, kept on disk
-models.py      load a model, put an adapter on it
-masters.py     AdamW for bfloat16 adapters
+models.py      load a model, make it trainable
+masters.py     AdamW for bfloat16 weights
 trainer.py     KTO on transformers.Trainer
 recorder.py    from the trainer into the run's directory
-training.py    a run from config to adapter
-generation.py  answers of both sides
-comparison.py  answers of a finished run
+training.py    a run from config to adapter or model
+generation.py  answers to prompts
+sides.py       the models behind the sides of a comparison, kept warm
+comparison.py  two sides' answers, and why they differ
 evaluation.py  two sides on many prompts, judged and measured
 reward_model.py  a reward model as a judge
 answering.py   the child process that answers
 child.py       the child process that trains
 export.py      a run's model for other programs
+gguf_file.py   the same as one file for llama.cpp and Ollama
 """
 
 import logging

@@ -3,6 +3,10 @@
     directory.py   Run, the only reader and writer of a run's directory
     launch.py      from a config to a run, from a run to a child process; follow, stop, resume
     turn.py        one device, one job: later ones wait their turn, in order, on disk
+    sides.py       what can stand on a side of a comparison: tuned model, reference, checkpoint
+    answering.py   answers from a child process that keeps models warm, asked without torch
+    memory.py      what a training will take, by arithmetic
+    shelf.py       name, note, delete and take back
     jsonlines.py   append-only records that survive a torn last line
 
 Nothing here imports torch: whoever looks at a run (page, shell, notebook) is not the process that trains it.

@@ -6,6 +6,7 @@ notes.py     what looks wrong in a training, found in its records
 figure.py    plot(run): the curves as one matplotlib figure
 drawing.py   line charts as SVG
 report.py    a run as one HTML file
+card.py      the model card of an export
 learning.py  KTO's value function, DPO's and SFT's beside it
 
 Nothing here imports torch: the page opens at once, holds no GPU memory and survives any crash of a training.
