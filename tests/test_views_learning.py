@@ -5,11 +5,13 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from transformers import TrainerControl, TrainerState
 
 from kto_workbench.config import KTOConfig
 from kto_workbench.engine.recorder import Recorder
-from kto_workbench.engine.trainer import RowRewards
+from kto_workbench.engine.step import StepSums
+from kto_workbench.engine.trainer import RowRewards, read_window
 from kto_workbench.runs.directory import new_run
 from kto_workbench.views.drawing import Dot, Line, line_chart, ticks
 from kto_workbench.views.learning import (
@@ -158,3 +160,13 @@ def test_a_run_without_rows_shows_its_batch_means(tmp_path):
         run.record({"step": step, "loss": 1.0, "rewards/chosen": float(step), "rewards/rejected": None})
     dots = dots_of(run, 3)
     assert dots.step is None and dots.up.tolist() == [2.0 * step for step in range(21, 61)] and not len(dots.down)
+
+
+def test_a_window_s_rows_are_those_of_all_its_steps_in_order():
+    def sums(label, rewards):
+        one = torch.tensor(0.5)
+        return StepSums(one, one, one, torch.tensor(label), torch.tensor(rewards), torch.tensor(rewards))
+
+    metrics, rows = read_window([sums([True, False], [1.0, -2.0]), sums([False], [0.25])])
+    assert rows == RowRewards(0.5, [1.0, -2.0, 0.25], [True, False, False])
+    assert metrics["rewards/rejected"] == pytest.approx((-2 + 0.25) / 2)
