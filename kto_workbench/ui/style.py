@@ -99,8 +99,15 @@ button:focus-visible, summary:focus-visible, a:focus-visible, .kto-scroll:focus-
 
 /* What gradio writes too faintly to be read by everyone: at least 4.5 : 1 */
 body:not(.dark) button[role="tab"].selected { color: var(--primary-700) !important; }
+.dark button[role="tab"].selected { color: var(--primary-400) !important; }
 .min_value, .max_value, .or, .cm-gutterElement { color: var(--block-info-text-color) !important; }
 .cm-content, .cm-content span { color: var(--body-text-color) !important; }
+
+/* A slider's knob can be seen on white, and its track is not the brightest thing of a dark page */
+input[type="range"]::-webkit-slider-thumb { box-shadow: 0 0 0 1px var(--neutral-400) !important; }
+input[type="range"]::-moz-range-thumb { box-shadow: 0 0 0 1px var(--neutral-400) !important; }
+.dark input[type="range"] { --neutral-200: var(--neutral-700); }
+.gradio-container sub { color: inherit; line-height: 0; }
 
 .kto-title { display: flex; align-items: baseline; gap: 14px; flex-wrap: wrap; margin-bottom: 4px; }
 .kto-title h1 { font-size: 22px; font-weight: 650; letter-spacing: -.01em; margin: 0; }
@@ -142,6 +149,7 @@ body:not(.dark) button[role="tab"].selected { color: var(--primary-700) !importa
 .kto-review header { display: flex; align-items: center; gap: 10px; font-size: 14px; font-weight: 550; }
 .kto-review header small { margin-left: auto; font-weight: 400; color: var(--block-info-text-color); }
 .kto-review .kto-answer-box { font-size: 16px; background: none; }
+#review-actions button { padding-inline: 8px; white-space: nowrap; }
 #review-panel:focus { outline: none; }
 #review-panel:not(:has(.kto-review)) #review-actions { display: none; }
 .kto-key::before { content: ""; display: inline-block; width: 9px; height: 9px; border-radius: 2px; margin-right: 6px; }
@@ -177,11 +185,11 @@ body:not(.dark) button[role="tab"].selected { color: var(--primary-700) !importa
 .kto-scroll { overflow: auto; max-height: 280px; border: 1px solid var(--block-border-color); border-radius: 8px;
   background: var(--block-background-fill); }
 /* A shadow at the side on which there is more */
-.kto-scroll { background:
+.kto-scroll { --kto-shade: color-mix(in srgb, var(--body-text-color) 18%, transparent); background:
   linear-gradient(to right, var(--block-background-fill) 40%, transparent) left / 32px 100% no-repeat local,
   linear-gradient(to left, var(--block-background-fill) 40%, transparent) right / 32px 100% no-repeat local,
-  linear-gradient(to right, rgb(0 0 0 / .16), transparent) left / 9px 100% no-repeat scroll,
-  linear-gradient(to left, rgb(0 0 0 / .16), transparent) right / 9px 100% no-repeat scroll,
+  linear-gradient(to right, var(--kto-shade), transparent) left / 9px 100% no-repeat scroll,
+  linear-gradient(to left, var(--kto-shade), transparent) right / 9px 100% no-repeat scroll,
   var(--block-background-fill); }
 .kto-scroll.kto-tall { max-height: none; }
 .kto-scroll table, .kto-scroll thead, .kto-scroll tbody, .kto-scroll tr, .kto-scroll th { border: 0 !important; }
@@ -214,6 +222,8 @@ svg.kto-thumb.kto-down { fill: var(--kto-down); transform: rotate(180deg); }
   background: var(--curve); vertical-align: middle; margin-right: 6px; }
 .kto-curve b { font-weight: 600; color: var(--body-text-color); font-variant-numeric: tabular-nums; }
 .kto-toolbar { align-items: center; }
+#data-rendered { flex: 0 1 auto; width: auto; }
+#feedback-chat .placeholder { padding: 0 16px; text-align: center; }
 .kto-toolbar > .kto-bare { flex: 0 1 auto; width: auto; white-space: nowrap; }
 .kto-prompt { margin: 0 !important; font-weight: 550; overflow-wrap: anywhere; white-space: pre-wrap; }
 .kto-prompt small, .kto-line, .kto-sample small { color: var(--block-info-text-color); font-weight: 400;
@@ -265,8 +275,12 @@ svg.kto-thumb.kto-down { fill: var(--kto-down); transform: rotate(180deg); }
   background: var(--kto-up); }
 .kto-won-line u { position: absolute; left: 50%; top: 0; height: 100%; border-left: 1px dashed var(--body-text-color);
   opacity: .6; }
-.kto-won-ends { display: flex; justify-content: space-between; font-size: 12px; color: var(--block-info-text-color); }
-.kto-evaluation th small { font-weight: 400; }
+.kto-won-ends { display: grid; grid-template-columns: 1fr 1fr 1fr; font-size: 12px;
+  color: var(--block-info-text-color); }
+.kto-won-ends span:nth-child(2) { text-align: center; }
+.kto-won-ends span:last-child { text-align: right; }
+.kto-evaluation th { white-space: normal; }
+.kto-evaluation th small { font-weight: 400; overflow-wrap: anywhere; }
 .kto-evaluation .kto-sample { margin: 10px 0 0; }
 
 .kto-narrow { display: none; }
@@ -289,6 +303,7 @@ svg.kto-thumb.kto-down { fill: var(--kto-down); transform: rotate(180deg); }
   #data-side, #data-rendered { flex: 1 1 100% !important; }
   .kto-keys, .kto-days .kto-keys { padding-left: 0; }
   #review-actions button { flex: 1 1 40% !important; min-height: 48px; }
+  #review-back, #review-skip { order: 1; }
   .kto-sides { grid-template-columns: 1fr; gap: 12px; }
   .kto-progress-line code { margin-left: 0; }
 }

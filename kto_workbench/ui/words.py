@@ -218,7 +218,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "evaluate.against": ("Against", "对手"),
     "evaluate.its_reference": ("its reference", "它的参考模型"),
     "evaluate.prompts": ("Prompts", "提示"),
-    "evaluate.prompts.held-out": ("Held out from the training", "训练时留出的提示"),
+    "evaluate.prompts.held-out": ("Held-out prompts", "训练时留出的提示"),
     "evaluate.prompts.demo": ("The demo's evaluation", "示例的评估提示"),
     "evaluate.limit": ("At most, 0 for all", "最多（0 为全部）"),
     "evaluate.upload": ("Add a file of prompts", "添加提示文件"),
@@ -279,9 +279,10 @@ WORDS: dict[str, tuple[str, str]] = {
         "胜率 {rate:.1%}，95% 区间 {low:.1%} 至 {high:.1%}（平局计一半）。",
     ),
     "evaluate.counts": (
-        "{wins:,} wins, {ties:,} ties, {losses:,} losses; sign test p {p}.",
-        "{wins:,} 胜，{ties:,} 平，{losses:,} 负；符号检验 p {p}。",
+        "{wins:,} wins, {ties:,} ties, {losses:,} losses.",
+        "{wins:,} 胜，{ties:,} 平，{losses:,} 负。",
     ),
+    "evaluate.sign_test": ("Sign test: p {p}.", "符号检验：p {p}。"),
     "evaluate.unread": ("The judge said nothing that could be read.", "评判者的答复都无法读取。"),
     "evaluate.longer_won": (
         "Of the pairs that somebody won, the longer answer won {share:.0%}: this judgement may be one of length.",
@@ -383,9 +384,10 @@ WORDS: dict[str, tuple[str, str]] = {
     "round.on.uniform": ("Rewards count against a uniform reference.", "奖励相对于均匀分布。"),
     # the review
     "review.help": (
-        "One answer at a time, by keyboard: ↑ or U thumbs up, ↓ or D thumbs down, → or space skips, ← or Z goes back "
-        "and takes that vote away. Each vote is kept at once.",
-        "逐个评价回答，可用键盘：↑ 或 U 点赞，↓ 或 D 点踩，→ 或空格跳过，← 或 Z 退回并撤销该票。每一票都立即保存。",
+        "<p>One answer at a time, by keyboard: ↑ or U thumbs up, ↓ or D thumbs down, → or space skips, ← or Z goes "
+        "back and takes that vote away. Each vote is kept at once.</p>",
+        "<p>逐个评价回答，可用键盘：↑ 或 U 点赞，↓ 或 D 点踩，→ 或空格跳过，← 或 Z 退回并撤销该票。"
+        "每一票都立即保存。</p>",
     ),
     "review.from": ("Prompts", "提示来源"),
     "review.from.held_out": ("held out by this run", "此训练留出的提示"),
@@ -551,6 +553,7 @@ OPTION_NAMES: dict[str, tuple[str, str]] = {
     "max_length": ("Longest row", "最大长度"),
     "lora_r": ("LoRA rank", "LoRA 秩"),
     "load_in_4bit": ("4-bit model", "4 位模型"),
+    "tuning": ("Tuning", "微调方式"),
 }
 
 OPTION_HELP_ZH: dict[str, str] = {
@@ -754,8 +757,10 @@ SENTENCES_ZH: dict[str, str] = {
     r"Can't load the reward model (.+?): (.+)\.": "无法加载奖励模型 {0}：{1}。",
     r"Model (.+) has no trained head to give rewards with\.": "模型 {0} 没有训练过的奖励输出头。",
     r"A reward model has one output or two; (.+) has (.+) of them\.": "奖励模型应有一个或两个输出；{0} 有 {1} 个。",
-    r"The (tuned|reference) side wins with answers (.+) as long as the other side's: .*": "胜出的一方（{0}）的回答"
-    "长度是另一方的 {1}：请看看是否只是长度起了作用。",
+    r"The tuned side wins with answers (.+?) times as long as the other side's: .*": "训练后的一方胜出，"
+    "而其回答长度是另一方的 {0} 倍：请看看是否只是长度起了作用。",
+    r"The reference side wins with answers (.+?) times as long as the other side's: .*": "参考模型胜出，"
+    "而其回答长度是另一方的 {0} 倍：请看看是否只是长度起了作用。",
     r"Starting the training process\.": "正在启动训练进程。",
     r"Loading the model\.": "正在加载模型。",
     r"Computing the reference: (.+) of (.+) batches\.": "正在计算参考模型：第 {0} / {1} 批。",
