@@ -585,13 +585,14 @@ def _judge(arguments: argparse.Namespace, workspace: str) -> Any:
 
 def _say_cost(arguments: argparse.Namespace, side: Any, questions: list[Any]) -> None:
     from kto_workbench.judging.endpoint import Prices, estimate_cost
+    from kto_workbench.judging.steps import checkpoints_of
 
     cost = estimate_cost(
         [prompt for prompt, _ in questions],
         answer_tokens=arguments.max_new_tokens or side.run.config().sample_max_new_tokens,
         max_tokens=arguments.judge_max_tokens,
         criteria=arguments.judge_criteria,
-        sides=len(side.run.checkpoint_folders()) + 1 if arguments.checkpoints else 1,
+        sides=len(checkpoints_of(side.run)) if arguments.checkpoints else 1,
         prices=Prices(*arguments.judge_prices) if arguments.judge_prices else None,
     )
     if arguments.json:

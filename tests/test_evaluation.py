@@ -13,13 +13,14 @@ from kto_workbench import evaluate, train
 from kto_workbench.__main__ import main
 from kto_workbench.config import KTOConfig
 from kto_workbench.engine.comparison import compare
-from kto_workbench.engine.evaluation import checkpoints_of, evaluate_checkpoints
+from kto_workbench.engine.evaluation import evaluate_checkpoints
 from kto_workbench.engine.reward_model import RewardModel
 from kto_workbench.engine.sides import Models
 from kto_workbench.errors import ConfigError, ModelError, RunError
 from kto_workbench.judging.records import list_records
 from kto_workbench.judging.rules import Rule, make_rule
 from kto_workbench.judging.statistics import distinct, words
+from kto_workbench.judging.steps import checkpoints_of
 from kto_workbench.judging.verdicts import Case
 from kto_workbench.runs.directory import new_run
 from kto_workbench.runs.sides import REFERENCE, Side

@@ -10,8 +10,9 @@ from typing import Any
 
 from kto_workbench.engine.comparison import answer_as, as_pairs, as_side, completion_stats, sampling_of
 from kto_workbench.engine.sides import Models
-from kto_workbench.errors import ConfigError, RunError
+from kto_workbench.errors import ConfigError
 from kto_workbench.judging.statistics import mean
+from kto_workbench.judging.steps import checkpoints_of, step_of
 from kto_workbench.judging.verdicts import (
     Case,
     Judge,
@@ -113,24 +114,6 @@ def evaluate_checkpoints(
         for one in found
     ]
     return {"answers": found[-1].answers, "evaluation": {**found[-1].evaluation, "checkpoints": steps}}
-
-
-def checkpoints_of(run: Run) -> list[Side]:
-    """The checkpoints that are still there, and the tuned model unless the last of them is of the same step.
-
-    Raises RunError if there are none.
-    """
-    sides = [Side(run, folder.name) for folder in run.checkpoint_folders()]
-    if not sides:
-        raise RunError(f"Run {run.id} has kept no checkpoints; save_steps and save_total_limit say how many it keeps.")
-    last_step = run.status().step
-    return sides if step_of(sides[-1]) == last_step or not run.trained() else [*sides, Side(run)]
-
-
-def step_of(side: Side) -> int:
-    """The step that a side was trained to."""
-    number = side.part.removeprefix("checkpoint-")
-    return int(number) if number.isdigit() else side.run.status().step
 
 
 @dataclass(frozen=True)

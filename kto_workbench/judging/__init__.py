@@ -1,6 +1,7 @@
 """Who wins: answers of two sides to many prompts, judged, counted, and kept with the run.
 
     questions.py    what is asked: a file, what a run has held out, the demo's prompts
+    steps.py        a run's checkpoints as sides
     statistics.py   win rate, its interval, the sign test; distinct-n and words
     verdicts.py     what a judge is given, what it says, and what follows from many verdicts
     rules.py        judges that need no model: a pattern, a length, JSON, an expected answer; how a judge is named

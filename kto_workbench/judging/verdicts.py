@@ -100,5 +100,7 @@ def length_remark(evaluation: dict[str, Any]) -> str:
     if ratio is None or rate is None or rate == 0.5 or 1 / NOTABLE_LENGTH < ratio < NOTABLE_LENGTH:
         return ""
     winner, times = (TUNED, ratio) if rate > 0.5 else (REFERENCE, 1 / ratio if ratio else float("inf"))
-    how = f"{times:.1f} times as long" if times > 1 else f"{times:.0%} as long"
-    return f"The {winner} side wins with answers {how} as the other side's: look whether length alone decided."
+    return (
+        f"The {winner} side wins with answers {times:.2g} times as long as the other side's: look whether length alone "
+        "decided."
+    )

@@ -21,6 +21,7 @@ from kto_workbench.judging.endpoint import Prices, completions_url, estimate_cos
 from kto_workbench.judging.questions import DEMO, HELD_OUT, find_questions
 from kto_workbench.judging.records import ACTIVE, Record, list_records, new_record
 from kto_workbench.judging.rules import KINDS, parse_judge
+from kto_workbench.judging.steps import checkpoints_of
 from kto_workbench.runs import Run
 from kto_workbench.runs.sides import REFERENCE, Side
 from kto_workbench.ui import html
@@ -80,7 +81,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
     with gr.Accordion(label("evaluate.title"), open=False, elem_id="evaluate"):
         gr.HTML(label("evaluate.intro"), elem_classes="kto-bare kto-section")
         with gr.Row():
-            run = gr.Dropdown([], label=label("compare.run"), elem_id="evaluate-run", allow_custom_value=True)
+            run = gr.Dropdown([], label=label("compare.run"), elem_id="evaluate-run", allow_custom_value=True, scale=2)
             against = gr.Dropdown([], label=label("evaluate.against"), elem_id="evaluate-against", filterable=False)
             prompts = gr.Dropdown([], label=label("evaluate.prompts"), elem_id="evaluate-prompts", filterable=False)
             limit = gr.Number(
@@ -181,13 +182,13 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
             argument = gr.Textbox(visible=False)
         return [argument, gr.Group(visible=kind == "endpoint")]
 
-    def estimate(*values: Any, request: gr.Request) -> str:
+    def estimate(request: gr.Request, *values: Any) -> str:
         try:
             return cost_line(bench, Wish(*values), language_of(request))
         except WorkbenchError as error:
             return html.message(retell(language_of(request), error), "warning")
 
-    def begin(*values: Any, request: gr.Request) -> list[Any]:
+    def begin(request: gr.Request, *values: Any) -> list[Any]:
         wish, language = Wish(*values), language_of(request)
         try:
             record = begin_evaluation(bench, wish)
@@ -284,14 +285,14 @@ def cost_line(bench: Workbench, wish: Wish, language: str) -> str:
     if judge == "endpoint":
         completions_url(wish.url or "")
         prices = None
-        if wish.price_read is not None or wish.price_written is not None:
+        if wish.price_read or wish.price_written:
             prices = Prices(wish.price_read or 0, wish.price_written or 0)
         cost = estimate_cost(
             asked,
             answer_tokens=run.config().sample_max_new_tokens,
             max_tokens=int(wish.max_tokens or 16),
             criteria=wish.criteria or "",
-            sides=len(run.checkpoint_folders()) + 1 if wish.checkpoints else 1,
+            sides=len(checkpoints_of(run)) if wish.checkpoints else 1,
             prices=prices,
         )
         line += " " + say(

@@ -88,8 +88,9 @@ def outcome(language: str, evaluation: dict[str, Any]) -> str:
         wins=evaluation["wins"],
         ties=evaluation["ties"],
         losses=evaluation["losses"],
-        p="–" if p is None else "< 0.001" if p < 0.001 else f"= {p:.2g}",
     )
+    if p is not None:  # somebody won
+        counts += " " + say(language, "evaluate.sign_test", p="< 0.001" if p < 0.001 else f"= {p:.2g}")
     return (
         f'<div class="kto-panel kto-won"><div class="kto-won-rate"><b>{rate:.1%}</b> '
         f"<span>{html.esc(say(language, 'evaluate.wins_by', judge=evaluation['judge']))}</span></div>"
@@ -159,9 +160,9 @@ def by_step(language: str, checkpoints: Sequence[dict[str, Any]]) -> str:
             Line(say(language, "evaluate.interval"), at, [one["interval"][i] for one in judged], PLAIN, dashed=True)
             for i in (0, 1)
         ]
-        keys = [(name, UP, rate.y[-1]), (ends[0].name, PLAIN, None)]
+        keys = [(name, UP, None), (ends[0].name, PLAIN, None)]
         title = say(language, "evaluate.by_step")
-        drawn.append(html.chart_head(title, keys) + html.drawing([*ends, rate], title, y_range=(0, 1)))
+        drawn.append(html.chart_head(title, keys, values=False) + html.drawing([*ends, rate], title, y_range=(0, 1)))
     kl = Line("KL", steps, [one["kl"]["per_answer"] for one in checkpoints], PLAIN)
     title = say(language, "evaluate.kl_by_step")
     drawn.append(html.chart_head(title, [("KL", PLAIN, kl.y[-1])]) + html.drawing([kl], title))

@@ -1,0 +1,222 @@
+"""Evaluate on many prompts, from the page: what is started, what is refused, what is shown."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+from accessible import faint_texts, unnamed_controls
+from browser import (
+    browser,  # noqa: F401
+    needs_browser,
+    open_page,  # noqa: F401
+    screenshot,
+    workbench,  # noqa: F401
+)
+from browser import wait_for as wait
+from conftest import wait_for
+from test_judging import prefers_please, serve  # noqa: F401
+
+from kto_workbench.errors import WorkbenchError
+from kto_workbench.judging.records import list_records, new_record
+from kto_workbench.runs import Run
+from kto_workbench.ui import evaluate, outcome
+from kto_workbench.ui.evaluate import Wish, begin_evaluation, cost_line, keep_prompts, prompt_files
+from kto_workbench.ui.words import retell
+from kto_workbench.ui.workbench import Workbench
+
+SIDE = {"words": 10.0, "tokens": 14.0, "distinct_1": 0.5, "distinct_2": None}
+EVALUATION = {
+    "judge": "longer", "n": 10, "wins": 9, "ties": 1, "losses": 0, "win_rate": 0.95, "interval": [0.655, 0.995],
+    "sign_test_p": 0.004, "position_bias": 0.9, "requests": 20, "cached": 3, "unparsed": 2, "longer_won": 1.0,
+    "reference": SIDE, "tuned": {**SIDE, "words": 25.0}, "length_ratio": 2.5,
+    "kl": {"per_answer": 4.5, "per_token": 0.25}, "verdicts": ["tuned", "reference", "tie"],
+}  # fmt: skip
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+def copied(trained, workspace):
+    """The trained run in a workspace of its own, which a test may write to."""
+    return Run(shutil.copytree(trained.path, workspace / "runs" / trained.id, ignore=lambda *_: ["evaluations"]))
+
+
+@pytest.fixture
+def bench(tmp_path, trained):
+    copied(trained, tmp_path)
+    yield Workbench(tmp_path)
+    wait_for(lambda: all(child.poll() is not None for child in evaluate._children))
+
+
+@pytest.fixture
+def prompts(bench):
+    """A file of two prompts, as the browser sends one."""
+    bench.received.mkdir(parents=True)
+    path = bench.received / "my prompts.txt"
+    path.write_text("What does an owl eat?\nWhat is 7 plus 3?\n")
+    return str(keep_prompts(bench, str(path))[0])
+
+
+def wish(of, **changes):
+    fields = dict(
+        run=of.id, against="reference", checkpoints=False, prompts="demo", limit=2, kind="shorter", argument="",
+        url="", model="", key_variable="", criteria="", max_tokens=16, price_read=None, price_written=None,
+    )  # fmt: skip
+    return Wish(**{**fields, **changes})
+
+
+def test_a_child_process_evaluates_and_the_page_only_looks(bench, trained, prompts, serve, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("MY_JUDGE_API_KEY", "sk-not-for-the-page")
+    server, run = serve(prefers_please), bench.run(trained.id)
+    asked = wish(run, prompts=prompts, kind="endpoint", url=server.url, model="--json", key_variable="MY_JUDGE_API_KEY")
+    record = begin_evaluation(bench, replace(asked, checkpoints=True))
+    assert record.read()["state"] in ("starting", "running")
+    assert 'role="progressbar"' in outcome.show("en", record, record.read())
+    with pytest.raises(WorkbenchError, match="is at work already"):
+        begin_evaluation(bench, wish(run))
+    wait_for(lambda: record.read()["state"] not in ("starting", "running"))
+    found = record.read()
+    assert found["state"] == "finished", record.log_path.read_text()
+    assert found["evaluation"]["judge"] == "endpoint" and found["about"]["n_prompts"] == 2 == len(found["answers"])
+    assert found["about"]["judge_model"] == "--json"  # what is typed is never an option
+    assert b"sk-not" not in b"".join(path.read_bytes() for path in run.path.rglob("*") if path.is_file())
+    assert [one.name for one in list_records(run)] == [record.name]
+    for language in ("en", "zh"):
+        shown = outcome.show(language, record, found)
+        assert shown.count("<svg") == 4 and "kto-won-line" in shown  # two charts, each wide and narrow
+        assert "my_prompts.txt (2)" in outcome.record_title(language, found)
+
+
+def test_a_failed_evaluation_says_why(bench, trained):
+    run = bench.run(trained.id)
+    record = begin_evaluation(bench, wish(run, kind="endpoint", url="http://127.0.0.1:9/v1", model="m"))
+    wait_for(lambda: record.read()["state"] == "failed")
+    assert "Nobody answers at http://127.0.0.1:9/v1" in outcome.show("en", record, record.read())
+    assert "没有应答" in outcome.show("zh", record, record.read())
+
+
+def test_an_evaluation_that_was_stopped_or_killed_is_shown_as_such(bench, trained):
+    run = bench.run(trained.id)
+    record = begin_evaluation(bench, wish(run, limit=0))
+    record.stop()
+    assert record.read()["state"] == "stopped" and "stopped" in outcome.record_title("en", record.read())
+    killed = new_record(run, {"judge": EVIL, "prompts": "x", "n_prompts": 1})
+    killed.write(pid=1, process_started=1.0)
+    killed.log_path.write_text(EVIL)
+    shown = outcome.show("en", killed, killed.read())
+    assert "ended without a word" in shown and EVIL not in shown
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"run": "../.."}, "There is no run yet."),
+        ({"against": "../.."}, "There is no run yet."),
+        ({"prompts": "/etc/passwd"}, "That is not a file of prompts that this page received; drop it again."),
+        ({"kind": "regex", "argument": "("}, "Judge `regex` can't read its pattern '(': "),
+        ({"kind": "length", "argument": ""}, "Judge `length` is written `length:MIN-MAX`, not 'length:'."),
+        ({"kind": "polite"}, "There is no judge 'polite'."),
+        ({"limit": -1}, "Option `limit` should be at least 1, not -1."),
+        ({"prompts": "held-out", "run": None}, "There is no run yet."),
+        (
+            {"kind": "endpoint", "url": "http://x/v1", "key_variable": "AWS_SECRET_ACCESS_KEY"},
+            "From this page, a key comes from an environment variable whose name ends in _API_KEY.",
+        ),
+    ],
+)
+def test_what_can_not_be_started_is_one_sentence(bench, trained, changes, sentence):
+    run = bench.run(trained.id)
+    with pytest.raises(WorkbenchError) as caught:
+        begin_evaluation(bench, wish(run, **changes))
+    assert str(caught.value).startswith(sentence) and not list_records(run)
+    assert retell("zh", caught.value) != str(caught.value)
+
+
+def test_the_cost_is_shown_before_the_start(bench, trained):
+    run = bench.run(trained.id)
+    assert cost_line(bench, wish(run, limit=3), "en").count("3 prompts") == 1
+    held_out = cost_line(bench, wish(run, limit=0, prompts="held-out"), "en")
+    assert "prompts" in held_out and "requests" not in held_out
+    asked = wish(run, limit=3, kind="endpoint", url="http://127.0.0.1:8000/v1", model="m")
+    assert "at most 6 requests" in cost_line(bench, asked, "en") and "money" not in cost_line(bench, asked, "en")
+    dear = cost_line(
+        bench, wish(run, limit=3, kind="endpoint", url="http://x/v1", price_read=1e6, price_written=0), "en"
+    )
+    assert ".00 in money" in dear and "6 个请求" in cost_line(bench, asked, "zh")
+    with pytest.raises(WorkbenchError, match="http"):
+        cost_line(bench, wish(run, kind="endpoint", url="file:///etc/passwd"), "en")
+
+
+def test_files_of_prompts_stay_in_the_workspace(bench, tmp_path):
+    bench.received.mkdir(parents=True)
+    evil = bench.received / "..evil<b>.jsonl"
+    evil.write_text(json.dumps({"prompt": "Hi"}) + "\n")
+    path, count = keep_prompts(bench, str(evil))
+    assert count == 1 and prompt_files(bench) == [path] and path.parent == tmp_path / "prompts"
+    assert "<" not in path.name and not path.name.startswith(".")
+    none = bench.received / "none.jsonl"
+    none.write_text("{}\n")
+    for refused in (str(none), "/etc/passwd", str(tmp_path / "runs")):
+        with pytest.raises(WorkbenchError):
+            keep_prompts(bench, refused)
+    assert prompt_files(bench) == [path]
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_what_weakens_a_win_is_said_beside_it(language):
+    answers = [{"prompt": [{"role": "user", "content": EVIL}], "reference": EVIL, "tuned": EVIL}] * 3
+    about = {"tuned": EVIL, "against": "b"}
+    evaluation = {**EVALUATION, "judge": EVIL}
+    shown = outcome.results(language, {"evaluation": evaluation, "answers": answers, "about": about})
+    assert EVIL not in shown and shown.count("kto-warning") == 4  # length twice, place, unread replies
+    assert 'style="left:65.50%;width:34.00%"' in shown and 'style="left:95.00%"' in shown
+    assert "95.0%" in shown and "65.5%" in shown and "99.5%" in shown
+    assert shown.count("<details") == 2
+    plain = {**EVALUATION, "length_ratio": 1.0, "longer_won": 0.5, "position_bias": 0.5, "unparsed": 0}
+    assert "kto-warning" not in outcome.results(language, {"evaluation": plain, "answers": answers, "about": about})
+    unread = {**plain, "n": 0, "win_rate": None, "interval": None, "sign_test_p": None, "verdicts": [None] * 3}
+    assert 'role="alert"' in outcome.results(language, {"evaluation": unread, "answers": answers, "about": about})
+    none = {**unread, "judge": None, "verdicts": None, "position_bias": None}
+    assert "kto-won" not in outcome.results(language, {"evaluation": none, "answers": answers, "about": about})
+
+
+# in a browser --------------------------------------------------------------------------------------------------------
+
+
+@needs_browser
+@pytest.mark.timeout(240)
+def test_an_evaluation_in_the_browser_survives_a_reload(workbench, open_page, trained, serve, tmp_path):  # noqa: F811
+    pytest.importorskip("playwright.sync_api")
+    server, run = serve(prefers_please), copied(trained, workbench.workspace)
+    prompts = tmp_path / "owls.txt"
+    prompts.write_text("What does an owl eat?\nWhat sound does an owl make?\n")
+    page = open_page(f"{workbench.url}/#compare")
+
+    def unfold():
+        page.wait_for_selector("#evaluate", state="visible")
+        page.locator("#evaluate > button").first.click()
+        page.wait_for_selector("#evaluate-run", state="visible")
+
+    unfold()
+    wait(lambda: page.locator("#evaluate-run input").input_value().startswith(run.id), 20)
+    page.locator("#evaluate-upload").wait_for()
+    page.set_input_files("#evaluate input[type=file]", str(prompts))
+    wait(lambda: "2 prompts in owls.txt" in page.inner_text("#evaluate-message"), 20)
+    assert not page.locator("#evaluate-url").is_visible()
+    page.locator("#evaluate-judge input").click()
+    page.get_by_role("option", name="a language model at an endpoint").click()
+    page.locator("#evaluate-url textarea, #evaluate-url input").fill(server.url)
+    page.locator("#evaluate-model textarea, #evaluate-model input").fill("judge")
+    wait(lambda: "2 prompts. The judge gets at most 4 requests" in page.inner_text("#evaluate-cost"), 20)
+    page.locator("#evaluate-start").click()
+    wait(lambda: list_records(run), 20, lambda: page.inner_text("#evaluate-message"))
+    page.reload()
+    unfold()
+    page.wait_for_selector("#evaluate-result .kto-won, #evaluate-result .kto-message", timeout=90_000)
+    found = list_records(run)[0].read()
+    assert found["state"] == "finished", found
+    rate = f"{found['evaluation']['win_rate']:.1%}"
+    assert page.inner_text("#evaluate-result .kto-won-rate b") == rate
+    assert "owls.txt (2)" in page.locator("#evaluate-shown input").input_value()
+    assert page.locator("#evaluate-stop").is_disabled()
+    assert not unnamed_controls(page) and not faint_texts(page)
+    screenshot(page, "evaluate")
