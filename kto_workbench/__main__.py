@@ -545,11 +545,11 @@ def _questions(arguments: argparse.Namespace, run: Run) -> list[Any]:
 
 def _judge(arguments: argparse.Namespace, workspace: str) -> Any:
     """The judge that the arguments name; None if there is none."""
-    from kto_workbench.judging.rules import Rule, make_rule, parse_judge
+    from kto_workbench.judging.rules import Rule, parse_judge
 
     if not arguments.judge and not arguments.judge_url:
         return None
-    kind, argument = parse_judge(arguments.judge or "endpoint")
+    kind, _ = parse_judge(arguments.judge or "endpoint")
     if arguments.judge_url and kind != "endpoint":
         raise ConfigError(f"Option `judge-url` belongs to judge `endpoint`, not to `{kind}`.")
     if kind == "demo":
@@ -561,10 +561,6 @@ def _judge(arguments: argparse.Namespace, workspace: str) -> Any:
             return verdict.kind and verdict.brief
 
         return Rule("demo", kind_and_brief)
-    if kind == "reward":
-        from kto_workbench.engine.reward_model import RewardModel
-
-        return RewardModel(argument)
     if kind == "endpoint":
         from kto_workbench.judging.endpoint import EndpointJudge
 
@@ -580,7 +576,9 @@ def _judge(arguments: argparse.Namespace, workspace: str) -> Any:
         )
         endpoint.reach()  # before hours of answers are made for it
         return endpoint
-    return make_rule(kind, argument)
+    from kto_workbench.engine.evaluation import named_judge
+
+    return named_judge(arguments.judge)
 
 
 def _say_cost(arguments: argparse.Namespace, side: Any, questions: list[Any]) -> None:

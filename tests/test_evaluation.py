@@ -137,6 +137,15 @@ def test_checkpoints_are_laid_over_each_other(moved, models):
     assert told[-1] == ("judge", 2 * len(steps), 2 * len(steps))
 
 
+def test_sides_of_other_tokens_have_no_kl_but_all_else(moved, tmp_path, models):
+    tiny_model("llama").save_pretrained(tmp_path / "tiny")
+    tiny_tokenizer().save_pretrained(tmp_path / "tiny")
+    other = Side(new_run(KTOConfig(model=str(tmp_path / "tiny"), workspace=str(tmp_path)), {}), REFERENCE)
+    evaluation = evaluate(moved, other, PROMPTS[:2], "longer", models=models, **SHORT)["evaluation"]
+    assert evaluation["kl"] == {"per_answer": None, "per_token": None} and evaluation["n"] == 2
+    assert evaluation["tuned"]["tokens"] and evaluation["reference"]["tokens"]
+
+
 def test_what_can_not_be_evaluated_is_one_sentence(moved, tmp_path):
     with pytest.raises(ConfigError, match="^There is no prompt to evaluate on.$"):
         evaluate(moved, None, [])
@@ -144,6 +153,9 @@ def test_what_can_not_be_evaluated_is_one_sentence(moved, tmp_path):
         ConfigError, match="^Judge `exact` needs an `expected` or `answer` beside every prompt; prompt 2 "
     ):
         evaluate(moved, None, PROMPTS[:2], make_rule("exact"), expected=[("4",), ()])
+    for name in ("demo", "endpoint"):
+        with pytest.raises(ConfigError, match=f"^Judge `{name}` is more than a name; "):
+            evaluate(moved, None, PROMPTS, name)
     with pytest.raises(RunError, match="has kept no checkpoints"):
         evaluate_checkpoints(new_run(KTOConfig(workspace=str(tmp_path)), {}), PROMPTS)
 

@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kto_workbench.engine.batches import Pair
 from kto_workbench.engine.comparison import answer_as, as_pairs, as_side, completion_stats, sampling_of
 from kto_workbench.engine.sides import Models
 from kto_workbench.errors import ConfigError
+from kto_workbench.judging.rules import RULES, make_rule, parse_judge
 from kto_workbench.judging.statistics import mean
 from kto_workbench.judging.steps import checkpoints_of, step_of
 from kto_workbench.judging.verdicts import (
@@ -42,7 +44,7 @@ def evaluate(
     tuned: Run | Side | str,
     reference: Run | Side | None,
     prompts: Sequence[Any],
-    judge: Judge | None = None,
+    judge: Judge | str | None = None,
     *,
     expected: Sequence[tuple[str, ...]] | None = None,
     seed: int = 0,
@@ -57,7 +59,7 @@ def evaluate(
         tuned: a run, its directory, or any side.
         reference: the other side; None is the run's reference.
         prompts: texts, or lists of chat messages.
-        judge: who says which answer wins; None measures only.
+        judge: who says which answer wins, or the name of a rule or a reward model; None measures only.
         expected: for each prompt the answers that are right, for judges that go by them.
         seed: of the sampling, on both sides.
         temperature: None takes the run's.
@@ -87,7 +89,7 @@ def evaluate(
 def evaluate_checkpoints(
     run: Run,
     prompts: Sequence[Any],
-    judge: Judge | None = None,
+    judge: Judge | str | None = None,
     *,
     against: Run | Side | None = None,
     expected: Sequence[tuple[str, ...]] | None = None,
@@ -116,6 +118,18 @@ def evaluate_checkpoints(
     return {"answers": found[-1].answers, "evaluation": {**found[-1].evaluation, "checkpoints": steps}}
 
 
+def named_judge(name: str) -> Judge:
+    """A judge that is made of its name alone: a rule, or a reward model. Raises ConfigError or ModelError."""
+    kind, argument = parse_judge(name)
+    if kind == "reward":
+        from kto_workbench.engine.reward_model import RewardModel
+
+        return RewardModel(argument)
+    if kind not in RULES:
+        raise ConfigError(f"Judge `{kind}` is more than a name; `kto compare --judge {kind}` makes it.")
+    return make_rule(kind, argument)
+
+
 @dataclass(frozen=True)
 class _Evaluated:
     side: Side
@@ -127,7 +141,7 @@ def _evaluate(
     sides: Sequence[Side],
     against: Side,
     prompts: Sequence[Any],
-    judge: Judge | None,
+    judge: Judge | str | None,
     expected: Sequence[tuple[str, ...]] | None,
     seed: int,
     temperature: float | None,
@@ -136,6 +150,7 @@ def _evaluate(
     on_progress: Progress,
 ) -> list[_Evaluated]:
     expected = expected or [()] * len(prompts)
+    judge = named_judge(judge) if isinstance(judge, str) else judge
     _check(prompts, judge, expected)
     models = models or Models()
     sampling = Sampling(seed, *sampling_of(sides[0], temperature, max_new_tokens))
@@ -181,18 +196,28 @@ def _answers(
 
 
 def _measure(models: Models, side: Side, against: Side, cases: Sequence[Case]) -> dict[str, Any]:
-    """Lengths, distinct-n and KL of both sides' answers."""
+    """Lengths, distinct-n and KL of both sides' answers; no KL where the sides read a text as different tokens.
+
+    An answer that was cut at its longest is scored as if it had ended there.
+    """
     prompts, tuned, reference = ([getattr(case, name) for case in cases] for name in ("prompt", "tuned", "reference"))
-    stats = completion_stats(models, side, against, prompts, tuned)
+    with models.use(side) as opened:
+        pairs = as_pairs(opened, prompts, tuned)
     with models.use(against) as opened:
-        reference_tokens = [len(pair.completion_ids) for pair in as_pairs(opened, prompts, reference)]
-    ratios, tokens = [one["tuned_logp"] - one["reference_logp"] for one in stats], [one["tokens"] for one in stats]
+        alike = pairs == as_pairs(opened, prompts, tuned)
+        reference_tokens = _tokens(as_pairs(opened, prompts, reference))
+    tokens = _tokens(pairs)
     about = {"tuned": about_answers(tuned, tokens), "reference": about_answers(reference, reference_tokens)}
-    return {
-        **about,
-        "length_ratio": length_ratio(about["reference"], about["tuned"]),
-        "kl": {"per_answer": mean(ratios), "per_token": sum(ratios) / sum(tokens)},
-    }
+    kl = {"per_answer": None, "per_token": None}
+    if alike:
+        stats = completion_stats(models, side, against, prompts, tuned)
+        ratios = [one["tuned_logp"] - one["reference_logp"] for one in stats]
+        kl = {"per_answer": mean(ratios), "per_token": sum(ratios) / sum(tokens)}
+    return {**about, "length_ratio": length_ratio(about["reference"], about["tuned"]), "kl": kl}
+
+
+def _tokens(pairs: Sequence[Pair]) -> list[int]:
+    return [len(pair.completion_ids) for pair in pairs]
 
 
 def _judged(

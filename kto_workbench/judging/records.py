@@ -10,7 +10,6 @@ A file that says `starting` or `running` is believed only as long as its process
 import json
 import os
 import re
-import secrets
 import time
 from datetime import datetime
 from pathlib import Path
@@ -96,7 +95,7 @@ class Record:
 
 def new_record(run: Run, about: dict[str, Any]) -> Record:
     """Begin a new evaluation's file. Raises RunError if the run's directory can't be written to."""
-    record = Record(run, f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}")
+    record = Record(run, f"{datetime.now():%Y%m%d-%H%M%S-%f}")
     try:
         record.path.parent.mkdir(exist_ok=True)
     except OSError as error:

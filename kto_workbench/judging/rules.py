@@ -37,6 +37,8 @@ KINDS = {
     "endpoint": "",
 }
 
+RULES = tuple(kind for kind in KINDS if kind not in ("demo", "reward", "endpoint"))
+
 Score = Callable[[Any, str, tuple[str, ...]], float]
 
 
@@ -65,7 +67,7 @@ def parse_judge(spec: str) -> tuple[str, str]:
         raise ConfigError(f"There is no judge {spec!r}; there are {', '.join(map(_usage, KINDS))}.")
     if bool(argument) != bool(KINDS[kind]):
         raise ConfigError(f"Judge `{kind}` is written `{_usage(kind)}`, not {spec!r}.")
-    if kind not in ("demo", "reward", "endpoint"):
+    if kind in RULES:
         make_rule(kind, argument)
     return kind, argument
 

@@ -163,6 +163,8 @@ def by_step(language: str, checkpoints: Sequence[dict[str, Any]]) -> str:
         keys = [(name, UP, None), (ends[0].name, PLAIN, None)]
         title = say(language, "evaluate.by_step")
         drawn.append(html.chart_head(title, keys, values=False) + html.drawing([*ends, rate], title, y_range=(0, 1)))
+    if any(one["kl"]["per_answer"] is None for one in checkpoints):
+        return "".join(f'<div class="kto-panel">{one}</div>' for one in drawn)
     kl = Line("KL", steps, [one["kl"]["per_answer"] for one in checkpoints], PLAIN)
     title = say(language, "evaluate.kl_by_step")
     drawn.append(html.chart_head(title, [("KL", PLAIN, kl.y[-1])]) + html.drawing([kl], title))
