@@ -73,7 +73,7 @@ class Answerer:
             sides = {part: Side(Run(run_path), part) for part in sides}
         request = {
             "kind": "answer",
-            "prompts": [_with_system(prompt, system) for prompt in prompts],
+            "prompts": [with_system(prompt, system) for prompt in prompts],
             "seed": seed,
             "temperature": temperature,
             "max_new_tokens": max_new_tokens,
@@ -161,7 +161,8 @@ def _named(side: Side) -> dict[str, str]:
     return {"run": str(side.run.path.resolve()), "part": side.part}
 
 
-def _with_system(prompt: Any, system: str | None) -> Any:
+def with_system(prompt: Any, system: str | None) -> Any:
+    """A prompt with a system prompt before it, unless it has one of its own or there is none to put there."""
     if not system:
         return prompt
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)

@@ -267,8 +267,3 @@ def samples(language: str, found: Sequence[dict[str, Any]]) -> str:
             f'<small>{esc(step)}</small></header><div class="kto-sides">{sides}</div></article>'
         )
     return "".join(blocks)
-
-
-def answer(text: str, done: bool) -> str:
-    """An answer as it grows."""
-    return f'<div class="kto-answer-box" aria-live="polite" aria-busy="{str(not done).lower()}">{esc(text)}</div>'

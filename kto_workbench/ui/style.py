@@ -260,7 +260,35 @@ svg.kto-thumb.kto-down { fill: var(--kto-down); transform: rotate(180deg); }
 .kto-answer-box { min-height: 120px; padding: 14px 16px; white-space: pre-wrap; overflow-wrap: anywhere;
   line-height: 1.55;
   border: 1px solid var(--block-border-color); border-radius: 8px; background: var(--block-background-fill); }
-#compare-tuned .kto-answer-box { border-color: var(--primary-600); }
+.kto-of-tuned .kto-answer-box { border-color: var(--primary-600); }
+.kto-side h3 { font-size: 15px !important; font-weight: 600; margin: 0 0 6px !important; overflow-wrap: anywhere; }
+.kto-side h3 small { font-size: 12px; font-weight: 400; color: var(--block-info-text-color); }
+.kto-side { min-width: 0; display: flex; flex-direction: column; }
+.kto-compared { display: grid; gap: 8px; }
+.kto-compared + .kto-compared { border-top: 1px solid var(--block-border-color); padding-top: 14px; }
+.kto-compared .kto-side > div { flex: 1; display: flex; flex-direction: column; }
+.kto-compared .kto-answer-box { flex: 1; }
+mark.kto-only { color: inherit; background: color-mix(in srgb, #e5b800 20%, transparent); border-radius: 2px;
+  text-decoration: underline; text-decoration-thickness: 2px; text-underline-offset: 3px;
+  text-decoration-color: #c99a00; }
+button.kto-why { align-self: flex-start; margin-top: 8px; padding: 5px 10px; font-size: 13px; cursor: pointer;
+  color: var(--link-text-color); background: none; border: 1px solid var(--block-border-color); border-radius: 7px; }
+button.kto-why:hover { background: var(--button-secondary-background-fill-hover); }
+.kto-heat span { border-radius: 2px; box-decoration-break: clone; -webkit-box-decoration-break: clone;
+  background: color-mix(in srgb, var(--kto-up) var(--depth), var(--block-background-fill)); }
+.kto-heat span.kto-down { background: color-mix(in srgb, var(--kto-down) var(--depth), var(--block-background-fill)); }
+.kto-heat span:hover { outline: 1px solid var(--body-text-color); }
+.kto-reward { margin: 8px 0 4px !important; font-size: 13.5px; font-variant-numeric: tabular-nums; }
+.kto-heat-scale { display: grid; grid-template-columns: auto minmax(40px, 1fr) auto; gap: 8px; align-items: center;
+  font-size: 12px; color: var(--block-info-text-color); }
+.kto-heat-scale i { height: 10px; border-radius: 3px; background: linear-gradient(to right,
+  color-mix(in srgb, var(--kto-down) 58%, var(--block-background-fill)), var(--block-background-fill),
+  color-mix(in srgb, var(--kto-up) 58%, var(--block-background-fill))); }
+#compare-marks { align-self: center; }
+#blind-panel:focus { outline: none; }
+#blind-panel:not(:has([data-card])) #blind-actions, #blind-panel:has([data-phase=open]) #blind-next,
+#blind-panel:has([data-phase=voted]) :is(#blind-left, #blind-tie, #blind-right) { display: none; }
+.kto-won-side .kto-answer-box { border-color: var(--primary-600); border-width: 2px; }
 .kto-buttons button { flex: 0 1 auto; }
 
 .kto-evaluation { display: grid; gap: 12px; }
@@ -303,6 +331,7 @@ svg.kto-thumb.kto-down { fill: var(--kto-down); transform: rotate(180deg); }
   #data-side, #data-rendered { flex: 1 1 100% !important; }
   .kto-keys, .kto-days .kto-keys { padding-left: 0; }
   #review-actions button { flex: 1 1 40% !important; min-height: 48px; }
+  #blind-actions button { flex: 1 1 28% !important; min-height: 48px; padding: 4px; }
   #review-back, #review-skip { order: 1; }
   .kto-sides { grid-template-columns: 1fr; gap: 12px; }
   .kto-progress-line code { margin-left: 0; }

@@ -187,9 +187,17 @@ WORDS: dict[str, tuple[str, str]] = {
         "<h2>同样的提示、同样的种子：学习前后对照</h2>",
     ),
     "compare.prompt": ("Prompt", "提示"),
+    "compare.prompt.help": ("Several: a line of --- between them.", "多个提示之间用单独一行 --- 隔开。"),
+    "compare.file.title": ("Prompts from a file", "来自文件的提示"),
+    "compare.file": (
+        "TXT (one a line), JSONL or JSON; asked instead of the text above",
+        "TXT（每行一个）、JSONL 或 JSON；用来代替上面的文本",
+    ),
     "compare.ideas": ("Try one of these", "试试这些"),
     "compare.run": ("Run", "训练"),
-    "compare.settings": ("Sampling", "采样设置"),
+    "compare.against": ("Against", "对照"),
+    "compare.its_reference": ("the run's reference", "该训练的参考模型"),
+    "compare.settings": ("System prompt and sampling", "系统提示与采样"),
     "compare.system": ("System prompt", "系统提示"),
     "compare.temperature": ("Temperature", "温度"),
     "compare.temperature.help": (
@@ -207,6 +215,78 @@ WORDS: dict[str, tuple[str, str]] = {
         "Both sides answered the same; try another seed, or train longer.",
         "两边回答相同；换个种子，或训练更久再试。",
     ),
+    "compare.more": (
+        "These are the first {shown:,} prompts; {count:,} more are left to the evaluation below.",
+        "这里只回答前 {shown:,} 个提示；其余 {count:,} 个请用下方的评估。",
+    ),
+    "compare.marks": ("Mark differences", "标出差异"),
+    "compare.key.mark": ("underlined", "带下划线"),
+    "compare.key": ("what only this side says here", "此处只有这一边说的内容"),
+    "compare.where": (
+        "Prompts {first:,} to {last:,} of {total:,}; {ready:,} answered by both.",
+        "第 {first:,} 至 {last:,} 个提示，共 {total:,} 个；两边都已回答 {ready:,} 个。",
+    ),
+    "side.reference": ("reference", "参考模型"),
+    "side.checkpoint": ("checkpoint {step}", "检查点 {step}"),
+    # why
+    "why.open": ("Why? The reward, token by token", "为什么？逐词元看奖励"),
+    "why.close": ("Back to the text", "回到文本"),
+    "why.waiting": ("Both sides read the answer …", "两边正在阅读这个回答……"),
+    "why.reward": (
+        "reward = β · Σ = {beta:g} × {total:+.4f} nats = {reward:+.4f}",
+        "奖励 = β · Σ = {beta:g} × {total:+.4f} nat = {reward:+.4f}",
+    ),
+    "why.less": ("−{full:.2g} nats: likelier before", "−{full:.2g} nat：对照一方更可能这样说"),
+    "why.more": ("+{full:.2g} nats: likelier after tuning", "+{full:.2g} nat：训练后更可能这样说"),
+    "why.strongest": ("Strongest:", "影响最大："),
+    # the blind vote
+    "blind.title": ("Blind vote", "盲投"),
+    "blind.help": (
+        "<h2>Which answer is better, not knowing whose it is</h2><p>Keys: ← for A, → for B, ↓ for a tie, space for "
+        "the next pair. Each vote becomes two thumbs, up for the better answer and down for the other; a tie becomes "
+        "none. Sides, system prompt and sampling are those chosen above.</p>",
+        "<h2>不知道出自哪一边时，哪个回答更好</h2><p>按键：← 选 A，→ 选 B，↓ 平局，空格看下一对。"
+        "每一票记为两个反馈：较好的点赞，另一个点踩；平局不记。双方、系统提示与采样沿用上面的选择。</p>",
+    ),
+    "blind.from.held-out": ("held out by this run", "此训练留出的提示"),
+    "blind.from.suggested": ("the suggestions above", "上面建议的提示"),
+    "blind.from.file": ("from a file", "来自文件"),
+    "blind.count": ("Pairs, at most", "最多几对"),
+    "blind.unveils": ("Show the sides after each vote", "每次投票后揭示双方"),
+    "blind.unveils.help": ("Off: only at the end, which stays blind longest.", "不选则到最后才揭示，盲得最彻底。"),
+    "blind.start": ("Start the vote", "开始投票"),
+    "blind.reveal": ("Unveil the figures", "揭示结果"),
+    "blind.left": ("← A is better", "← A 更好"),
+    "blind.tie": ("↓ Tie", "↓ 平局"),
+    "blind.right": ("→ B is better", "→ B 更好"),
+    "blind.next": ("Next pair (space)", "下一对（空格）"),
+    "blind.won.tuned": ("You chose the tuned side.", "你选了训练后的一边。"),
+    "blind.won.reference": ("You chose the other side, not the tuned one.", "你选了对照的一边，而不是训练后的。"),
+    "blind.won.tie": ("A tie: no thumbs.", "平局：不记反馈。"),
+    "blind.over": ("That was the last pair. Every vote is kept.", "已是最后一对。每一票都已保存。"),
+    "blind.gone": ("This vote is no longer here; start a new one.", "这次投票已不在；请重新开始。"),
+    "blind.no_prompts": (
+        "This run has no prompts to suggest; take them from a file.",
+        "此训练没有可建议的提示；请使用文件。",
+    ),
+    "blind.none": ("There are no votes on these sides yet.", "这两边还没有投票。"),
+    "blind.judge": ("your blind vote", "你的盲投"),
+    "blind.same": (
+        "{count:,} of the ties are pairs of equal answers, which were not shown.",
+        "其中 {count:,} 个平局是两个相同的回答，没有展示。",
+    ),
+    "blind.all": (
+        "All {n:,} votes on these sides: win rate {rate:.1%}, between {low:.1%} and {high:.1%}.",
+        "这两边的全部 {n:,} 票：胜率 {rate:.1%}，95% 区间 {low:.1%} 至 {high:.1%}。",
+    ),
+    "blind.votes": ("The votes ({count:,})", "各次投票（{count:,}）"),
+    "blind.column.winner": ("Winner", "胜者"),
+    "blind.column.prompt": ("Prompt", "提示"),
+    "blind.column.reference": ("Reference side", "对照一边"),
+    "blind.column.tuned": ("Tuned side", "训练后一边"),
+    "blind.winner.tuned": ("tuned", "训练后"),
+    "blind.winner.reference": ("reference", "对照"),
+    "blind.winner.tie": ("tie", "平局"),
     # evaluate
     "evaluate.title": ("Evaluate on many prompts", "在多个提示上评估"),
     "evaluate.intro": (
@@ -806,6 +886,7 @@ SENTENCES_ZH: dict[str, str] = {
     r"Run (.+) tuned the whole model, so it has no adapter; use its model in (.+)\.": "训练 {0} 微调了整个模型，"
     "因此没有适配器；请使用 {1} 中的模型。",
     r"Run (.+) has no (.+) model; it is (.+)\.": "训练 {0} 还没有可用的模型。",
+    r"Run (.+) has no '(.+)'; it has (.+)\.": "训练 {0} 没有 {1}；它有 {2}。",
     r"adapter_dtype bfloat16 needs a model in bfloat16; .*": "adapter_dtype 为 bfloat16 时，模型也须为 bfloat16。",
     r"(.+) holds (.+) usable row; KTO needs at least two, for a mismatched pair\.": "{0} 只有 {1} 行可用；"
     "KTO 至少需要两行，才能组成错配对。",
