@@ -23,7 +23,7 @@ from kto_workbench.ui.workbench import THUMBS, Workbench
 
 LONGEST_CHAT = 60  # turns
 DAYS_SHOWN = 7
-WORDS_SHOWN = 60  # characters of an answer in a list
+WORDS_SHOWN = 34  # characters of an answer in a list
 # What the next round takes over from the run that was talked with, and what its two questions decide.
 ROUND_OPTIONS = ("model", "template", "tuning", "load_in_4bit", "start_adapter", "reference")
 
@@ -78,7 +78,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab, train_t
                 with gr.Row(elem_classes="kto-buttons"):
                     keep = gr.Button(label("feedback.keep"), elem_id="feedback-keep", min_width=160)
                 said = gr.HTML(elem_id="feedback-said", elem_classes="kto-bare kto-told")
-            with gr.Tab(label("feedback.tab.review"), id="review"):
+            with gr.Tab(label("feedback.tab.review"), id="review") as review_tab:
                 queue = review.lay_out()
         with gr.Column(scale=3, min_width=280):
             run = gr.Dropdown([], label=label("compare.run"), elem_id="feedback-run", allow_custom_value=True)
@@ -107,6 +107,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab, train_t
             )
             follows = gr.HTML(elem_id="feedback-follows", elem_classes="kto-bare kto-told")
             train = gr.Button(label("feedback.train"), variant="primary", elem_id="feedback-train")
+    newest = gr.State(None)  # the newest run when they were last listed
     growing = gr.State(False)  # half an answer is nothing to vote on
     kept = gr.State({})  # which answer of this conversation has which vote in the store
     made = gr.State({})  # where each answer of this conversation is from
@@ -148,11 +149,11 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab, train_t
         made = {**(made or {}), (len(messages), text): origin}
         yield [*messages, {"role": "assistant", "content": text}], "", False, made
 
-    def ask(turns: list[Any], prompt: str) -> tuple[list[Any], str]:
+    def ask(turns: list[Any], prompt: str) -> tuple[list[Any], str, str]:
         messages = conversation(turns)[-LONGEST_CHAT:]
         if (prompt or "").strip():
             messages.append({"role": "user", "content": prompt.strip()})
-        return messages, ""
+        return messages, "", ""
 
     def take_back_answer(turns: list[Any]) -> list[Any]:
         messages = conversation(turns)
@@ -167,6 +168,13 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab, train_t
         stored = _stored(store, (kept or {}).get((index, text)), text)
         return gr.Dropdown(choices=choices, value=index), *stored, stored
 
+    def thumbs(turns: list[Any], kept: dict[Any, int] | None) -> Any:
+        """The votes under the answers: a chat that is written anew forgets them."""
+        messages, votes = conversation(turns), kept or {}
+        found = [votes.get((place, messages[place]["content"])) for _, place in _answers(messages)]
+        labels = [None if thumb is None else store.get(thumb).label for thumb in found]
+        return gr.Chatbot(feedback_value=[{True: "Like", False: "Dislike", None: None}[one] for one in labels])
+
     def choose(turns: list[Any], kept: Any, index: int | None) -> tuple[Any, ...]:
         return load(conversation(turns), kept, index)
 
@@ -179,7 +187,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab, train_t
         return load(messages, values[kept], index)
 
     def choose_last(values: dict[Any, Any]) -> tuple[Any, ...]:
-        return choose_if_free(values, None)
+        return thumbs(values[chat], values[kept]), *choose_if_free(values, None)
 
     def choose_clicked(values: dict[Any, Any], event: gr.SelectData) -> tuple[Any, ...]:
         return choose_if_free(values, _index(event))
@@ -200,13 +208,14 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab, train_t
         what = ""
         try:
             _keep(store, votes, answered, messages[:index], event.liked, origin_of(values, answered))
-            if index == values[about] and event.liked and answered in votes:
+            if index == values[about] and not _taken_back(event.liked):
                 what = _say_more(store, votes[answered], values[note], values[better])
         except WorkbenchError as error:
             return {said: html.message(retell(language, error)), kept: votes}
         now = load(messages, votes, index) if index == values[about] else choose_if_free({**values, kept: votes}, index)
         return {
             kept: votes,
+            chat: thumbs(values[chat], votes),
             said: html.message(say(language, what), "fine") if what else "",
             **dict(zip(tallied, tally(language), strict=True)),
             **dict(zip(more, now, strict=True)),
@@ -232,6 +241,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab, train_t
         kind = "fine" if what else "warning"
         return {
             kept: votes,
+            chat: thumbs(values[chat], votes),
             said: html.message(say(language, what or "feedback.nothing_new"), kind),
             **dict(zip(tallied, tally(language), strict=True)),
             **dict(zip(more, load(messages, votes, index), strict=True)),
@@ -254,12 +264,14 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab, train_t
             found = [*found[: DAYS_SHOWN - 1], (say(language, "feedback.days.before"), *sums)]
         return cards, html.days(language, found)
 
-    def refresh(run_id: str | None, request: gr.Request) -> tuple[Any, ...]:
+    def refresh(run_id: str | None, newest: str | None, request: gr.Request) -> tuple[Any, ...]:
+        """The runs to talk with; one that has been trained since is chosen, for the next round is about it."""
         language = language_of(request)
         choices = compared_runs(bench, language)
-        known = {value for _, value in choices}
-        chosen = run_id if run_id in known else (choices[0][1] if choices else None)
-        return gr.Dropdown(choices=choices, value=chosen), *tally(language)
+        known = [value for _, value in choices]
+        now = known[0] if known else None
+        chosen = run_id if run_id in known and newest == now else now
+        return gr.Dropdown(choices=choices, value=chosen), now, *tally(language)
 
     def tell_round(run_id: str | None, start: str, reference: str, request: gr.Request) -> tuple[Any, str]:
         found = bench.run_or_none(run_id)
@@ -280,22 +292,25 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab, train_t
     asked = [run, side, temperature, length]
     answering = ([chat, *asked, made], [chat, told, growing, made])
     fields = {chat, kept, *more}
-    gr.on([page.load, tab.select], refresh, [run], [run, *tallied], **quiet)
-    sent = gr.on([send.click, prompt.submit], ask, [chat, prompt], [chat, prompt], **quiet)
+    questions = [run, start, reference]
+    gr.on([page.load, tab.select], refresh, [run, newest], [run, newest, *tallied], **quiet).then(
+        tell_round, questions, [reference, follows], **quiet
+    )
+    gr.on([one.input for one in questions], tell_round, questions, [reference, follows], **quiet)
+    sent = gr.on([send.click, prompt.submit], ask, [chat, prompt], [chat, prompt, said], **quiet)
     retried = again.click(take_back_answer, [chat], [chat], **quiet)
     for begun in (sent, retried):
-        begun.then(answer, *answering, **streamed).then(choose_last, fields, more, **quiet)
+        begun.then(answer, *answering, **streamed).then(choose_last, fields, [chat, *more], **quiet)
     clear.click(lambda: ([], {}, {}, "", ""), None, [chat, kept, made, told, said], **quiet).then(
         choose, [chat, kept, about], more, **quiet
     )
     about.input(choose, [chat, kept, about], more, **quiet)
     chat.select(choose_clicked, fields, more, **quiet)
     voting = {*fields, *asked, made, growing}
-    chat.like(vote, voting, [kept, said, *tallied, *more], **quiet)
-    keep.click(keep_more, voting, [kept, said, *tallied, *more], **quiet)
-    review.wire(queue, bench, page, asked, functools.partial(_origin, bench), tally, tallied)
-    questions = [run, start, reference]
-    gr.on([page.load, *(one.change for one in questions)], tell_round, questions, [reference, follows], **quiet)
+    voted = [chat, kept, said, *tallied, *more]
+    chat.like(vote, voting, voted, **quiet)
+    keep.click(keep_more, voting, voted, **quiet)
+    review.wire(queue, bench, page, review_tab, asked, functools.partial(_origin, bench), tally, tallied)
     chosen = [data.source, data.renewed, *(train_tab.options[name] for name in ROUND_OPTIONS)]
     train.click(use, [*questions, data.renewed], chosen, **quiet)
     return train
@@ -336,10 +351,12 @@ def conversation(turns: Any) -> list[dict[str, str]]:
 def _answers(messages: list[dict[str, str]]) -> list[tuple[str, int]]:
     """The answers of a conversation by their place in it, each with its number and how it begins."""
     places = [place for place, message in enumerate(messages) if place and message["role"] == "assistant"]
-    return [
-        (f"{number}. {' '.join(messages[place]['content'].split())[:WORDS_SHOWN]}", place)
-        for number, place in enumerate(places, 1)
-    ]
+    return [(f"{number}. {_beginning(messages[place]['content'])}", place) for number, place in enumerate(places, 1)]
+
+
+def _beginning(text: str) -> str:
+    words = " ".join(text.split())
+    return words if len(words) <= WORDS_SHOWN else words[:WORDS_SHOWN].rstrip() + " …"
 
 
 def _index(event: gr.EventData) -> int:
@@ -368,13 +385,17 @@ def _keep(
     origin: dict[str, Any],
 ) -> None:
     """Add a vote, turn it around, or take it back: the same answer has one vote at most."""
-    taken_back = liked is None or liked == ""
     up = liked is True or liked == "Like"
     if answered in kept:
         thumb = kept[answered]
-        store.retract(thumb) if taken_back else store.change(thumb, up)
-    elif not taken_back:
+        store.retract(thumb) if _taken_back(liked) else store.change(thumb, up)
+    elif not _taken_back(liked):
         kept[answered] = store.add(prompt, answered[1], up, **origin)
+
+
+def _taken_back(liked: bool | str | None) -> bool:
+    """Whether a thumb was clicked that had been given already."""
+    return liked is None or liked == ""
 
 
 def _stored(store: ThumbStore, thumb: int | None, text: str) -> tuple[str, str]:

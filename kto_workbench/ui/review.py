@@ -172,7 +172,7 @@ class ReviewPanel:
 
 def lay_out() -> ReviewPanel:
     """The panel's widgets, top to bottom."""
-    gr.HTML(label("review.help"), elem_classes="kto-bare kto-section kto-prose")
+    gr.HTML(label("review.help"), elem_classes="kto-bare kto-section")
     with gr.Row(equal_height=True):
         source = gr.Radio(
             [(label("review.from.held_out"), "held_out"), (label("review.from.file"), "file")],
@@ -199,6 +199,7 @@ def wire(
     panel: ReviewPanel,
     bench: Workbench,
     page: gr.Blocks,
+    tab: gr.Tab,
     asked: Sequence[Any],
     origin: Callable[..., dict[str, Any]],
     tally: Callable[[str], tuple[Any, ...]],
@@ -210,6 +211,7 @@ def wire(
         panel: from `lay_out`.
         bench: the workspace.
         page: all tabs.
+        tab: the panel's own.
         asked: the widgets that say who answers: run, side, temperature, longest answer.
         origin: of an answer, from the values of these widgets.
         tally: what is shown of the votes, in a language.
@@ -259,6 +261,7 @@ def wire(
 
     def write_ahead(name: str, request: gr.Request) -> Iterator[tuple[Any, Any]]:
         language, review = language_of(request), reviews.get(name)
+        yield gr.skip(), gr.skip()  # of an event that yields nothing, gradio would empty the outputs
         if review is None:
             return
         try:
@@ -300,7 +303,8 @@ def wire(
     begun.success(None, None, None, js=FOCUS_JS)
     begun.then(write_ahead, [mine], [card, told], **ahead)
     page.load(None, None, None, js=KEYS_JS)
-    page.load(come_back, [mine], [card], **quiet).then(write_ahead, [mine], [card, told], **ahead)
+    # Not when the page loads: what the browser keeps is not at hand before its tab has been opened.
+    tab.select(come_back, [mine], [card], **quiet).then(write_ahead, [mine], [card, told], **ahead)
     for action, button in panel.actions.items():
         pressed = button.click(act(action), [mine, shown], [card, told, *tallied], js=SHOWN_JS, **quiet)
         pressed.then(write_ahead, [mine], [card, told], **ahead)
