@@ -450,14 +450,17 @@ def test_a_run_s_own_rows_lie_on_the_value_function_step_by_step(own, open_page)
     run.set_status(state="finished", step=40, total_steps=40)
     page = open_page(own.url + "/#learn", width=390)
     told = page.locator("#learn-values .kto-plain")
-    wait_for(lambda: told.count() and "at step 40, 2 with thumbs up, 1 with thumbs down" in told.inner_text(), 10)
+    wait_for(lambda: told.count() and "at step 40, 2 with thumbs up, 1 with thumbs down" in told.inner_text(), 20)
     dots = page.locator("#learn-values .kto-narrow circle")
     assert dots.count() == 3
     page.locator("#learn-step input[type=number]").fill("17")
     page.keyboard.press("Enter")
-    wait_for(lambda: "at step 20" in told.inner_text() and "z0 was 0.2 nats" in told.inner_text(), 10)
+    wait_for(lambda: "at step 20" in told.inner_text() and "z0 was 0.2 nats" in told.inner_text(), 20)
+    go_to(page, "Data")
+    go_to(page, "Learn")
+    wait_for(lambda: "at step 20" in told.inner_text(), 20)  # still the one that was chosen
     page.click("#learn-mine")
-    wait_for(lambda: page.locator("#learn-z0 input[type=number]").input_value() == "0.2", 10)
+    wait_for(lambda: page.locator("#learn-z0 input[type=number]").input_value() == "0.2", 20)
     assert page.locator("#learn-beta input[type=number]").input_value() == "0.5"
     old = make_run(own.workspace)  # of a version that kept no rows
     old.record(record_at(3, 40))
@@ -466,7 +469,7 @@ def test_a_run_s_own_rows_lie_on_the_value_function_step_by_step(own, open_page)
     page.locator("#train-run input").click()
     page.get_by_role("option").filter(has_text=old.id).click()
     go_to(page, "Learn")
-    wait_for(lambda: f"batch means of run {old.id}" in told.inner_text(), 10)
+    wait_for(lambda: f"batch means of run {old.id}" in told.inner_text(), 20)
     assert not page.locator("#learn-step").is_visible()
 
 
@@ -475,9 +478,9 @@ def test_a_run_s_folder_is_told_where_no_window_can_show_it(own, open_page):  # 
     run.set_status(state="finished")
     page = open_page(own.url + "/#runs")
     folder = str(run.path.resolve())
-    wait_for(lambda: page.inner_text("#runs-folder .cm-content") == folder, 10)
+    wait_for(lambda: page.inner_text("#runs-folder .cm-content") == folder, 20)
     page.click("#runs-open")
-    wait_for(lambda: f"The run is in {folder} on the machine" in page.inner_text("#runs-message"), 10)
+    wait_for(lambda: f"The run is in {folder} on the machine" in page.inner_text("#runs-message"), 20)
 
 
 def test_a_tab_chosen_while_the_page_loads_stays(workbench, open_page):  # noqa: F811

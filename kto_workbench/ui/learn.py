@@ -53,20 +53,24 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown) 
         weights = [1.0 if weight is None else weight for weight in (config.desirable_weight, config.undesirable_weight)]
         return [config.beta, *weights, round(then or 0.0, 2)]
 
-    def offer_steps(run_id: str | None) -> Any:
+    def offer_steps(run_id: str | None, offered: Any) -> tuple[Any, Any]:
         run = bench.run_or_none(run_id)
         steps = recorded_steps(run) if run else []
+        now = [run_id, *steps[:1], *steps[-1:]]
+        if now == offered:  # the step that was chosen stays
+            return gr.skip(), now
         if len(steps) < 2:
-            return gr.Slider(visible=False)
-        return gr.Slider(minimum=steps[0], maximum=steps[-1], value=steps[-1], visible=True)
+            return gr.Slider(visible=False), now
+        return gr.Slider(minimum=steps[0], maximum=steps[-1], value=steps[-1], visible=True), now
 
+    offered = gr.State(None)  # the run, its first and its last recorded step
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
     sliders = [beta, up, down, z0]
     pictured = [values, pulls, others]
     drawn = {"inputs": [*sliders, step, watched], "outputs": pictured, **quiet}
     mine.click(settings, [watched, step], sliders, **quiet)
     gr.on([slider.change for slider in (*sliders, step)], draw, trigger_mode="always_last", **drawn)
-    opened = gr.on([tab.select, watched.change, page.load], offer_steps, [watched], [step], **quiet)
+    opened = gr.on([tab.select, watched.change, page.load], offer_steps, [watched, offered], [step, offered], **quiet)
     opened.then(draw, **drawn)
 
 
