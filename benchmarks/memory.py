@@ -27,7 +27,12 @@ SHAPES = {
     "12x384": Shape(layers=12, hidden=384, intermediate=1536, heads=6, kv_heads=6, vocabulary=4096, lora_r=32),
 }
 TINY = Shape(layers=1, hidden=32, intermediate=64, heads=2, kv_heads=2, vocabulary=64, lora_r=2)
-SETTINGS = {"ours": "one pass", "checkpointed": "checkpointed", "lean": "one sequence a pass"}
+SETTINGS = {
+    "ours": "one pass",
+    "checkpointed": "checkpointed",
+    "lean": "one sequence a pass",
+    "full": "every weight, one pass",
+}
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_MMAP_MAX_": "10000000"}
 MIX, BATCH_SIZE = Mix(120, 120, 0.5), 16
 TOLERANCE = 0.2

@@ -17,7 +17,7 @@ class Ours:
         from kto_workbench.config import KTOConfig
         from kto_workbench.engine import attention
         from kto_workbench.engine.batches import Batch, Pair
-        from kto_workbench.engine.models import add_lora, checkpoint_activations
+        from kto_workbench.engine.models import adapter_off, as_it_is, checkpoint_activations, make_trainable
         from kto_workbench.engine.scoring import make_scorer
 
         self.config = KTOConfig(
@@ -27,8 +27,10 @@ class Ours:
             undesirable_weight=1.0,
             lora_r=shape.lora_r,
             lora_alpha=2 * shape.lora_r,
+            tuning="full" if variant == "full" else "lora",
         )
-        self.model = add_lora(make_model(shape, attention.register()), self.config)
+        self.model = make_trainable(make_model(shape, attention.register()), self.config)
+        self.as_reference = as_it_is if variant == "full" else adapter_off
         if variant == "checkpointed":
             checkpoint_activations(self.model)
         self.scorer = make_scorer(self.model)
@@ -53,7 +55,8 @@ class Ours:
         some = self.batches if number is None else [self.batches[number]]
         with tempfile.TemporaryDirectory() as folder:
             cache = ReferenceCache(Path(folder) / "reference.safetensors")
-            fill_in(some, self.scorer, cache, Budget(self.tokens_per_pass), mismatched=True)
+            budget = Budget(self.tokens_per_pass)
+            fill_in(some, self.scorer, cache, budget, mismatched=True, as_reference=self.as_reference)
 
     def step(self, number: int) -> Any:
         """Add the gradient of a batch; returns its loss."""
@@ -74,7 +77,7 @@ def longest(batches: list[list[Example]]) -> int:
 
 
 def trainable(model: Any) -> list[tuple[str, Any]]:
-    """The adapter's parameters by name."""
+    """What is trained, by name."""
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
 
 
