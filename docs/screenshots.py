@@ -23,9 +23,9 @@ def train_the_demo(page: Page) -> None:
     """One click, and wait until it has finished."""
     go_to(page, "Train")
     page.click("#train-start")
-    wait_for(lambda: "finished" in page.inner_text("#train-progress"), 300, lambda: page.inner_text("#train-progress"))
+    wait_for(lambda: "finished" in page.inner_text("#train-progress"), 900, lambda: page.inner_text("#train-progress"))
 
-    wait_for(lambda: "pace" in page.inner_text("#train-expected"), 30)
+    wait_for(lambda: "pace" in page.inner_text("#train-expected"), 60)
 
 
 def ask(page: Page) -> None:
@@ -62,7 +62,7 @@ def photograph(page: Page, folder: Path, width: int, tabs: Sequence[str] = TABS,
 def main(folder: Path) -> None:
     """Make all pictures."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory(prefix="kto-") as scratch, sync_playwright() as playwright:
         served = Served(Path(scratch) / "workspace", Path(scratch) / "server.log")
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=QUIET)
         try:

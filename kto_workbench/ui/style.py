@@ -290,6 +290,8 @@ button.kto-why:hover { background: var(--button-secondary-background-fill-hover)
 #blind-panel:has([data-phase=voted]) :is(#blind-left, #blind-tie, #blind-right) { display: none; }
 .kto-won-side .kto-answer-box { border-color: var(--primary-600); border-width: 2px; }
 .kto-buttons button { flex: 0 1 auto; }
+.kto-buttons > .block:has(> label input[type="checkbox"], > .checkbox-container) { flex: 0 0 auto !important;
+  width: auto; min-width: 180px !important; }
 
 .kto-evaluation { display: grid; gap: 12px; }
 .kto-won p { margin: 8px 0 4px !important; font-size: 13.5px; color: var(--block-info-text-color); }
