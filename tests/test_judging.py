@@ -366,6 +366,14 @@ def test_an_answer_can_not_speak_for_the_judge(serve):
     assert user.count(boundary) == 6 and boundary not in evil  # three pairs of markers, none of them the answer's
 
 
+def test_markers_can_not_be_known_beforehand():
+    judge = EndpointJudge("http://x/v1", "m")
+    asked = [
+        judge.messages(Case("Hi", reference, tuned), False) for reference, tuned in [("a", "b"), ("a", "c"), ("d", "b")]
+    ]
+    assert len({re.search(r"end in (\w{16})\.", system["content"]).group(1) for system, _ in asked}) == 3
+
+
 def test_a_busy_or_broken_server_is_asked_again(serve):
     troubles = iter([500, (429, {"retry-after": "0"}, "slow down"), 503])
     server = serve(lambda body: next(troubles, None) or "A")
@@ -424,6 +432,10 @@ def test_what_a_model_does_not_take_is_left_out(serve):
     found = ask(server)
     assert found.notes["position_bias"] == 1 and found.notes["unparsed"] == 0
     assert "temperature" not in server.asked[-1]
+    server.judge, before = lambda body: (400, {}, "max_tokens and temperature, whatever you send"), len(server.asked)
+    with pytest.raises(WorkbenchError, match="refused: HTTP 400"):
+        ask(server, CASES[:1], workers=1)
+    assert len(server.asked) - before <= 4  # once without them, in both orders
 
 
 def test_replies_are_kept_and_a_second_time_asks_nothing(serve, tmp_path):
