@@ -306,9 +306,10 @@ def fill_in(page, **options) -> None:
         field.press("Tab")
 
 
-def vote_by_keys(page, count: int) -> None:
-    """Start a review of the held-out prompts, and vote up and down in turn."""
+def vote_by_keys(page, prompts: str, count: int) -> None:
+    """Start a review of these prompts, and vote up and down in turn."""
     page.get_by_role("tab", name="Review many", exact=True).click()
+    page.get_by_label(prompts).check()
     page.locator("#review-each input[type=number]").fill("4")
     page.click("#review-start")
     for number in range(count):
@@ -318,7 +319,8 @@ def vote_by_keys(page, count: int) -> None:
 
 
 @needs_browser
-@pytest.mark.timeout(400)
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_whole_loop_twice_each_time_with_the_start_and_reference_that_were_chosen(own, open_page):  # noqa: F811
     small = {name: SMALL[name] for name in ("batch_size", "save_steps", "sample_steps", "lora_r", "lora_alpha")}
     page = open_page(own.url + "/#train")
@@ -330,7 +332,7 @@ def test_the_whole_loop_twice_each_time_with_the_start_and_reference_that_were_c
     compare_once(page)
     open_feedback(page)
     page.locator("#feedback-length input[type=number]").fill("24")
-    vote_by_keys(page, 8)
+    vote_by_keys(page, "held out by this run", 8)
     assert counted(page) == ["4", "4"]
     second = next_run(page, own, "base + this adapter", "base model with that adapter")
     assert (second.config().start_adapter, second.config().reference) == (str(first.adapter.resolve()), "start")
@@ -340,7 +342,7 @@ def test_the_whole_loop_twice_each_time_with_the_start_and_reference_that_were_c
     compare_once(page)
     open_feedback(page)
     wait_for(lambda: second.id in page.locator("#feedback-run input").input_value(), 20)
-    vote_by_keys(page, 5)
+    vote_by_keys(page, "all of its data", 5)  # so few rows that none were held out
     assert counted(page) == ["7", "6"]
     third = next_run(page, own, "the base model", "without that adapter")
     assert (third.config().start_adapter, third.config().reference) == (str(second.adapter.resolve()), "base")

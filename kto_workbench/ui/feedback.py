@@ -32,7 +32,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab, train_t
     """Lay out the tab; returns the button that trains on what was collected."""
     store = ThumbStore(bench.workspace)
     with gr.Row(equal_height=False):
-        with gr.Column(scale=5, min_width=300), gr.Tabs():
+        with gr.Column(scale=5, min_width=300), gr.Tabs(overflow_behavior="wrap"):
             with gr.Tab(label("feedback.tab.chat"), id="chat"):
                 chat = gr.Chatbot(
                     label=label("feedback.chat"),

@@ -175,7 +175,7 @@ def lay_out() -> ReviewPanel:
     gr.HTML(label("review.help"), elem_classes="kto-bare kto-section")
     with gr.Row(equal_height=True):
         source = gr.Radio(
-            [(label("review.from.held_out"), "held_out"), (label("review.from.file"), "file")],
+            [(label(f"review.from.{one}"), one) for one in ("held_out", "all", "file")],
             value="held_out",
             label=label("review.from"),
             elem_id="review-from",
@@ -339,7 +339,7 @@ def _prompts(bench: Workbench, run: Run, source: str, path: str | None) -> list[
     else:
         config = run.config()
         asked = [row.prompt for row in load_feedback(config.data, workspace=bench.workspace).rows]
-        found = held_out_prompts(asked, config.eval_fraction, config.seed)
+        found = asked if source == "all" else held_out_prompts(asked, config.eval_fraction, config.seed)
         if not found:
-            raise DataError(f"Run {run.id} held no prompts out; take them from a file.")
+            raise DataError(f"Run {run.id} held no prompts out; take all of its data, or a file.")
     return list({prompt_key(prompt): prompt for prompt in found}.values())

@@ -471,6 +471,7 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "review.from": ("Prompts", "提示来源"),
     "review.from.held_out": ("held out by this run", "此训练留出的提示"),
+    "review.from.all": ("all of its data", "其全部数据"),
     "review.from.file": ("from a file", "来自文件"),
     "review.file": ("Prompts: TXT (one a line), JSONL or JSON", "提示文件：TXT（每行一个）、JSONL 或 JSON"),
     "review.each": ("Answers to each", "每个提示的回答数"),
@@ -991,7 +992,7 @@ REASONS_ZH: dict[str, str] = {
     "也无法从 Hub 获得同名数据集：{1}。",
     r"There is no file (.+)\.": "没有文件 {0}。",
     r"There is no prompt in (.+)\.": "{0} 中没有提示。",
-    r"Run (.+) held no prompts out; take them from a file\.": "训练 {0} 没有留出提示；请使用文件。",
+    r"Run (.+) held no prompts out; take all of its data, or a file\.": "训练 {0} 没有留出提示；请用其全部数据或文件。",
     r"Prompt (.+) of (.+) is neither a text nor a list of messages\.": "{1} 的第 {0} 个提示既不是文本，"
     "也不是消息列表。",
     r"(.+) is not JSON: (.+) in line (.+)\.": "{0} 不是 JSON：第 {2} 行：{1}。",
