@@ -19,6 +19,7 @@ from test_judging import prefers_please, serve  # noqa: F401
 
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.judging.records import list_records, new_record
+from kto_workbench.judging.steps import checkpoints_of
 from kto_workbench.runs import Run
 from kto_workbench.ui import evaluate, outcome
 from kto_workbench.ui.evaluate import Wish, begin_evaluation, cost_line, keep_prompts, prompt_files
@@ -68,7 +69,7 @@ def test_a_child_process_evaluates_and_the_page_only_looks(bench, trained, promp
     monkeypatch.setenv("MY_JUDGE_API_KEY", "sk-not-for-the-page")
     server, run = serve(prefers_please), bench.run(trained.id)
     asked = wish(run, prompts=prompts, kind="endpoint", url=server.url, model="--json", key_variable="MY_JUDGE_API_KEY")
-    record = begin_evaluation(bench, replace(asked, checkpoints=True))
+    record = begin_evaluation(bench, replace(asked, checkpoints=True, against=checkpoints_of(run)[0].name))
     assert record.read()["state"] in ("starting", "running")
     assert 'role="progressbar"' in outcome.show("en", record, record.read())
     with pytest.raises(WorkbenchError, match="is at work already"):
@@ -78,6 +79,9 @@ def test_a_child_process_evaluates_and_the_page_only_looks(bench, trained, promp
     assert found["state"] == "finished", record.log_path.read_text()
     assert found["evaluation"]["judge"] == "endpoint" and found["about"]["n_prompts"] == 2 == len(found["answers"])
     assert found["about"]["judge_model"] == "--json"  # what is typed is never an option
+    first = found["evaluation"]["checkpoints"][0]  # is held against itself
+    assert first["side"] == found["about"]["against"] == checkpoints_of(run)[0].name
+    assert (first["ties"], first["requests"]) == (2, 0) and abs(first["kl"]["per_answer"]) < 1e-4
     assert b"sk-not" not in b"".join(path.read_bytes() for path in run.path.rglob("*") if path.is_file())
     assert [one.name for one in list_records(run)] == [record.name]
     for language in ("en", "zh"):

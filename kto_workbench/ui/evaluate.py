@@ -23,14 +23,14 @@ from kto_workbench.judging.records import ACTIVE, Record, list_records, new_reco
 from kto_workbench.judging.rules import KINDS, parse_judge
 from kto_workbench.judging.steps import checkpoints_of
 from kto_workbench.runs import Run
-from kto_workbench.runs.sides import REFERENCE, Side
+from kto_workbench.runs.sides import Side
 from kto_workbench.ui import html
-from kto_workbench.ui.answers import compared_runs
+from kto_workbench.ui.answers import ITS_REFERENCE, offered_sides, side_named, sides_named
 from kto_workbench.ui.outcome import record_title, show
 from kto_workbench.ui.words import label, language_of, retell, say
 from kto_workbench.ui.workbench import Workbench
 
-NO_JUDGE, ITS_REFERENCE = "none", "reference"
+NO_JUDGE = "none"
 LOOK_SECONDS = 1.0
 LIMIT = 64
 # A page may be open to people who don't know this machine: they may name a key for judges, and no other secret.
@@ -167,10 +167,13 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
 
     def refresh(run_id: str | None, against_id: str | None, source: str | None, request: gr.Request) -> list[Any]:
         language = language_of(request)
-        runs, sources = compared_runs(bench, language), sources_for(language)
-        others = [(say(language, "evaluate.its_reference"), ITS_REFERENCE), *runs]
+        sides, sources = offered_sides(bench, language), sources_for(language)
+        others = [
+            (say(language, "evaluate.its_reference"), ITS_REFERENCE),
+            *offered_sides(bench, language, references=True),
+        ]
         return [
-            gr.Dropdown(choices=runs, value=_kept(run_id, runs)),
+            gr.Dropdown(choices=sides, value=_kept(run_id, sides)),
             gr.Dropdown(choices=others, value=_kept(against_id, others)),
             gr.Dropdown(choices=sources, value=_kept(source, sources)),
         ]
@@ -198,7 +201,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
 
     def look(run_id: str | None, name: str | None, request: gr.Request) -> list[Any]:
         _children[:] = [one for one in _children if one.poll() is None]  # reaped, so that none looks alive
-        language, found = language_of(request), bench.run_or_none(run_id)
+        language, found = language_of(request), run_of(bench, run_id)
         records = list_records(found) if found else []
         chosen = next((one for one in records if one.name == name), records[0] if records else None)
         read = {one.name: one.read() for one in records}
@@ -216,7 +219,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
 
     def halt(run_id: str | None, name: str | None, request: gr.Request) -> list[Any]:
         with contextlib.suppress(WorkbenchError):
-            Record(bench.run(run_id), name or "").stop()
+            Record(side_named(bench, run_id).run, name or "").stop()
         return look(run_id, name, request)
 
     def take(file: str, request: gr.Request) -> list[Any]:
@@ -250,6 +253,14 @@ def _kept(value: str | None, choices: Sequence[tuple[str, str]]) -> str | None:
     return value if value in known else known[0] if known else None
 
 
+def run_of(bench: Workbench, name: str | None) -> Run | None:
+    """The run of a side, which its evaluations are kept with; None if it is gone or there is none yet."""
+    try:
+        return side_named(bench, name).run
+    except WorkbenchError:
+        return None
+
+
 # what can be asked ---------------------------------------------------------------------------------------------------
 
 
@@ -278,7 +289,7 @@ def questions_of(bench: Workbench, wish: Wish, run: Run) -> list[Any]:
 
 def cost_line(bench: Workbench, wish: Wish, language: str) -> str:
     """How many prompts will be answered; for an endpoint also what it will be asked at most."""
-    run = bench.run(wish.run)
+    run = side_named(bench, wish.run).run
     asked = [prompt for prompt, _ in questions_of(bench, wish, run)]
     judge = wish.judge
     line = say(language, "evaluate.count", count=len(asked))
@@ -308,12 +319,12 @@ def cost_line(bench: Workbench, wish: Wish, language: str) -> str:
 
 def begin_evaluation(bench: Workbench, wish: Wish) -> Record:
     """Start an evaluation in a process of its own. Raises WorkbenchError."""
-    run = bench.run(wish.run)
+    sides = sides_named(bench, wish.run, wish.against)
+    run, against = sides["tuned"].run, sides["reference"]
+    side = Side(run) if wish.checkpoints else sides["tuned"]
     if any(record.read().get("state") in ACTIVE for record in list_records(run)):
         raise RunError(f"An evaluation of run {run.id} is at work already; stop it or let it end.")
-    side, judge = Side(run), wish.judge
-    asked = questions_of(bench, wish, run)
-    against = Side(run, REFERENCE) if wish.against == ITS_REFERENCE else Side(bench.run(wish.against))
+    judge, asked = wish.judge, questions_of(bench, wish, run)
     if judge == "endpoint" and wish.key_variable and not KEY_VARIABLE.fullmatch(wish.key_variable.strip()):
         raise ConfigError("From this page, a key comes from an environment variable whose name ends in _API_KEY.")
     about = {
@@ -327,11 +338,11 @@ def begin_evaluation(bench: Workbench, wish: Wish) -> Record:
         "checkpoints": bool(wish.checkpoints),
     }
     record = new_record(run, about)
-    command = [sys.executable, "-m", "kto_workbench", "compare", run.path.resolve(), "--json"]
+    command = [sys.executable, "-m", "kto_workbench", "compare", side.name, "--json"]
     # With "=", so that nothing that was typed can be taken for an option.
     command += [f"--workspace={bench.workspace.resolve()}", f"--evaluation={record.name}"]
     command += [f"--prompts={wish.prompts if wish.prompts in (HELD_OUT, DEMO) else Path(wish.prompts).resolve()}"]
-    command += [f"--against={against.name}"] if wish.against != ITS_REFERENCE else []
+    command += [f"--against={against.name}"]
     command += [f"--limit={wish.at_most}"] if wish.at_most else []
     command += ["--checkpoints"] if wish.checkpoints else []
     command += [f"--judge={judge}"] if judge else []
