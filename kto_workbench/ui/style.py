@@ -291,7 +291,7 @@ button.kto-why:hover { background: var(--button-secondary-background-fill-hover)
 .kto-won-side .kto-answer-box { border-color: var(--primary-600); border-width: 2px; }
 .kto-buttons button { flex: 0 1 auto; }
 .kto-buttons > .block:has(> label input[type="checkbox"], > .checkbox-container) { flex: 0 0 auto !important;
-  width: auto; min-width: 180px !important; }
+  width: auto; min-width: 180px !important; margin: 0 !important; }
 
 .kto-evaluation { display: grid; gap: 12px; }
 .kto-won p { margin: 8px 0 4px !important; font-size: 13.5px; color: var(--block-info-text-color); }
