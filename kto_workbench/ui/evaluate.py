@@ -81,9 +81,15 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
     with gr.Accordion(label("evaluate.title"), open=False, elem_id="evaluate"):
         gr.HTML(label("evaluate.intro"), elem_classes="kto-bare kto-section")
         with gr.Row():
-            run = gr.Dropdown([], label=label("compare.run"), elem_id="evaluate-run", allow_custom_value=True, scale=2)
-            against = gr.Dropdown([], label=label("evaluate.against"), elem_id="evaluate-against", filterable=False)
-            prompts = gr.Dropdown([], label=label("evaluate.prompts"), elem_id="evaluate-prompts", filterable=False)
+            run = gr.Dropdown(
+                [], label=label("compare.run"), elem_id="evaluate-run", allow_custom_value=True, scale=2, min_width=220
+            )
+            against = gr.Dropdown(
+                [], label=label("evaluate.against"), elem_id="evaluate-against", filterable=False, min_width=220
+            )
+            prompts = gr.Dropdown(
+                [], label=label("evaluate.prompts"), elem_id="evaluate-prompts", filterable=False, min_width=220
+            )
             limit = gr.Number(
                 LIMIT, precision=0, minimum=0, label=label("evaluate.limit"), elem_id="evaluate-limit", min_width=120
             )
@@ -93,15 +99,17 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
                 value="shorter",
                 label=label("evaluate.judge"),
                 elem_id="evaluate-judge",
+                min_width=220,
                 filterable=False,
             )
             argument = gr.Textbox(
-                label=label("evaluate.argument"), elem_id="evaluate-argument", max_lines=1, visible=False
+                label=label("evaluate.argument"), elem_id="evaluate-argument", min_width=220, max_lines=1, visible=False
             )
             checkpoints = gr.Checkbox(
                 label=label("evaluate.checkpoints"),
                 info=label("evaluate.checkpoints.help"),
                 elem_id="evaluate-checkpoints",
+                min_width=220,
             )
         with gr.Group(visible=False) as of_endpoint:
             with gr.Row():
