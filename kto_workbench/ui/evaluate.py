@@ -105,12 +105,11 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
             argument = gr.Textbox(
                 label=label("evaluate.argument"), elem_id="evaluate-argument", min_width=220, max_lines=1, visible=False
             )
-            checkpoints = gr.Checkbox(
-                label=label("evaluate.checkpoints"),
-                info=label("evaluate.checkpoints.help"),
-                elem_id="evaluate-checkpoints",
-                min_width=220,
-            )
+        checkpoints = gr.Checkbox(
+            label=label("evaluate.checkpoints"),
+            info=label("evaluate.checkpoints.help"),
+            elem_id="evaluate-checkpoints",
+        )
         with gr.Group(visible=False) as of_endpoint:
             with gr.Row():
                 url = gr.Textbox(
