@@ -95,7 +95,7 @@ def test_a_win_bought_by_length_is_said():
     ratio = length_ratio(sides["reference"], sides["tuned"])
     assert ratio == 2 and " 2 times as long" in length_remark({"win_rate": 0.75, "length_ratio": ratio})
     assert "0.5 times as long" in length_remark({"win_rate": 0.75, "length_ratio": 0.5})
-    assert "reference side wins with answers 0.5 times as long" in length_remark({"win_rate": 0.25, "length_ratio": 2})
+    assert "The winning side's answers are 0.5 times as long" in length_remark({"win_rate": 0.25, "length_ratio": 2})
     assert not length_remark({"win_rate": 0.75, "length_ratio": 1.2})
     assert not length_remark({"win_rate": 0.5, "length_ratio": 3}) and not length_remark({"win_rate": None})
 

@@ -99,8 +99,8 @@ def length_remark(evaluation: dict[str, Any]) -> str:
     ratio, rate = evaluation.get("length_ratio"), evaluation.get("win_rate")
     if ratio is None or rate is None or rate == 0.5 or 1 / NOTABLE_LENGTH < ratio < NOTABLE_LENGTH:
         return ""
-    winner, times = (TUNED, ratio) if rate > 0.5 else (REFERENCE, 1 / ratio if ratio else float("inf"))
+    times = ratio if rate > 0.5 else 1 / ratio if ratio else float("inf")
     return (
-        f"The {winner} side wins with answers {times:.2g} times as long as the other side's: look whether length alone "
+        f"The winning side's answers are {times:.2g} times as long as the other side's: look whether length alone "
         "decided."
     )

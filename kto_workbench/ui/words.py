@@ -236,7 +236,7 @@ WORDS: dict[str, tuple[str, str]] = {
         "reward = β · Σ = {beta:g} × {total:+.4f} nats = {reward:+.4f}",
         "奖励 = β · Σ = {beta:g} × {total:+.4f} nat = {reward:+.4f}",
     ),
-    "why.less": ("−{full:.2g} nats: likelier before", "−{full:.2g} nat：对照一方更可能这样说"),
+    "why.less": ("-{full:.2g} nats: likelier before", "-{full:.2g} nat：对照一方更可能这样说"),
     "why.more": ("+{full:.2g} nats: likelier after tuning", "+{full:.2g} nat：训练后更可能这样说"),
     "why.strongest": ("Strongest:", "影响最大："),
     # the blind vote
@@ -838,10 +838,8 @@ SENTENCES_ZH: dict[str, str] = {
     r"Can't load the reward model (.+?): (.+)\.": "无法加载奖励模型 {0}：{1}。",
     r"Model (.+) has no trained head to give rewards with\.": "模型 {0} 没有训练过的奖励输出头。",
     r"A reward model has one output or two; (.+) has (.+) of them\.": "奖励模型应有一个或两个输出；{0} 有 {1} 个。",
-    r"The (?:tuned) side wins with answers (.+?) times as long as the other side's: .*": "训练后的一方胜出，"
-    "而其回答长度是另一方的 {0} 倍：请看看是否只是长度起了作用。",
-    r"The (?:reference) side wins with answers (.+?) times as long as the other side's: .*": "参考模型胜出，"
-    "而其回答长度是另一方的 {0} 倍：请看看是否只是长度起了作用。",
+    r"The winning side's answers are (.+?) times as long as the other side's: .*": "胜出一方的回答长度是"
+    "另一方的 {0} 倍：请看看是否只是长度起了作用。",
     r"Starting the training process\.": "正在启动训练进程。",
     r"Loading the model\.": "正在加载模型。",
     r"Computing the reference: (.+) of (.+) batches\.": "正在计算参考模型：第 {0} / {1} 批。",
