@@ -323,11 +323,13 @@ def vote_by_keys(page, prompts: str, count: int) -> None:
 @pytest.mark.timeout(600)
 def test_the_whole_loop_twice_each_time_with_the_start_and_reference_that_were_chosen(own, open_page):  # noqa: F811
     small = {name: SMALL[name] for name in ("batch_size", "save_steps", "sample_steps", "lora_r", "lora_alpha")}
-    page = open_page(own.url + "/#train")
+    page = open_page(own.url)
+    go_to(page, "Train")
+    wait_for_progress(page, "No run yet")  # the page is at work
     fill_in(page, **small, max_steps=6)
     page.click("#train-start")
+    (first,) = wait_for(lambda: list_runs(own.workspace), 30, lambda: page.inner_text("#train-message"))
     wait_for_progress(page, "finished", 150)
-    (first,) = list_runs(own.workspace)
 
     compare_once(page)
     open_feedback(page)

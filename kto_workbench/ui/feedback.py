@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 
 from kto_workbench.errors import WorkbenchError
+from kto_workbench.feedback import suggest_weights
 from kto_workbench.feedback.store import ThumbStore
 from kto_workbench.runs import Run
 from kto_workbench.ui import html, review
@@ -26,6 +27,8 @@ DAYS_SHOWN = 7
 WORDS_SHOWN = 34  # characters of an answer in a list
 # What the next round takes over from the run that was talked with, and what its two questions decide.
 ROUND_OPTIONS = ("model", "template", "tuning", "load_in_4bit", "start_adapter", "reference")
+
+WEIGHTS = ("desirable_weight", "undesirable_weight")  # follow from the thumbs
 
 
 def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab, train_tab: TrainTab) -> gr.Button:
@@ -281,9 +284,12 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab, train_t
         told = html.message(say(language_of(request), f"round.follows.{follows}"), "plain")
         return gr.Radio(visible=goes_on and not full), told
 
-    def use(run_id: str | None, start: str, reference: str, renewed: int) -> tuple[Any, ...]:
+    def use(run_id: str | None, start: str, reference: str, renewed: int, ratio: float) -> tuple[Any, ...]:
         options = next_round(bench.run_or_none(run_id), start, reference)
-        chosen = [options.get(name, gr.skip()) for name in ROUND_OPTIONS]
+        counts = store.balance()
+        weights = suggest_weights(counts.n_desirable, counts.n_undesirable, ratio=float(ratio or 1.0))
+        options |= dict(zip(WEIGHTS, (round(weight, 4) for weight in weights), strict=True))
+        chosen = [options.get(name, gr.skip()) for name in (*ROUND_OPTIONS, *WEIGHTS)]
         return gr.Dropdown(choices=sources(bench), value=THUMBS), renewed + 1, *chosen
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
@@ -311,8 +317,8 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab, train_t
     chat.like(vote, voting, voted, **quiet)
     keep.click(keep_more, voting, voted, **quiet)
     review.wire(queue, bench, page, review_tab, asked, functools.partial(_origin, bench), tally, tallied)
-    chosen = [data.source, data.renewed, *(train_tab.options[name] for name in ROUND_OPTIONS)]
-    train.click(use, [*questions, data.renewed], chosen, **quiet)
+    chosen = [data.source, data.renewed, *(train_tab.options[name] for name in (*ROUND_OPTIONS, *WEIGHTS))]
+    train.click(use, [*questions, data.renewed, data.ratio], chosen, **quiet)
     return train
 
 
