@@ -188,7 +188,7 @@ def origin_of(side: Side, sampling: Mapping[str, Any]) -> dict[str, Any]:
 
 def build(bench: Workbench, page: gr.Blocks, asked: Asked) -> None:
     """Lay out the panel, folded, and wire it."""
-    with gr.Accordion(label("blind.title"), open=False, elem_id="blind"):
+    with gr.Accordion(label("blind.title"), open=False, elem_id="blind") as panel:
         gr.HTML(label("blind.help"), elem_classes="kto-bare kto-section")
         with gr.Row(equal_height=True):
             source = gr.Radio(
@@ -315,7 +315,8 @@ def build(bench: Workbench, page: gr.Blocks, asked: Asked) -> None:
     begun.success(None, None, None, js=keys.focus("blind"))
     begun.then(answer_ahead, [mine], seen, **ahead)
     page.load(None, None, None, js=keys.listen("blind", KEYS))
-    page.load(come_back, [mine], [card, figures], **quiet).then(answer_ahead, [mine], seen, **ahead)
+    # What is told to a folded panel is lost: it asks when it is opened.
+    panel.expand(come_back, [mine], [card, figures], **quiet).then(answer_ahead, [mine], seen, **ahead)
     for action, button in actions.items():
         pressed = button.click(act(action), [mine, number_shown], seen, js=keys.with_shown_card("blind"), **quiet)
         pressed.then(answer_ahead, [mine], seen, **ahead)

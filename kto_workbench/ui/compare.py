@@ -121,7 +121,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
         another = gr.Button(label("compare.another"), elem_id="compare-another", min_width=140)
         halt = gr.Button(label("compare.halt"), elem_id="compare-halt", min_width=100)
         marked = gr.Checkbox(
-            True, label=label("compare.marks"), elem_id="compare-marks", container=False, min_width=180
+            True, label=label("compare.marks"), elem_id="compare-marks", container=False, scale=0, min_width=180
         )
     told = gr.HTML(elem_id="compare-message", elem_classes="kto-bare kto-told")
     answers = gr.HTML(show("en", None), elem_id="compare-answers", elem_classes="kto-bare")
@@ -177,7 +177,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
                     sides=sides,
                 ):
                     comparison.take(first, piece)
-                    if time.monotonic() - sent > UPDATE_SECONDS:
+                    if time.monotonic() - sent > pause_between_updates(comparison, first):
                         sent = time.monotonic()
                         yield update()
         except WorkbenchError as error:
@@ -283,6 +283,13 @@ def prompts_asked(bench: Workbench, text: str | None, file: str | None) -> list[
     if file:
         return load_prompts(bench.received_file(file))
     return [part.strip() for part in BETWEEN_PROMPTS.split(text or "") if part.strip()]
+
+
+def pause_between_updates(comparison: Comparison, first: int) -> float:
+    """Seconds: a page of many texts costs the browser more, and a page that does not show them changes little."""
+    if first != comparison.page * PAGE:
+        return 10 * UPDATE_SECONDS
+    return UPDATE_SECONDS * (1 if len(comparison.prompts) == 1 else 3)
 
 
 # what is shown -------------------------------------------------------------------------------------------------------

@@ -21,9 +21,9 @@ _LISTEN = """() => {
     event.preventDefault()
     if (!event.repeat) document.getElementById("NAME-" + action).click()
   })
-  // A button that was clicked by mouse must not take the space bar afterwards.
+  // A button that was clicked by mouse, or the head of the folded part, must not take the space bar afterwards.
   document.addEventListener("click", event => {
-    if (event.detail > 0 && event.target.closest?.("#NAME-actions")) document.activeElement?.blur()
+    if (event.detail > 0 && event.target.closest?.("#NAME-actions, #NAME .label-wrap")) document.activeElement?.blur()
   })
 }"""
 _FOCUS = """() => {

@@ -20,7 +20,7 @@ from kto_workbench.feedback.loading import load_feedback
 from kto_workbench.feedback.prompts import load_prompts
 from kto_workbench.feedback.store import ThumbStore
 from kto_workbench.runs import Run
-from kto_workbench.ui import html
+from kto_workbench.ui import html, keys
 from kto_workbench.ui.html import esc
 from kto_workbench.ui.words import label, language_of, retell, say
 from kto_workbench.ui.workbench import Workbench
@@ -30,36 +30,16 @@ AHEAD = 24  # unread answers to have
 REVIEWS_KEPT = 8  # in this process, for pages that are loaded again
 
 ACTIONS = ("back", "down", "up", "skip")
-# A vote is for the card that its voter saw, whatever has happened since.
-SHOWN_JS = """(mine, shown) => [mine, Number(document.querySelector("#review-card [data-card]")?.dataset.card ?? -1)]"""
-FOCUS_JS = """() => {
-  const panel = document.getElementById("review-panel")
-  document.getElementById("review-card").setAttribute("aria-live", "polite")
-  panel.tabIndex = -1
-  panel.focus({ preventScroll: true })
-  panel.scrollIntoView({ block: "nearest" })
-}"""
-KEYS_JS = """() => {
-  const actions = {
-    ArrowUp: "up", u: "up", ArrowDown: "down", d: "down", ArrowRight: "skip", " ": "skip", ArrowLeft: "back", z: "back",
-  }
-  document.addEventListener("keydown", event => {
-    const action = actions[event.key.length === 1 ? event.key.toLowerCase() : event.key]
-    const card = document.querySelector("#review-card .kto-review")
-    if (!action || !card?.checkVisibility()) return
-    if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || event.defaultPrevented) return
-    const at = event.target instanceof Element ? event.target : document.body
-    const writes = "input, textarea, select, [role=slider], [role=listbox], [role=option], [role=combobox]"
-    if (at.isContentEditable || at.closest(writes)) return
-    if (event.key === " " && at.closest("button, a, summary, [role=button]")) return  // presses what has the focus
-    event.preventDefault()
-    if (!event.repeat) document.getElementById("review-" + action).click()
-  })
-  // A button that was clicked by mouse must not take the space bar afterwards.
-  document.addEventListener("click", event => {
-    if (event.detail > 0 && event.target.closest?.("#review-actions")) document.activeElement?.blur()
-  })
-}"""
+KEYS = {
+    "ArrowUp": "up",
+    "u": "up",
+    "ArrowDown": "down",
+    "d": "down",
+    "ArrowRight": "skip",
+    " ": "skip",
+    "ArrowLeft": "back",
+    "z": "back",
+}
 
 
 @dataclass
@@ -300,13 +280,15 @@ def wire(
     card, told = panel.card, panel.told
     panel.source.change(lambda source: gr.File(visible=source == "file"), [panel.source], [panel.file], **quiet)
     begun = panel.start.click(begin, [panel.source, panel.file, panel.each, *asked], [mine, card, told], **quiet)
-    begun.success(None, None, None, js=FOCUS_JS)
+    begun.success(None, None, None, js=keys.focus("review"))
     begun.then(write_ahead, [mine], [card, told], **ahead)
-    page.load(None, None, None, js=KEYS_JS)
+    page.load(None, None, None, js=keys.listen("review", KEYS))
     # Not when the page loads: what the browser keeps is not at hand before its tab has been opened.
     tab.select(come_back, [mine], [card], **quiet).then(write_ahead, [mine], [card, told], **ahead)
     for action, button in panel.actions.items():
-        pressed = button.click(act(action), [mine, shown], [card, told, *tallied], js=SHOWN_JS, **quiet)
+        pressed = button.click(
+            act(action), [mine, shown], [card, told, *tallied], js=keys.with_shown_card("review"), **quiet
+        )
         pressed.then(write_ahead, [mine], [card, told], **ahead)
 
 

@@ -284,7 +284,7 @@ button.kto-why:hover { background: var(--button-secondary-background-fill-hover)
 .kto-heat-scale i { height: 10px; border-radius: 3px; background: linear-gradient(to right,
   color-mix(in srgb, var(--kto-down) 58%, var(--block-background-fill)), var(--block-background-fill),
   color-mix(in srgb, var(--kto-up) 58%, var(--block-background-fill))); }
-#compare-marks { align-self: center; }
+.kto-buttons > .form:has(#compare-marks) { flex: 0 1 auto; align-self: center; border: 0; background: none; }
 #blind-panel:focus { outline: none; }
 #blind-panel:not(:has([data-card])) #blind-actions, #blind-panel:has([data-phase=open]) #blind-next,
 #blind-panel:has([data-phase=voted]) :is(#blind-left, #blind-tie, #blind-right) { display: none; }
