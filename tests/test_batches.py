@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kto_workbench.engine.batches import compose, hold_out, mismatched_pairs
+from kto_workbench.engine.batches import compose, mismatched_pairs
+from kto_workbench.feedback.held_out import hold_out
 from kto_workbench.feedback.rendering import Encoded
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from kto_workbench.feedback.held_out import hold_out as hold_out
 from kto_workbench.feedback.rendering import Encoded
 
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from kto_workbench.config import KTOConfig
-from kto_workbench.engine.batches import Batch, Pair, compose, hold_out, mismatched_pairs
+from kto_workbench.engine.batches import Batch, Pair, compose, mismatched_pairs
 from kto_workbench.engine.generation import generate
 from kto_workbench.engine.memory import calibrate
 from kto_workbench.engine.models import (
@@ -37,7 +37,8 @@ from kto_workbench.engine.step import uses_mismatched, uses_reference
 from kto_workbench.engine.trainer import KTOTrainer
 from kto_workbench.errors import DataError, WorkbenchError
 from kto_workbench.feedback import Row, load_feedback
-from kto_workbench.feedback.rendering import encode_rows, load_tokenizer, model_path, prompt_messages
+from kto_workbench.feedback.held_out import hold_out, prompt_key
+from kto_workbench.feedback.rendering import encode_rows, load_tokenizer, model_path
 from kto_workbench.runs.directory import Run
 from kto_workbench.runs.jsonlines import write_atomically
 from kto_workbench.runs.launch import create_run
@@ -144,14 +145,9 @@ class Prepared:
     def watch(self, n: int) -> list[Row]:
         """A few rows whose prompts are worth watching: held-out ones, each prompt once, the shorter half of them."""
         pairs = [pair for part in self.evaluation or self.train for pair in part]
-        once = list({prompt_key(row): (len(e.prompt_ids), row) for row, e in reversed(pairs)}.values())[::-1]
+        once = list({prompt_key(row.prompt): (len(e.prompt_ids), row) for row, e in reversed(pairs)}.values())[::-1]
         middle = sorted(length for length, _ in once)[(len(once) - 1) // 2]
         return [row for length, row in once if length <= middle][:n]
-
-
-def prompt_key(row: Row) -> str:
-    """Equal for siblings: rows that answer the same prompt."""
-    return json.dumps(prompt_messages(row.prompt), sort_keys=True)
 
 
 def prepare(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, config: KTOConfig) -> Prepared:
@@ -159,7 +155,7 @@ def prepare(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, config: KTO
     if len(rows) < 2:
         raise DataError(f"{config.data} holds {len(rows)} usable row; KTO needs at least two, for a mismatched pair.")
     encoded = encode_rows(tokenizer, rows, config.max_length, template=config.template)
-    keys = [prompt_key(row) for row in rows]
+    keys = [prompt_key(row.prompt) for row in rows]
     train, held = hold_out(keys, config.eval_fraction, config.seed)
     if config.objective == "sft":
         train = [i for i in train if rows[i].label]
