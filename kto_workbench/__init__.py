@@ -17,6 +17,7 @@ The rooms, each of which imports only from those above it:
     demo             the small world of the demo: its text, its judge, its figures
     views            figures and reports from records
     ui               the page
+    shell            the longer verbs of the `kto` command
 
 `ui`, `runs`, `judging` and `feedback` never import torch; `engine` never imports gradio. What needs torch loads when
 first used.

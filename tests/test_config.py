@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kto_workbench.__main__ import _config, _parser
+from kto_workbench.__main__ import _parser
 from kto_workbench.config import (
     DEMO_DEFAULTS,
     GROUPS,
@@ -20,6 +20,7 @@ from kto_workbench.config import (
     unknown_option,
 )
 from kto_workbench.errors import ConfigError
+from kto_workbench.shell.training import config_from
 
 # Scripts and outside checks hold on to these names.
 PROMISED = (
@@ -101,8 +102,8 @@ def test_yaml_there_and_back(values, tmp_path):
 def test_a_keyword_and_a_flag_win_over_the_file(tmp_path):
     (tmp_path / "c.yaml").write_text("beta: 0.3\nseed: 5\n")
     assert load_config(tmp_path / "c.yaml", beta=0.2) == KTOConfig(beta=0.2, seed=5)
-    assert _config(str(tmp_path / "c.yaml"), {"beta": "0.2"}) == KTOConfig(beta=0.2, seed=5)
-    assert _config("thumbs.csv", {"beta": "0.2"}) == KTOConfig(data="thumbs.csv", beta=0.2)
+    assert config_from(str(tmp_path / "c.yaml"), {"beta": "0.2"}) == KTOConfig(beta=0.2, seed=5)
+    assert config_from("thumbs.csv", {"beta": "0.2"}) == KTOConfig(data="thumbs.csv", beta=0.2)
 
 
 def test_an_empty_file_is_all_defaults_and_5e_5_is_a_number_without_a_point(tmp_path):

@@ -11,12 +11,13 @@ import kto_workbench
 
 PACKAGE = Path(kto_workbench.__file__).parent
 # Each imports only from those before it. The command (__main__) is on top, and imports whom it likes.
-ROOMS = ["errors", "config", "feedback", "runs", "judging", "engine", "demo", "views", "ui"]
+ROOMS = ["errors", "config", "feedback", "runs", "judging", "engine", "demo", "views", "ui", "shell"]
 WITHOUT_TORCH = [
     "kto_workbench", "kto_workbench.__main__", "kto_workbench.feedback", "kto_workbench.runs",
     "kto_workbench.runs.answering", "kto_workbench.judging.records", "kto_workbench.judging.endpoint",
     "kto_workbench.judging.questions", "kto_workbench.judging.rules",
     "kto_workbench.views", "kto_workbench.ui", "kto_workbench.ui.app",
+    "kto_workbench.shell.training", "kto_workbench.shell.comparing",
 ]  # fmt: skip
 
 

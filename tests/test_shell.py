@@ -9,9 +9,10 @@ import torch
 from conftest import SMALL, SMALL_ROWS, only_json, wait_for
 
 from kto_workbench import KTOConfig
-from kto_workbench.__main__ import _config, _parser, main
+from kto_workbench.__main__ import _parser, main
 from kto_workbench.runs import list_runs
 from kto_workbench.runs.directory import new_run
+from kto_workbench.shell.training import config_from
 
 ROWS = [
     {"prompt": "Hi", "completion": "Hello!", "label": True},
@@ -71,7 +72,7 @@ def test_train_follows_to_the_end_and_says_how_it_ended(trained_by_shell):
     assert run.id in done.stderr and "Traceback" not in done.stderr and "24/24" in done.stderr
 
 
-def test_options_of_file_and_flags_are_both_in_the_runs_config(trained, small_data):
+def test_options_of_file_and_flags_are_both_in_the_runsconfig_from(trained, small_data):
     config = trained.config()
     assert {name: getattr(config, name) for name in SMALL} == SMALL
     assert config.data == str(small_data) and trained.data()["rows"] == SMALL_ROWS
@@ -141,7 +142,7 @@ def test_a_run_keeps_its_options_and_its_config_trains_anew(tmp_path, trained, c
     ):  # fmt: skip
         assert refused(words, capsys) == sentence
     arguments = _parser().parse_args(["train", str(trained.path / "config.yaml"), "--seed", "7"])
-    assert _config(arguments.source, {"seed": arguments.seed}) == trained.config().replace(seed=7)
+    assert config_from(arguments.source, {"seed": arguments.seed}) == trained.config().replace(seed=7)
 
 
 # compare and export --------------------------------------------------------------------------------------------------

@@ -170,7 +170,7 @@ class Run:
         return jsonlines.read(self.path / "samples.jsonl")[0]
 
     def rewards(self) -> list[dict[str, Any]]:
-        """Rewards row by row at some forty steps: `step`, `z0` in nats, `rewards` with β, `labels` True for thumbs up."""
+        """Rewards row by row at some forty steps: `step`, `z0` in nats, `rewards` with β, `labels` (True is up)."""
         return jsonlines.read(self.path / "rewards.jsonl")[0]
 
     def log(self, lines: int = 40) -> str:

@@ -1,0 +1,6 @@
+"""The longer verbs of the `kto` command; __main__.py has the parser and the short ones.
+
+common.py     what verbs share: the workspace, JSON on stdout
+training.py   kto train, kto resume: start a run in a process of its own, and follow it
+comparing.py  kto compare: two sides on prompts, judged if asked
+"""

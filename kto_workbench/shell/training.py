@@ -1,0 +1,170 @@
+"""kto train and kto resume: start a run in a process of its own, and follow it."""
+
+import argparse
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kto_workbench.config import KTOConfig, load_config, option_choices, options
+from kto_workbench.errors import ConfigError, WorkbenchError
+from kto_workbench.feedback.named import NAMES
+from kto_workbench.runs.directory import Run, find_run
+from kto_workbench.shell.common import as_json, last_metrics, workspace_of
+
+CONFIG_SUFFIXES = (".yaml", ".yml")
+DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".zst")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of kto train: every option of a config, and what to train."""
+    parser.add_argument(
+        "source",
+        nargs="?",
+        metavar="CONFIG_OR_RUN",
+        help="a YAML config, a feedback file or its name, or a run that waits to be trained",
+    )
+    parser.add_argument("--detach", action="store_true", help="start it and return at once")
+    for name, field in options().items():
+        if name != "workspace":
+            flags = dict.fromkeys(("--" + name.replace("_", "-"), "--" + name))
+            many = {"nargs": "*"} if "tuple" in str(field.annotation) else {}
+            if field.annotation is bool:
+                many = {"nargs": "?", "const": "true"}
+            metavar = "|".join(option_choices(field)) or name.rsplit("_", 1)[-1].upper()
+            parser.add_argument(
+                *flags, dest=name, default=None, metavar=metavar, help=field.description.replace("%", "%%"), **many
+            )
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """Start a run from a config, a feedback file or options alone, or one that waits, and follow it."""
+    from kto_workbench.runs.launch import create_run, resume, start
+
+    given = {
+        name: getattr(arguments, name)
+        for name in options()
+        if name != "workspace" and getattr(arguments, name) is not None
+    }
+    if arguments.workspace:
+        given["workspace"] = arguments.workspace
+    source = arguments.source
+    run = _existing_run(source, workspace_of(arguments))
+    if run is not None:
+        if given.keys() - {"workspace"}:
+            raise ConfigError("A run keeps its options; to change some, train its config.yaml with them.")
+        if run.status().resumable:
+            resume(run)
+        elif run.status().state == "queued" and run.status().pid is None:
+            start(run)
+        else:
+            raise ConfigError(
+                f"Run {run.id} is {run.status().state} already; `kto train {run.path}/config.yaml` trains it anew."
+            )
+    else:
+        run = create_run(config_from(source, given))
+        start(run)
+    return _follow(run, arguments)
+
+
+def _existing_run(source: str | None, workspace: str) -> Run | None:
+    if source is None or source in NAMES or Path(source).suffix in (*CONFIG_SUFFIXES, *DATA_SUFFIXES):
+        return None
+    if Path(source).exists() and not (Path(source) / "config.yaml").is_file():
+        return None  # a file, or a folder of datasets
+    return find_run(source, workspace)
+
+
+def config_from(source: str | None, given: dict[str, Any]) -> KTOConfig:
+    """The config of a YAML file, of a feedback file, or of options alone; `given` overrides. Raises ConfigError."""
+    if source is None:
+        return KTOConfig(**given)
+    if Path(source).suffix in CONFIG_SUFFIXES:
+        return load_config(source, **given)
+    return KTOConfig(**{"data": source, **given})
+
+
+def _follow(run: Run, arguments: argparse.Namespace) -> int:
+    """Show a run's progress until it ends; Ctrl-C asks it to stop, a second one leaves it alone."""
+    from tqdm import tqdm
+
+    from kto_workbench.runs.launch import follow
+
+    if arguments.detach:
+        started = {"run": run.id, "path": str(run.path)}
+        print(as_json(started) if arguments.json else f"Run {run.id} has started: {run.path}")
+        return 0
+    print(f"Run {run.id}", file=sys.stderr)
+    offset, status, shown = 0, run.status(), ""
+    # On a terminal the bar moves smoothly; in a log file a line now and then is enough.
+    interval = 0.1 if sys.stderr.isatty() else 10.0
+    with _stop_on_signals(run), tqdm(file=sys.stderr, bar_format=_BAR, mininterval=interval) as bar:
+        for status in follow(run):
+            records, offset = run.metrics_since(offset)
+            last = next((record for record in reversed(records) if "loss" in record), None)
+            bar.total = status.total_steps or None
+            bar.set_description_str(status.message.rstrip(".") or status.state.capitalize(), refresh=False)
+            if last:
+                names = {"loss": "loss", "z0": "kl", "up": "rewards/chosen", "down": "rewards/rejected"}
+                values = {k: f"{last[v]:.3g}" for k, v in names.items() if last.get(v) is not None}
+                bar.set_postfix(values, refresh=False)
+            bar.update(status.step - bar.n)
+            if bar.desc != shown and sys.stderr.isatty():
+                shown = bar.desc
+                bar.refresh()
+    final = last_metrics(run)
+    if arguments.json:
+        print(
+            as_json(
+                {
+                    "run": run.id,
+                    "path": str(run.path),
+                    "state": status.state,
+                    "step": status.step,
+                    "error": status.error,
+                    "final": final,
+                }
+            )
+        )
+    elif status.state in ("finished", "stopped"):
+        print(f"Run {run.id} has {'finished' if status.state == 'finished' else 'stopped'} at step {status.step}.")
+        if run.adapter.exists():
+            print(f"Its adapter is in {run.adapter}; `kto compare {run.id}` shows what it changed.")
+    else:
+        raise WorkbenchError(f"Run {run.id} {status.state}: {status.error} (log: {run.log_path})")
+    return 0 if status.state in ("finished", "stopped") else 2
+
+
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+
+
+@contextlib.contextmanager
+def _stop_on_signals(run: Run) -> Iterator[None]:
+    asked = False
+
+    def handle(number: int, frame: Any) -> None:
+        nonlocal asked
+        if asked or not run.status().active:
+            raise KeyboardInterrupt
+        asked = True
+        run.ask("stop")
+        print("\nStopping, and saving the adapter; once more leaves it running.", file=sys.stderr)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def resume(arguments: argparse.Namespace) -> int:
+    """Go on with a run from its latest checkpoint, and follow it."""
+    from kto_workbench.runs.launch import resume
+
+    run = find_run(arguments.run, workspace_of(arguments))
+    resume(run)
+    arguments.detach = arguments.json = False
+    return _follow(run, arguments)
