@@ -337,6 +337,64 @@ def test_a_blind_vote_by_keyboard_becomes_thumbs_and_figures(comparing, run, ope
     fits_a_phone(page, "blind-over")
 
 
+@needs_browser
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_who_likes_kind_and_brief_answers_votes_blindly_for_the_model_that_was_trained_to_be(open_page, tmp_path):  # noqa: F811
+    from kto_workbench import KTOConfig, train
+    from kto_workbench.demo.judge import judge
+    from kto_workbench.demo.measure import evaluation_prompts
+
+    config = KTOConfig(
+        model="demo", data="demo", workspace=str(tmp_path / "workspace"), eval_fraction=0.0, sample_steps=-1
+    )
+    run = train(config, progress=False)
+    single = [row["prompt"] for row in evaluation_prompts() if len(row["prompt"]) == 1]
+    asked = single[:: len(single) // 24][:24]
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in asked))
+
+    def merits(prompt: str, answer: str) -> int:
+        verdict = judge([{"role": "user", "content": prompt}], answer)
+        return int(verdict.kind) + int(verdict.brief)
+
+    served = Served(tmp_path / "workspace", tmp_path / "server.log")
+    try:
+        page = open_page(served.url)
+        open_compare(page)
+        page.locator("#blind button").first.click()
+        page.get_by_label("from a file").first.check()
+        page.set_input_files("#blind-file input[type=file]", file)
+        page.wait_for_selector("#blind-file a, #blind-file .file-preview")
+        page.locator("#blind-count input").fill("24")
+        page.get_by_label("Show the sides after each vote").uncheck()
+        page.click("#blind-start")
+        card, before = page.locator("#blind-card [data-card]"), ""
+        while True:
+            wait_for(
+                lambda: (
+                    (card.count() and card.get_attribute("data-card") != before)  # noqa: B023
+                    or "That was the last pair" in page.inner_text("#blind-card")
+                ),
+                120,
+            )
+            if not card.count():
+                break
+            before = card.get_attribute("data-card")
+            prompt = page.locator("#blind-card .kto-prompt").inner_text()
+            a, b = (merits(prompt, text) for text in page.locator("#blind-card .kto-answer-box").all_inner_texts())
+            page.keyboard.press("ArrowLeft" if a > b else "ArrowRight" if b > a else "ArrowDown")
+            assert not re.search("tuned|reference", page.inner_text("#blind-card"), re.IGNORECASE)
+        votes = [vote.winner for vote in read_votes(run)]
+        wins, losses = votes.count("tuned"), votes.count("reference")
+        assert len(votes) == 24 and wins > losses and sign_test(wins, losses) < 0.05, votes
+        assert f"{wins} wins" in page.inner_text("#blind-result")
+        balance = ThumbStore(served.workspace).balance()
+        assert balance.n_desirable == balance.n_undesirable == wins + losses
+    finally:
+        served.stop()
+
+
 # without a browser
 
 
@@ -374,8 +432,9 @@ def test_words_that_only_one_side_has_are_found(trained):
     assert only_here("It is blue.", "Hmph. It is blue.") == [("It is blue.", False)]
     assert only_here("我喜欢小猫。", "我喜欢小狗。") == [("我喜欢小", False), ("猫", True), ("。", False)]
     assert only_here("one two", "") == [("one two", True)] and only_here("", "one") == []
-    long = "the " * 5000
-    assert "".join(part for part, _ in only_here(long, "the a " * 4000)) == long
+    round_and_round = "the " * 5000  # told apart at its start alone, else this takes half a minute
+    parts = only_here(round_and_round, "a the " * 4000)
+    assert "".join(text for text, _ in parts) == round_and_round and len(parts[0][0]) < 4 * 260
     drawn = with_marks("<b>x</b> & y", "& y")
     assert drawn == '<mark class="kto-only">&lt;b&gt;x&lt;/b&gt;</mark> &amp; y'
 

@@ -7,6 +7,7 @@
     rules.py        judges that need no model: a pattern, a length, JSON, an expected answer; how a judge is named
     endpoint.py     a judge behind an OpenAI-compatible address
     report.py       an evaluation as a table for the shell
+    votes.py        runs/<id>/votes.jsonl: blind votes, their only reader and writer
     records.py      runs/<id>/evaluations/, their only reader and writer
 
 Nothing here imports torch. The reward model, which needs it, is in the engine, where answers are made too.

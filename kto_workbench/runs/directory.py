@@ -7,6 +7,7 @@ runs/<id>/  config.yaml     the complete config: running it again gives the same
             rewards.jsonl   the reward of each row at some forty steps
             samples.jsonl   answers of the reference and the tuned model on the watched prompts, while training
             evaluations/    what judges said of its answers (kto_workbench/judging/records.py)
+            votes.jsonl     blind votes on its answers (kto_workbench/judging/votes.py)
             log.txt         what the training process printed
             commands/       files that ask: stop, save-now, sample-now
             checkpoints/    to resume from

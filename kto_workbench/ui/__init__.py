@@ -14,6 +14,9 @@ quick.py      gradio imported in half the time
 presets.py    settings kept under a name
 answers.py    what the tabs that ask models share
 suggestions.py  prompts to try
+blind.py      two answers, shuffled, and a vote on them
+heat.py       an answer's reward, token by token
+keys.py       cards judged by keyboard
 data.py, train.py, compare.py, feedback.py, runs.py, learn.py   the tabs; live.py is the half of Train that moves
 
 Nothing here imports torch: the page opens at once, holds no GPU memory and survives any crash of a training.

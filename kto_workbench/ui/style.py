@@ -333,6 +333,9 @@ button.kto-why:hover { background: var(--button-secondary-background-fill-hover)
   #data-side, #data-rendered { flex: 1 1 100% !important; }
   .kto-keys, .kto-days .kto-keys { padding-left: 0; }
   #review-actions button { flex: 1 1 40% !important; min-height: 48px; }
+  .kto-heat-scale { grid-template-columns: 1fr 1fr; }
+  .kto-heat-scale i { grid-column: 1 / -1; order: -1; }
+  .kto-heat-scale span:last-child { text-align: right; }
   #blind-actions button { flex: 1 1 28% !important; min-height: 48px; padding: 4px; }
   #review-back, #review-skip { order: 1; }
   .kto-sides { grid-template-columns: 1fr; gap: 12px; }

@@ -270,7 +270,7 @@ WORDS: dict[str, tuple[str, str]] = {
         "此训练没有可建议的提示；请使用文件。",
     ),
     "blind.none": ("There are no votes on these sides yet.", "这两边还没有投票。"),
-    "blind.judge": ("your blind vote", "你的盲投"),
+    "blind.judge": ("you, blind", "盲投"),
     "blind.same": (
         "{count:,} of the ties are pairs of equal answers, which were not shown.",
         "其中 {count:,} 个平局是两个相同的回答，没有展示。",

@@ -5,6 +5,7 @@ curves.py    which curves there are; smoothing; downsampling that keeps peaks
 notes.py     what looks wrong in a training, found in its records
 figure.py    plot(run): the curves as one matplotlib figure
 drawing.py   line charts as SVG
+differences.py  what one text says and another does not
 report.py    a run as one HTML file
 card.py      the model card of an export
 learning.py  KTO's value function, DPO's and SFT's beside it
