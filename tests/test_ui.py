@@ -292,6 +292,20 @@ def test_curves_grow_and_keep_their_colours(own, open_page, fake):  # noqa: F811
     assert bar.get_attribute("aria-valuenow") == "60" and bar.get_attribute("aria-valuemax") == "60"
 
 
+def test_curves_go_and_come_back_with_the_run_that_is_chosen(own, open_page, fake):  # noqa: F811
+    full = make_run(own.workspace)
+    assert fake(full, "--steps", "40", "--pause", "0").wait(20) == 0
+    empty = make_run(own.workspace)
+    page = open_page(own.url)
+    go_to(page, "Train")
+    lines = page.locator("#train-rewards-plot path[aria-roledescription='line mark']")
+    for run, drawn in [(empty, False), (full, True)] * 3:
+        page.locator("#train-run input").fill(run.id)
+        page.keyboard.press("Enter")
+        longest = lambda: max([(one.get_attribute("d") or "").count("L") for one in lines.all()], default=0)
+        wait_for(lambda drawn=drawn: (longest() > 20) == drawn, 20, longest)
+
+
 def test_a_page_outlives_its_server_and_shows_the_true_step(own, open_page, fake):  # noqa: F811
     run = make_run(own.workspace)
     process = fake(run, "--steps", "600", "--pause", "0.15")

@@ -205,7 +205,7 @@ def _zoom(event: gr.SelectData) -> Any:
 
 def draw(
     records: Records, chart: str, part: str, language: str, beta: float, smoothing: float, family: Sequence[str]
-) -> tuple[str, pd.DataFrame | None]:
+) -> tuple[str, pd.DataFrame]:
     """A chart's heading with its legend, and its curves as the long table that gr.LinePlot draws.
 
     gr.LinePlot gives colours to the names in the first table it gets, and to no others: every table must name all
@@ -232,9 +232,8 @@ def draw(
             keys.append((name[f"held out {laid_over}"], HELD_OUT, float(held_out[1][-1])))
     head = html.chart_head(say(language, f"chart.{chart}"), keys)
     drawn = {key: steps_values for key, steps_values in curves.items() if len(steps_values[0])}
-    if not drawn:
-        return head, None
-    first = min(steps[0] for steps, _ in drawn.values())
+    # Never nothing at all: a LinePlot that is emptied while it takes its size ends in a script error.
+    first = min((steps[0] for steps, _ in drawn.values()), default=0)
     gap = ([first], [float("nan")])
     tables = [
         pd.DataFrame(dict(zip(("step", "value"), drawn.get(key, gap), strict=True), curve=word))
