@@ -1,6 +1,7 @@
 """GGUF files: what another reader makes of them, and what is refused."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -135,13 +136,14 @@ def test_ways_to_cut_text_are_known_by_their_patterns():
 
 
 def spell(template, messages):
-    """What Ollama makes of the few words of its template language that are used here."""
-    beginning, rest = template.split("{{- range .Messages }}")
-    body, ending = rest.rsplit("{{- end }}{{- end }}", 1)
+    """What Ollama makes of the few words of its template language that are used here: text between actions is kept."""
+    assert "{{-" not in template and "-}}" not in template  # those trim white space
+    beginning, rest = template.split("{{ range .Messages }}{{ ")
+    body, ending = rest.rsplit("{{ end }}{{ end }}", 1)
     around = {}
-    for branch in body.split("{{- else ") if "{{- else " in body else [body]:
-        role = branch.split('"')[1]
-        around[role] = branch.split("}}", 1)[1] if branch.count("}}") else branch
+    for branch in body.split("{{ else "):
+        role, text = re.fullmatch(r'if eq .Role "(\w+)" }}(.*)', branch, re.DOTALL).groups()
+        around[role] = text
     return beginning + "".join(around[m["role"]].replace("{{ .Content }}", m["content"]) for m in messages) + ending
 
 
@@ -173,5 +175,5 @@ def test_a_template_that_does_more_is_left_to_ollama(exported):
     assert ollama_template(tokenizer) is None
     lines = (exported / "Modelfile").read_text().splitlines()
     assert lines[:3] == ["FROM ./model.gguf", "PARAMETER temperature 0.7", 'PARAMETER stop "<|end|>"']
-    assert lines[3].startswith('TEMPLATE """{{- range .Messages }}{{- if eq .Role "system" }}<|system|>')
+    assert lines[3].startswith('TEMPLATE """{{ range .Messages }}{{ if eq .Role "system" }}<|system|>')
     assert json.loads(lines[2].split(" ", 2)[2]) == "<|end|>"

@@ -251,7 +251,6 @@ def ollama_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
         return None
     if "{{" in beginning + ending + "".join(around.values()) or '"""' in ending + "".join(around.values()):
         return None
-    each = "{{- else ".join(
-        f'if eq .Role "{role}" }}}}{around[role].replace(mark, "{{ .Content }}")}' for role in roles
-    )
-    return f"{beginning}{{{{- range .Messages }}}}{{{{- {each}{{{{- end }}}}{{{{- end }}}}{ending}"
+    # No "{{-": it would take the white space before it away, which belongs to the template.
+    each = "{{ else ".join(f'if eq .Role "{role}" }}}}{around[role].replace(mark, "{{ .Content }}")}' for role in roles)
+    return f"{beginning}{{{{ range .Messages }}}}{{{{ {each}{{{{ end }}}}{{{{ end }}}}{ending}"
