@@ -6,12 +6,14 @@ import warnings
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
+from safetensors.torch import load_file
 from test_scoring import make_pairs
 from tiny_models import VOCABULARY, tiny_tokenizer
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from kto_workbench import train
 from kto_workbench.config import KTOConfig
+from kto_workbench.engine.export import export
 from kto_workbench.engine.generation import generate
 from kto_workbench.engine.models import adapter_off, add_lora, check_not_repacked, load_model
 from kto_workbench.engine.scoring import PackedScorer, PaddedScorer, make_scorer
@@ -121,6 +123,18 @@ def test_a_4_bit_run_learns(folder, tmp_path, dtype):
     records = [r for r in run.metrics() if "loss" in r]
     assert records[-1]["rewards/margins"] > records[0]["rewards/margins"] + 0.05
     assert records[-1]["loss"] < records[0]["loss"]
+
+    # Exported whole, the adapter is merged into the full weights, not into the rounded ones: W + alpha / r · B A.
+    base = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    got = AutoModelForCausalLM.from_pretrained(export(run, "merged")).state_dict()
+    adapter = load_file(run.adapter / "adapter_model.safetensors")
+    names = [name.split(".lora_A")[0] for name in adapter if "lora_A" in name]
+    assert got.keys() == base.keys() and len(names) == 2 * 7
+    for name in names:
+        a, b = (adapter[f"{name}.lora_{side}.weight"].float() for side in "AB")
+        key = name.removeprefix("base_model.model.") + ".weight"
+        torch.testing.assert_close(got[key], base[key] + config.lora_alpha / 4 * b @ a, rtol=1e-5, atol=1e-6)
+        assert not torch.equal(got[key], base[key])
 
 
 def test_paged_optimizer_on_a_cpu_is_refused_in_one_sentence(folder, tmp_path):
