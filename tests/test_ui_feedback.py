@@ -319,7 +319,6 @@ def vote_by_keys(page, prompts: str, count: int) -> None:
 
 
 @needs_browser
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_whole_loop_twice_each_time_with_the_start_and_reference_that_were_chosen(own, open_page):  # noqa: F811
     small = {name: SMALL[name] for name in ("batch_size", "save_steps", "sample_steps", "lora_r", "lora_alpha")}

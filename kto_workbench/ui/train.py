@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 EXPECT_SECONDS = 10.0
 LINES = (
     ("model",),
+    ("tuning", "load_in_4bit"),
     ("beta", "learning_rate"),
     ("desirable_weight", "undesirable_weight"),
     ("num_train_epochs", "batch_size"),
