@@ -103,6 +103,20 @@ def answer_of(page, side: str) -> str:
     return page.locator(f"#compare-{side} .kto-answer-box").first.text_content()
 
 
+def next_card(page, before: str) -> str | None:
+    """The number of the card that follows, once it shows; None at the end of the vote."""
+    looked = """() => {
+      const card = document.querySelector("#blind-card [data-card]")
+      return [card?.dataset.card ?? "", document.getElementById("blind-card").innerText]
+    }"""
+
+    def look() -> list[str] | None:
+        number, text = page.evaluate(looked)
+        return [number] if number not in ("", before) or "That was the last pair" in text else None
+
+    return wait_for(look, 120, lambda: page.evaluate(looked))[0] or None
+
+
 def choose(page, field: str, option: str) -> None:
     page.locator(f"#{field} input").click()
     page.get_by_role("option", name=option, exact=True).click()
@@ -251,22 +265,13 @@ def test_a_blind_vote_by_keyboard_becomes_thumbs_and_figures(comparing, run, ope
     page.locator("#blind-count input").fill("6")
     page.click("#blind-start")
 
-    panel, card = page.locator("#blind-panel"), page.locator("#blind-card [data-card]")
+    card = page.locator("#blind-card [data-card]")
     chosen = []  # prompt, texts of A and B, key
     keys = ["ArrowLeft", "ArrowRight", "ArrowDown", "ArrowLeft", "ArrowRight", "ArrowRight"]
     before = ""
     while True:
-        wait_for(
-            lambda: (
-                (card.count() and card.get_attribute("data-card") != before)  # noqa: B023
-                or "That was the last pair" in panel.inner_text()
-            ),
-            60,
-            panel.inner_text,
-        )
-        if not card.count():
+        if (before := next_card(page, before)) is None:
             break
-        before = card.get_attribute("data-card")
         assert card.get_attribute("data-phase") == "open"
         told = page.locator("#blind-panel, #blind-message, #blind-result").evaluate_all(
             "parts => parts.map(part => part.outerHTML).join()"
@@ -369,18 +374,10 @@ def test_who_likes_kind_and_brief_answers_votes_blindly_for_the_model_that_was_t
         page.locator("#blind-count input").fill("24")
         page.get_by_label("Show the sides after each vote").uncheck()
         page.click("#blind-start")
-        card, before = page.locator("#blind-card [data-card]"), ""
+        before = ""
         while True:
-            wait_for(
-                lambda: (
-                    (card.count() and card.get_attribute("data-card") != before)  # noqa: B023
-                    or "That was the last pair" in page.inner_text("#blind-card")
-                ),
-                120,
-            )
-            if not card.count():
+            if (before := next_card(page, before)) is None:
                 break
-            before = card.get_attribute("data-card")
             prompt = page.locator("#blind-card .kto-prompt").inner_text()
             a, b = (merits(prompt, text) for text in page.locator("#blind-card .kto-answer-box").all_inner_texts())
             page.keyboard.press("ArrowLeft" if a > b else "ArrowRight" if b > a else "ArrowDown")

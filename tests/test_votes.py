@@ -11,7 +11,7 @@ from kto_workbench.feedback import ThumbStore
 from kto_workbench.judging.votes import FILE_NAME, Vote, keep_vote, read_votes, summarize_votes
 from kto_workbench.runs.directory import new_run
 from kto_workbench.runs.sides import REFERENCE, Side
-from kto_workbench.ui.blind import AHEAD, Ballot, Pair, results, show
+from kto_workbench.ui.blind import AHEAD, Ballot, Pair, now, results, show
 
 
 @pytest.fixture
@@ -172,6 +172,22 @@ def test_pairs_are_made_ahead_of_the_voter_and_no_further(run):
     ballot.vote(6, "left")
     list(ballot.answer_ahead())
     assert len(calls) == 4
+
+
+def test_a_page_that_ran_out_of_cards_while_a_batch_was_written_is_known_to_wait(run):
+    def answer(prompts, *, seed):
+        if ballot.pairs:  # the voter is faster than the second batch
+            ballot.vote(0, "left")
+            ballot.vote(1, "left")
+            assert "being written" in now("en", ballot)
+        yield from echo(prompts, seed=seed)
+
+    ballot = a_ballot(run, [f"p{number}" for number in range(6)], answer, unveils=False)
+    ahead = ballot.answer_ahead()
+    next(ahead)
+    assert 'data-card="0"' in now("en", ballot) and not ballot.awaited
+    next(ahead)
+    assert ballot.awaited and 'data-card="2"' in now("en", ballot)
 
 
 def test_a_vote_that_can_not_be_kept_leaves_no_thumbs(run):

@@ -94,6 +94,7 @@ class Ballot:
     position: int = 0
     asked: int = 0
     revealed: bool = False  # the figures are shown
+    awaited: bool = False  # the page was told to wait for the next card
     _voting: threading.RLock = field(default_factory=threading.RLock)
 
     @property
@@ -262,7 +263,7 @@ def build(bench: Workbench, page: gr.Blocks, asked: Asked) -> None:
         ballots[ballot.name] = ballot
         while len(ballots) > BALLOTS_KEPT:
             ballots.popitem(last=False)
-        return ballot.name, show(language, ballot), "", ""
+        return ballot.name, now(language, ballot), "", ""
 
     def answer_ahead(name: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
         language, ballot = language_of(request), ballots.get(name)
@@ -270,10 +271,9 @@ def build(bench: Workbench, page: gr.Blocks, asked: Asked) -> None:
         if ballot is None:
             return
         try:
-            waiting = ballot.shown is None
             for _ in ballot.answer_ahead():
-                yield (show(language, ballot) if waiting else gr.skip()), gr.skip(), results_of(language, ballot)
-                waiting = ballot.shown is None
+                # A voter may have come to the end of the cards while this batch was written.
+                yield (now(language, ballot) if ballot.awaited else gr.skip()), gr.skip(), results_of(language, ballot)
         except WorkbenchError as error:
             yield gr.skip(), html.message(retell(language, error)), gr.skip()
 
@@ -286,7 +286,7 @@ def build(bench: Workbench, page: gr.Blocks, asked: Asked) -> None:
                 ballot.go_on(int(number)) if action == "next" else ballot.vote(int(number), action)
             except WorkbenchError as error:
                 return gr.skip(), html.message(retell(language, error)), gr.skip()
-            return show(language, ballot), "", results_of(language, ballot)
+            return now(language, ballot), "", results_of(language, ballot)
 
         return acted
 
@@ -305,7 +305,7 @@ def build(bench: Workbench, page: gr.Blocks, asked: Asked) -> None:
         language, ballot = language_of(request), ballots.get(name)
         if ballot is None:
             return "", ""
-        return show(language, ballot), results_of(language, ballot) if ballot.revealed or ballot.over else ""
+        return now(language, ballot), results_of(language, ballot) if ballot.revealed or ballot.over else ""
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
     ahead: dict[str, Any] = {"show_progress": "hidden", "concurrency_id": "answers", "trigger_mode": "multiple"}
@@ -321,6 +321,12 @@ def build(bench: Workbench, page: gr.Blocks, asked: Asked) -> None:
         pressed = button.click(act(action), [mine, number_shown], seen, js=keys.with_shown_card("blind"), **quiet)
         pressed.then(answer_ahead, [mine], seen, **ahead)
     reveal.click(unveil, [mine, asked.run, asked.against], [figures], **quiet)
+
+
+def now(language: str, ballot: Ballot) -> str:
+    """What the page shows now, noting whether it waits: looked up first, so that no batch comes in between unseen."""
+    ballot.awaited = ballot.shown is None
+    return show(language, ballot)
 
 
 def show(language: str, ballot: Ballot) -> str:

@@ -73,6 +73,7 @@ class Review:
     cards: list[Card] = field(default_factory=list)
     position: int = 0
     asked: int = 0  # prompts
+    awaited: bool = False  # the page was told to wait for the next card
     _voting: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -237,7 +238,7 @@ def wire(
         reviews[name] = Review(store, prompts, min(max(1, int(each)), 8), made, answer)
         while len(reviews) > REVIEWS_KEPT:
             reviews.popitem(last=False)
-        return name, show(language, reviews[name]), ""
+        return name, now(language, reviews[name]), ""
 
     def write_ahead(name: str, request: gr.Request) -> Iterator[tuple[Any, Any]]:
         language, review = language_of(request), reviews.get(name)
@@ -245,10 +246,9 @@ def wire(
         if review is None:
             return
         try:
-            waiting = review.shown is None
             for _ in review.answer_ahead():
-                yield show(language, review) if waiting else gr.skip(), gr.skip()
-                waiting = review.shown is None
+                # A reader may have come to the end of the cards while this batch was written.
+                yield now(language, review) if review.awaited else gr.skip(), gr.skip()
         except WorkbenchError as error:
             yield gr.skip(), html.message(retell(language, error))
 
@@ -267,13 +267,13 @@ def wire(
                     review.back(int(number))
             except WorkbenchError as error:
                 return gr.skip(), html.message(retell(language, error)), *unchanged
-            return show(language, review), "", *tally(language)
+            return now(language, review), "", *tally(language)
 
         return acted
 
     def come_back(name: str, request: gr.Request) -> Any:
         review = reviews.get(name)
-        return show(language_of(request), review) if review else ""
+        return now(language_of(request), review) if review else ""
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
     ahead: dict[str, Any] = {"show_progress": "hidden", "concurrency_id": "answers", "trigger_mode": "once"}
@@ -290,6 +290,12 @@ def wire(
             act(action), [mine, shown], [card, told, *tallied], js=keys.with_shown_card("review"), **quiet
         )
         pressed.then(write_ahead, [mine], [card, told], **ahead)
+
+
+def now(language: str, review: Review) -> str:
+    """What the page shows now, noting whether it waits: looked up first, so that no batch comes in between unseen."""
+    review.awaited = review.shown is None
+    return show(language, review)
 
 
 def show(language: str, review: Review) -> str:
