@@ -299,10 +299,10 @@ def test_curves_go_and_come_back_with_the_run_that_is_chosen(own, open_page, fak
     page = open_page(own.url)
     go_to(page, "Train")
     lines = page.locator("#train-rewards-plot path[aria-roledescription='line mark']")
+    longest = lambda: max([(one.get_attribute("d") or "").count("L") for one in lines.all()], default=0)
     for run, drawn in [(empty, False), (full, True)] * 3:
         page.locator("#train-run input").fill(run.id)
         page.keyboard.press("Enter")
-        longest = lambda: max([(one.get_attribute("d") or "").count("L") for one in lines.all()], default=0)
         wait_for(lambda drawn=drawn: (longest() > 20) == drawn, 20, longest)
 
 

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import psutil
 import pytest
 from accessible import faint_texts, unnamed_controls
 from browser import (
@@ -175,6 +176,16 @@ def test_both_sides_stream_differences_are_marked_and_the_heat_map_adds_up(compa
     page.keyboard.press("Enter")
     wait_for(lambda: page.locator("#compare-tuned .kto-heat").count() == 0, 20)
     assert answer_of(page, "tuned") == answers["tuned"]
+
+    answering = lambda: [
+        child for child in psutil.Process(comparing.process.pid).children() if "answering" in " ".join(child.cmdline())
+    ]
+    assert len(answering()) == 1
+    sample(page)
+    page.click("#compare-unload")
+    wait_for(lambda: "unloaded" in page.inner_text("#compare-message"), 20)
+    assert not answering()
+    assert all(generate(page, QUESTIONS[1]).values()) and len(answering()) == 1
 
 
 @needs_browser

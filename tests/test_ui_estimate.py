@@ -38,7 +38,9 @@ def test_a_model_that_is_not_here_is_not_looked_for(feedback):
     for model in ("some/model", "no such model", "/no/such/folder", "a/b/c"):
         assert estimate.model_folder(model) is None
         assert estimate.token_lengths(feedback, model, 512, "auto") is None
-    assert "not on this machine yet: Start fetches it" in estimate.expected("en", KTOConfig(model="some/model"), feedback, [])
+    assert "not on this machine yet: Start fetches it" in estimate.expected(
+        "en", KTOConfig(model="some/model"), feedback, []
+    )
 
 
 def test_memory_is_a_range_beside_what_is_free(feedback, monkeypatch):

@@ -116,6 +116,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
                 )
                 length = gr.Slider(8, 2048, value=128, step=8, label=label("compare.length"), elem_id="compare-length")
                 seed = gr.Number(42, precision=0, minimum=0, label=label("compare.seed"), elem_id="compare-seed")
+                unload = gr.Button(label("compare.unload"), size="sm", elem_id="compare-unload")
     with gr.Row(elem_classes="kto-buttons"):
         generate = gr.Button(label("compare.generate"), variant="primary", elem_id="compare-generate", min_width=140)
         another = gr.Button(label("compare.another"), elem_id="compare-another", min_width=140)
@@ -201,6 +202,10 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
     def shown(comparison: Comparison | None, marked: bool, request: gr.Request) -> str:
         return show(language_of(request), comparison, marked)
 
+    def unload_models(request: gr.Request) -> str:
+        bench.close()
+        return html.message(say(language_of(request), "compare.unloaded"), "fine")
+
     def turn(step: int) -> Any:
         def turned(comparison: Comparison | None, marked: bool, request: gr.Request) -> str:
             if comparison is not None:
@@ -267,6 +272,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
         answer, inputs, outputs, **asked
     )
     halt.click(None, None, None, cancels=[running, renewed]).then(stopped, [now, marked], [answers], **quiet)
+    unload.click(unload_models, None, [told], **quiet)
     marked.change(shown, [now, marked], [answers], **quiet)
     before.click(turn(-1), [now, marked], [answers], **quiet)
     after.click(turn(1), [now, marked], [answers], **quiet)

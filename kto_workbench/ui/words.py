@@ -205,6 +205,11 @@ WORDS: dict[str, tuple[str, str]] = {
         "0 为贪心解码，对小模型容易误导。",
     ),
     "compare.length": ("Longest answer, in tokens", "最长回答（词元）"),
+    "compare.unload": ("Unload the models", "卸载模型"),
+    "compare.unloaded": (
+        "The models are unloaded; the next answer loads them again.",
+        "模型已卸载；下次回答时会重新载入。",
+    ),
     "compare.seed": ("Seed", "种子"),
     "compare.generate": ("Answer", "生成"),
     "compare.another": ("Another seed", "换个种子"),
