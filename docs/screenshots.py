@@ -33,7 +33,9 @@ def ask(page: Page) -> None:
     go_to(page, "Compare")
     page.locator("#compare-prompt textarea").fill(QUESTIONS[0])
     page.click("#compare-generate")
-    wait_for(lambda: page.inner_text("#compare-tuned").strip() and not _busy(page, "#compare-tuned"), 120)
+    wait_for(lambda: page.locator("[data-why^='0:']").count() == 2, 120)  # both sides have answered
+    page.click("[data-why='0:tuned']")
+    wait_for(lambda: page.locator("#compare-tuned .kto-heat").count() == 1, 60)
     go_to(page, "Feedback")
     for number, question in enumerate(QUESTIONS, 1):
         page.locator("#feedback-prompt textarea").fill(question)
@@ -43,10 +45,6 @@ def ask(page: Page) -> None:
         page.wait_for_timeout(6000)
     page.locator("#feedback-chat").get_by_label("Like", exact=True).first.click()
     page.wait_for_timeout(500)
-
-
-def _busy(page: Page, selector: str) -> bool:
-    return page.locator(f"{selector} [aria-busy=true]").count() > 0
 
 
 def photograph(page: Page, folder: Path, width: int, tabs: Sequence[str] = TABS, suffix: str = "") -> None:

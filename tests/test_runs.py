@@ -403,6 +403,34 @@ def test_one_device_one_job_in_order_on_disk(tmp_path):
     assert third.status().training_started is None
 
 
+def test_work_that_is_no_training_waits_for_the_device_too(tmp_path):
+    from kto_workbench.runs.turn import device_held
+
+    hold = (
+        "import sys, time; from filelock import FileLock; l = FileLock(sys.argv[1]); l.acquire(); print(1, flush=True)"
+    )
+    code = [sys.executable, "-c", hold + "; time.sleep(600)", str(tmp_path / "device.lock")]
+    holder = subprocess.Popen(code, stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout.readline() == b"1\n"
+        happened = []
+
+        def work():
+            with device_held(tmp_path, lambda: happened.append("waits")):
+                happened.append("works")
+
+        worker = threading.Thread(target=work)
+        worker.start()
+        wait_for(lambda: happened == ["waits"])
+    finally:
+        holder.kill()  # the operating system takes the lock back
+        holder.wait()
+    worker.join(20)
+    assert happened == ["waits", "works"]
+    with device_held(tmp_path, lambda: happened.append("waits")):
+        assert happened == ["waits", "works"]
+
+
 def test_a_queued_run_whose_process_is_killed_holds_nobody_up(tmp_path):
     config = KTOConfig(workspace=str(tmp_path))
     first, second, third = (new_run(config, {}) for _ in range(3))

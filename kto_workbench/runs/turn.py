@@ -5,7 +5,7 @@ system takes back from a process that dies; the order is that of the runs' queue
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,6 +43,24 @@ def turn(run: Run, workspace: str | Path) -> Iterator[None]:
         run.set_status(state="queued", **({"message": message} if message != said else {}))
         said = message
         time.sleep(POLL_SECONDS)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def device_held(workspace: str | Path, waits: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold the device for work that is no training, such as an evaluation; told through `waits` if that takes a while.
+
+    Whoever waits here takes the device when it is free, also before a run that was queued earlier.
+    """
+    lock = FileLock(Path(workspace) / "device.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        waits()
+        lock.acquire(poll_interval=POLL_SECONDS)
     try:
         yield
     finally:

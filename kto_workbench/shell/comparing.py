@@ -10,6 +10,7 @@ from typing import Any
 
 from kto_workbench.errors import ConfigError, WorkbenchError
 from kto_workbench.runs.directory import Run
+from kto_workbench.runs.turn import device_held
 from kto_workbench.shell.common import as_json, workspace_of
 
 
@@ -77,7 +78,16 @@ def compare(arguments: argparse.Namespace) -> None:
 
             record = new_record(side.run, _about(arguments, side, against, len(questions)))
     with _kept(record):
-        _compare_on(questions, judge, side, against, record, arguments)
+        if record:
+            record.claim()
+        # On a GPU, one job at a time; a CPU shares well.
+        from kto_workbench.engine.models import pick_device
+
+        alone = contextlib.nullcontext()
+        if record and pick_device(side.run.config().device).type == "cuda":
+            alone = device_held(workspace, lambda: record.write(progress={"stage": "waiting"}))
+        with alone:
+            _compare_on(questions, judge, side, against, record, arguments)
 
 
 def _compare_on(
@@ -86,8 +96,6 @@ def _compare_on(
     """Ask, judge, keep and show; progress goes to the record and to a terminal."""
     from tqdm import tqdm
 
-    if record:
-        record.claim()
     from kto_workbench.engine.evaluation import evaluate, evaluate_checkpoints
 
     started = time.time()

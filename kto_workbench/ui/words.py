@@ -355,6 +355,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "evaluate.state.failed": ("failed", "失败"),
     "evaluate.state.crashed": ("broke off", "已中断"),
     "evaluate.stage.waking": ("Waking the model …", "正在唤醒模型……"),
+    "evaluate.stage.waiting": ("Waiting for the device …", "正在等待设备……"),
     "evaluate.stage.answers": ("{done:,} of {total:,} answers", "已生成 {done:,} / {total:,} 个回答"),
     "evaluate.stage.scores": ("Measured {done:,} of {total:,} sides", "已测量 {done:,} / {total:,} 方"),
     "evaluate.stage.judge": ("Judged {done:,} of {total:,}", "已评判 {done:,} / {total:,}"),
