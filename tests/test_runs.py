@@ -407,10 +407,11 @@ def test_work_that_is_no_training_waits_for_the_device_too(tmp_path):
     from kto_workbench.runs.turn import device_held
 
     hold = (
-        "import sys, time; from filelock import FileLock; l = FileLock(sys.argv[1]); l.acquire(); print(1, flush=True)"
+        "import sys, time; from filelock import FileLock\n"
+        "with FileLock(sys.argv[1]): print(1, flush=True); time.sleep(600)"
     )
-    code = [sys.executable, "-c", hold + "; time.sleep(600)", str(tmp_path / "device.lock")]
-    holder = subprocess.Popen(code, stdout=subprocess.PIPE)
+    command = [sys.executable, "-c", hold, str(tmp_path / "device.lock")]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE)
     try:
         assert holder.stdout.readline() == b"1\n"
         happened = []
@@ -425,6 +426,7 @@ def test_work_that_is_no_training_waits_for_the_device_too(tmp_path):
     finally:
         holder.kill()  # the operating system takes the lock back
         holder.wait()
+        holder.stdout.close()
     worker.join(20)
     assert happened == ["waits", "works"]
     with device_held(tmp_path, lambda: happened.append("waits")):
