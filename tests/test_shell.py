@@ -1,12 +1,15 @@
 """The `kto` command, each verb in a process of its own: results on stdout, progress on stderr, errors in a sentence."""
 
+import base64
 import json
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
-from conftest import SMALL, SMALL_ROWS, only_json, wait_for
+from conftest import SMALL, SMALL_ROWS, call_kto, only_json, wait_for
 
 from kto_workbench import KTOConfig
 from kto_workbench.__main__ import _parser, main
@@ -312,3 +315,56 @@ def test_a_push_without_a_token_is_one_sentence(tmp_path, trained, capfd, monkey
     sentence = "No token for the Hugging Face hub is set; log in with `hf auth login`, or set HF_TOKEN."
     assert refused(["export", trained.path, "--out", tmp_path / "out", "--push", "me/mine"], capfd) == sentence
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()  # what was exported stays
+
+
+class TinyHub(BaseHTTPRequestHandler):
+    """As much of the Hugging Face hub's protocol as an upload of small files needs; keeps what arrives."""
+
+    def do_POST(self):  # noqa: N802
+        body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        self.server.seen.append((self.path, self.headers.get("authorization")))
+        if self.path == "/api/repos/create":
+            self.server.created = json.loads(body)
+            answer = {"url": f"http://127.0.0.1:{self.server.server_port}/me/mine"}
+        elif self.path.endswith("/preupload/main"):
+            files = [
+                {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(body)["files"]
+            ]
+            answer = {"files": files}
+        elif self.path.endswith("/commit/main"):
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    self.server.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            answer = {"commitUrl": f"http://127.0.0.1:{self.server.server_port}/me/mine/commit/1", "commitOid": "1"}
+        else:
+            answer = {"errors": [], "warnings": []}
+        text = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_an_export_goes_to_a_hub(tmp_path, trained, monkeypatch):
+    hub = ThreadingHTTPServer(("127.0.0.1", 0), TinyHub)
+    hub.seen, hub.files = [], {}
+    threading.Thread(target=hub.serve_forever, daemon=True).start()
+    try:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{hub.server_port}")
+        monkeypatch.setenv("HF_TOKEN", "hf_secret")
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        out = tmp_path / "out"
+        done = call_kto("export", trained.path, "--out", out, "--push", "me/mine")
+    finally:
+        hub.shutdown()
+        hub.server_close()
+    assert done.stdout == f"{out}\n" and "/me/mine" in done.stderr and "hf_secret" not in done.stdout + done.stderr
+    assert hub.created["name"] == "mine" and hub.created["organization"] == "me" and hub.created["visibility"] == "private"
+    assert {authorization for _, authorization in hub.seen} == {"Bearer hf_secret"}
+    assert hub.files.keys() == {path.name for path in out.iterdir()} >= {"adapter_model.safetensors", "README.md"}
+    for name, content in hub.files.items():
+        assert content == (out / name).read_bytes(), name
