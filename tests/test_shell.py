@@ -363,7 +363,9 @@ def test_an_export_goes_to_a_hub(tmp_path, trained, monkeypatch):
         hub.shutdown()
         hub.server_close()
     assert done.stdout == f"{out}\n" and "/me/mine" in done.stderr and "hf_secret" not in done.stdout + done.stderr
-    assert hub.created["name"] == "mine" and hub.created["organization"] == "me" and hub.created["visibility"] == "private"
+    assert (
+        hub.created["name"] == "mine" and hub.created["organization"] == "me" and hub.created["visibility"] == "private"
+    )
     assert {authorization for _, authorization in hub.seen} == {"Bearer hf_secret"}
     assert hub.files.keys() == {path.name for path in out.iterdir()} >= {"adapter_model.safetensors", "README.md"}
     for name, content in hub.files.items():

@@ -201,12 +201,18 @@ def test_the_demo_trains_with_one_click_survives_a_reload_and_stops_with_a_usabl
         said = page.locator("#feedback-chat [data-testid=bot]").count()
         page.locator("#feedback-prompt textarea").fill(question)
         page.click("#feedback-send")
-        wait_for(lambda: page.locator("#feedback-chat [data-testid=bot]").count() > said, 30)  # noqa: B023
-        page.wait_for_timeout(3000)
+        bots = page.locator("#feedback-chat [data-testid=bot]")
+        wait_for(lambda: bots.count() > said, 30)  # noqa: B023
+        before = ""
+        while (text := bots.last.inner_text()) != before or text.strip() in ("", "…"):  # it is still being written
+            before = text
+            page.wait_for_timeout(1500)
     thumbs = page.locator("#feedback-chat")
+    collected = lambda: page.locator("#feedback-collected dd").all_inner_texts()
     thumbs.get_by_label("Like", exact=True).first.click()
+    wait_for(lambda: collected() == ["1", "0"], 10, lambda: (collected(), page.inner_text("#feedback-message")))
     thumbs.get_by_label("Dislike", exact=True).last.click()
-    wait_for(lambda: page.locator("#feedback-collected dd").all_inner_texts() == ["1", "1"], 10)
+    wait_for(lambda: collected() == ["1", "1"], 10, lambda: (collected(), page.inner_text("#feedback-message")))
     screenshot(page, "feedback-1280")
     fits_a_phone(page, "feedback")
     page.click("#feedback-train")
@@ -504,8 +510,9 @@ def test_a_tab_chosen_while_the_page_loads_stays(workbench, open_page):  # noqa:
         page.reload(wait_until="commit")
         page.get_by_role("tab", name=tab, exact=True).click()  # as soon as there is one
         page.wait_for_selector("#data-cards dd", state="attached")  # the page has been told everything
+        address = lambda: page.evaluate("location.hash")
+        wait_for(lambda: address() == f"#{tab.lower()}", 20, address)  # noqa: B023
         page.wait_for_timeout(500)
         assert page.get_by_role("tab", name=tab, exact=True).get_attribute("aria-selected") == "true"
-        assert page.evaluate("location.hash") == f"#{tab.lower()}"
     page.reload()
     wait_for(lambda: page.get_by_role("tab", name="Data", exact=True).get_attribute("aria-selected") == "true", 10)

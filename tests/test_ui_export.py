@@ -34,9 +34,14 @@ def test_a_run_is_exported_by_a_child_process(trained, form):
     state, told = export.export_state(trained, form)
     assert state == "done", told
     names = {path.name for path in (trained.path / "export" / form).iterdir()}
-    assert told == str((trained.path / "export" / form).resolve()) and "tokenizer.json" in names
-    assert ("adapter_model.safetensors" in names) == (form == "adapter")
-    assert ("model.safetensors" in names) == (form == "merged")
+    assert told == str((trained.path / "export" / form).resolve())
+    own = {
+        "adapter": {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json"},
+        "merged": {"model.safetensors", "config.json", "tokenizer.json"},
+        "gguf": {"model.gguf", "Modelfile"},
+    }
+    assert own[form] | {"README.md", "curves.png"} <= names
+    assert not any(names & own[other] - own[form] for other in own)
     assert told in export.show_exports("en", trained) and told in export.show_exports("zh", trained)
     before = (trained.path / "export" / f"{form}.log").stat().st_mtime_ns
     export.begin_export(trained, form)  # is done

@@ -195,7 +195,6 @@ def test_whatever_comes_from_outside_is_escaped(tmp_path):
         html.problems("en", [Problem()] * 60),
         html.message(EVIL),
         html.samples("en", [{"step": 1, "prompt": EVIL, "reference": EVIL, "tuned": EVIL}]),
-        html.answer(EVIL, True),
         html.log_tail("en", EVIL),
         html.progress("en", Run(), Status(state="failed", error=EVIL)),
         html.chart_head(EVIL, [(EVIL, EVIL, 1.0)]),

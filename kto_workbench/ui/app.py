@@ -40,10 +40,17 @@ addEventListener("click", event => {
   if (event.isTrusted && event.target.closest?.("[role=tab]")) window.ktoTab = ""
 }, true)
 </script>"""
-# Within the browser: an answer of the server would come too late, and take the page from a tab chosen since.
+# Within the browser: an answer of the server would come too late, and take the page from a tab chosen since. One that
+# was chosen before gradio listened is open already, and is noted in the address here.
 OPEN_TAB = f"""() => {{
-  const known = {list(TABS)}.includes(window.ktoTab)
-  return known ? {{__type__: "update", selected: window.ktoTab}} : {{__type__: "update"}}
+  const names = {list(TABS)}, same = {{__type__: "update"}}
+  const lists = [...document.querySelectorAll("[role=tablist]")].map(list => [...list.querySelectorAll("[role=tab]")])
+  const open = lists.find(tabs => tabs.length === names.length)?.findIndex(tab => tab.ariaSelected === "true")
+  if (open > 0) {{
+    history.replaceState(null, "", "#" + names[open])
+    return same
+  }}
+  return names.includes(window.ktoTab) ? {{...same, selected: window.ktoTab}} : same
 }}"""
 
 

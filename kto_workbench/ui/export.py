@@ -60,7 +60,8 @@ def export_state(run: Run, form: str) -> tuple[str, str]:
     log = _log(run, form)
     with contextlib.suppress(OSError):
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        if any(path.stat().st_mtime > log.stat().st_mtime for path in (run.adapter, run.model) if path.exists()):
+        weights = [path for folder in (run.adapter, run.model) for path in folder.glob("*.safetensors")]
+        if any(path.stat().st_mtime > log.stat().st_mtime for path in weights):
             return "none", ""  # it was trained on since
         if lines and lines[-1] == str(_folder(run, form)) and _folder(run, form).is_dir():
             return "done", lines[-1]
