@@ -326,7 +326,6 @@ def test_compare_refuses_in_a_sentence(moved, options, sentence, capsys, tmp_pat
     assert refused(command, capsys).startswith(sentence)
 
 
-@pytest.mark.slow
 def test_the_trained_demo_wins_by_its_own_judge_and_not_by_length(kto, tmp_path):
     from kto_workbench.demo.demonstration import demonstrate
 

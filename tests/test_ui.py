@@ -356,11 +356,13 @@ def test_two_starts_queue_and_a_stopped_run_is_resumed_to_its_end(own, open_page
         page.locator(f"#train-{name} input").fill(str(value))
         page.locator(f"#train-{name} input").press("Tab")
     page.click("#train-start")
-    wait_for(lambda: len(list_runs(own.workspace)) == 1, 20)
+    (first,) = wait_for(lambda: list_runs(own.workspace), 20)
+    shown = lambda: page.locator("#train-run input").input_value()
+    wait_for(lambda: first.id in shown(), 20, shown)  # a click before that would count as a double one
     page.click("#train-start")
     wait_for(lambda: len(list_runs(own.workspace)) == 2, 20)
-    second, first = list_runs(own.workspace)
-    assert "waits for its turn" in page.inner_text("#train-message")
+    second = list_runs(own.workspace)[0]
+    wait_for(lambda: "waits for its turn" in page.inner_text("#train-message"), 20)
     wait_for(lambda: first.status().step >= 6, 120, first.log)
     assert second.status().state == "queued" and second.status().step == 0
     page.locator("#train-run input").click()

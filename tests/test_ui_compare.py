@@ -354,7 +354,6 @@ def test_a_blind_vote_by_keyboard_becomes_thumbs_and_figures(comparing, run, ope
 
 
 @needs_browser
-@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_who_likes_kind_and_brief_answers_votes_blindly_for_the_model_that_was_trained_to_be(open_page, tmp_path):  # noqa: F811
     from kto_workbench import KTOConfig, train
