@@ -18,13 +18,15 @@ from conftest import wait_for
 from test_judging import prefers_please, serve  # noqa: F401
 
 from kto_workbench.errors import WorkbenchError
-from kto_workbench.judging.records import list_records, new_record
+from kto_workbench.judging.records import Record, list_records, new_record
 from kto_workbench.judging.steps import checkpoints_of
 from kto_workbench.runs import Run
 from kto_workbench.ui import evaluate, outcome
 from kto_workbench.ui.evaluate import Wish, begin_evaluation, cost_line, keep_prompts, prompt_files
 from kto_workbench.ui.words import retell
 from kto_workbench.ui.workbench import Workbench
+from kto_workbench.views.card import card
+from kto_workbench.views.report import write_report
 
 SIDE = {"words": 10.0, "tokens": 14.0, "distinct_1": 0.5, "distinct_2": None}
 EVALUATION = {
@@ -224,3 +226,15 @@ def test_an_evaluation_in_the_browser_survives_a_reload(workbench, open_page, tr
     assert page.locator("#evaluate-stop").is_disabled()
     assert not unnamed_controls(page) and not faint_texts(page)
     screenshot(page, "evaluate")
+
+
+def test_report_and_card_tell_the_newest_evaluation_that_is_finished(trained, tmp_path):
+    run = copied(trained, tmp_path)
+    assert "Evaluation" not in write_report(run) and "Evaluation" not in card(run, "adapter")
+    (run.path / "evaluations").mkdir()
+    for number, (state, rate) in enumerate((("finished", 0.25), ("finished", 0.95), ("failed", 0.5)), 1):
+        found = {**EVALUATION, "win_rate": rate, "judge": EVIL}
+        Record(run, f"2026-{number}").write(state=state, evaluation=found)
+    for told in (write_report(run), card(run, "adapter")):
+        assert "The tuned side wins 95.0% by judge" in told
+    assert EVIL not in write_report(run)

@@ -110,6 +110,15 @@ def list_records(run: Run) -> list[Record]:
     return [Record(run, name) for name in names if re.fullmatch(r"[\w\-]+", name)]
 
 
+def newest_evaluation(run: Run) -> dict[str, Any] | None:
+    """The `evaluation` of the newest record that is finished; None if there is none."""
+    for record in list_records(run):
+        found = record.read()
+        if found.get("state") == "finished":
+            return found["evaluation"]
+    return None
+
+
 def _is_alive(found: dict[str, Any]) -> bool:
     if not found.get("pid"):
         return time.time() - found.get("created", 0) < GRACE_SECONDS

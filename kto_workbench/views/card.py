@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from kto_workbench.config import DEMO_MODEL, KTOConfig
-from kto_workbench.judging.records import list_records
+from kto_workbench.judging.records import newest_evaluation
 from kto_workbench.judging.report import in_words
 from kto_workbench.runs import Run
 from kto_workbench.runs.shelf import about_run
@@ -130,11 +130,8 @@ def _outcome(run: Run) -> str:
 
 
 def _evaluation(run: Run) -> str:
-    for record in list_records(run):
-        found = record.read()
-        if found.get("state") == "finished":
-            return f"## Evaluation\n\n```\n{in_words(found['evaluation'])}\n```\n"
-    return ""
+    found = newest_evaluation(run)
+    return f"## Evaluation\n\n```\n{in_words(found)}\n```\n" if found else ""
 
 
 def _use(format: str) -> str:

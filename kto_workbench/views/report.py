@@ -2,6 +2,8 @@
 
 from html import escape
 
+from kto_workbench.judging.records import newest_evaluation
+from kto_workbench.judging.report import in_words
 from kto_workbench.runs import Run
 from kto_workbench.views.curves import CHARTS, chart_points
 from kto_workbench.views.drawing import Line, line_chart
@@ -16,6 +18,7 @@ table { border-collapse: collapse; font-size: 13.5px; } td { padding: 2px 18px 2
 svg { width: 100%; height: auto; color: #334155; } .keys span { margin-right: 16px; font-size: 13px; }
 .keys i { display: inline-block; width: 14px; height: 3px; margin-right: 6px; vertical-align: middle; }
 .answers { display: grid; grid-template-columns: 1fr 1fr; gap: 20px; } .answers p { white-space: pre-wrap; margin: 0; }
+pre { font: 12.5px/1.5 ui-monospace, monospace; overflow-x: auto; }
 .note { border-left: 3px solid #c98a12; padding-left: 10px; } small { color: #64748b; }
 .answers > div { border-top: 1px solid #e2e8f0; padding-top: 6px; margin-bottom: 12px; }
 """
@@ -32,7 +35,7 @@ def write_report(run: Run, name: str = "") -> str:
     title = escape(name or run.id)
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{CSS}</style>'
-        f"<h1>{title}</h1><small>{escape(run.id)} · KTO Workbench</small>{notes}{charts}{_answers(run)}"
+        f"<h1>{title}</h1><small>{escape(run.id)} · KTO Workbench</small>{notes}{charts}{_evaluation(run)}{_answers(run)}"
         f"<h2>Settings</h2><table>{rows}</table></html>"
     )
 
@@ -50,6 +53,11 @@ def _chart(records, chart: str, beta: float) -> str:
         return ""
     keys = "".join(f'<span><i style="background:{line.color}"></i>{escape(line.name)}</span>' for line in lines)
     return f'<h2>{TITLES[chart]}</h2><div class="keys">{keys}</div>{line_chart(lines, title=TITLES[chart])}'
+
+
+def _evaluation(run: Run) -> str:
+    found = newest_evaluation(run)
+    return f"<h2>Evaluation</h2><pre>{escape(in_words(found))}</pre>" if found else ""
 
 
 def _answers(run: Run) -> str:
