@@ -35,7 +35,8 @@ def write_report(run: Run, name: str = "") -> str:
     title = escape(name or run.id)
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{CSS}</style>'
-        f"<h1>{title}</h1><small>{escape(run.id)} · KTO Workbench</small>{notes}{charts}{_evaluation(run)}{_answers(run)}"
+        f"<h1>{title}</h1><small>{escape(run.id)} · KTO Workbench</small>{notes}{charts}"
+        f"{_evaluation(run)}{_answers(run)}"
         f"<h2>Settings</h2><table>{rows}</table></html>"
     )
 
