@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from kto_workbench.config import unknown_option
 from kto_workbench.errors import ConfigError, WorkbenchError
-from kto_workbench.runs.directory import find_run, list_runs
+from kto_workbench.runs.directory import EXPORT_FORMATS, find_run, list_runs
 from kto_workbench.shell import comparing, training
 from kto_workbench.shell.common import as_json, last_metrics, workspace_of
 
@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("run", help="a run's id, a part of it, its directory, or `latest`")
     export.add_argument(
         "--format",
-        choices=("adapter", "merged", "gguf"),
+        choices=EXPORT_FORMATS,
         default="adapter",
         help="adapter: PEFT's files; merged: the whole model in safetensors; gguf: for llama.cpp and Ollama",
     )

@@ -76,6 +76,12 @@ def test_sides_have_names_that_are_found_again(trained):
     )
 
 
+@pytest.mark.parametrize("part", ["", "../../start", "checkpoint-", "checkpoint-1/..", "/etc", "adapter"])
+def test_a_side_is_never_just_any_folder(trained, part):
+    with pytest.raises(RunError, match="^A side is a run's tuned model, its reference or a checkpoint-N, not "):
+        Side(trained, part)
+
+
 # each side is the model that it says
 
 

@@ -9,7 +9,7 @@ from conftest import wait_for
 
 from kto_workbench.config import KTOConfig
 from kto_workbench.errors import RunError
-from kto_workbench.runs.directory import new_run
+from kto_workbench.runs.directory import EXPORT_FORMATS, new_run
 from kto_workbench.ui import export
 
 
@@ -26,7 +26,7 @@ def run(tmp_path):
     return run
 
 
-@pytest.mark.parametrize("form", export.FORMATS)
+@pytest.mark.parametrize("form", EXPORT_FORMATS)
 def test_a_run_is_exported_by_a_child_process(trained, form):
     export.begin_export(trained, form)
     assert export.export_state(trained, form)[0] in ("working", "done")

@@ -16,8 +16,9 @@ from typing import Any
 from kto_workbench.engine.comparison import answer_as, explain
 from kto_workbench.engine.sides import Models
 from kto_workbench.errors import WorkbenchError
-from kto_workbench.runs.directory import Run, list_runs
+from kto_workbench.runs.directory import Run
 from kto_workbench.runs.sides import Side
+from kto_workbench.runs.turn import device_is_taken
 
 SECONDS_BETWEEN_EVENTS = 0.08  # more would only queue up on their way to a browser
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -54,16 +55,15 @@ def _side(named: dict[str, str] | None) -> Side | None:
 
 
 def give_way(models: Models, busy: threading.Lock, workspace: Path) -> None:
-    """Let the models go whenever a training begins while nothing is asked; never returns."""
-    seen = {run.id for run in list_runs(workspace) if run.status().state in ("starting", "running")}
+    """Let the models go whenever a training takes the device while nothing is asked; never returns."""
+    taken = device_is_taken(workspace)
     while True:
         time.sleep(SECONDS_BETWEEN_LOOKS)
-        training = {run.id for run in list_runs(workspace) if run.status().state in ("starting", "running")}
-        if training - seen and models.loaded:
+        before, taken = taken, device_is_taken(workspace)
+        if taken and not before and models.loaded:
             with busy:
                 models.unload()
             print("A training begins: the models are let go.", file=sys.stderr, flush=True)
-        seen = training
 
 
 def main() -> None:

@@ -20,7 +20,6 @@ from kto_workbench.errors import RunError
 from kto_workbench.feedback.rendering import load_tokenizer
 from kto_workbench.runs.directory import ADAPTER_FILES, Run
 
-FORMATS = ("adapter", "merged", "gguf")
 SHARD = "5GB"
 
 

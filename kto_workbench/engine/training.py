@@ -117,7 +117,7 @@ def _train(run: Run, config: KTOConfig, *, progress: bool) -> bool:
         _fill_in_reference(run, config, batches, scorer, dtype, budget, as_reference)
 
     watched = list(config.sample_prompts) or [row.prompt for row in prepared.watch(WATCHED_PROMPTS)]
-    sampler = Sampler(run, model, tokenizer, watched if config.sample_steps >= 0 else (), config, as_reference)
+    sampler = Sampler(run, model, tokenizer, watched, config, as_reference)
     if as_reference is as_it_is:
         sampler.answer_as_reference()
     checkpoint = run.latest_checkpoint()

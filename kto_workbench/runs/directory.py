@@ -38,6 +38,7 @@ from kto_workbench.errors import RunError
 from kto_workbench.runs import jsonlines
 
 COMMANDS = ("stop", "save-now", "sample-now")
+EXPORT_FORMATS = ("adapter", "merged", "gguf")
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 ACTIVE = ("queued", "starting", "running", "stopping")
 HEARTBEAT_SECONDS = 2.0

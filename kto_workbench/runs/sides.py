@@ -7,6 +7,7 @@
 Nothing here loads a model; `engine.sides` does.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,11 @@ class Side:
 
     run: Run
     part: str = TUNED
+
+    def __post_init__(self) -> None:
+        # The part becomes the name of a folder, and may come from a browser.
+        if self.part not in (TUNED, REFERENCE) and not re.fullmatch(r"checkpoint-\d+", self.part):
+            raise RunError(f"A side is a run's tuned model, its reference or a checkpoint-N, not {self.part!r}.")
 
     @property
     def name(self) -> str:

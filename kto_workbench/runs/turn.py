@@ -67,6 +67,16 @@ def device_held(workspace: str | Path, waits: Callable[[], None] = lambda: None)
         lock.release()
 
 
+def device_is_taken(workspace: str | Path) -> bool:
+    """Whether a training, or other work that holds the device, is at it now."""
+    lock = FileLock(Path(workspace) / "device.lock")
+    try:
+        with lock.acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
 def _ahead_of(run: Run, workspace: str | Path) -> list[Run]:
     mine = (run.status().queued, run.id)
     waiting = [(other, other.status()) for other in list_runs(workspace) if other.id != run.id]

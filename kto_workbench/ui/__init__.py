@@ -3,6 +3,7 @@
 app.py        build the page, serve it
 security.py   who may talk to it
 words.py      every string, English and Chinese
+chinese.py    the Chinese of what is said elsewhere: options, notes, findings, sentences of the engine
 style.py      theme and CSS
 html.py       small pieces of escaped HTML
 fields.py     widgets from KTOConfig, and back

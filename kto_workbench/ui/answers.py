@@ -1,5 +1,8 @@
 """What the tabs that ask models share: which runs can answer, on which sides, how often the page is told."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from kto_workbench.errors import RunError
 from kto_workbench.runs.sides import REFERENCE, TUNED, Side, sides_of
 from kto_workbench.ui.words import say
@@ -56,3 +59,16 @@ def sides_named(bench: Workbench, run: str | None, against: str | None) -> dict[
     tuned = side_named(bench, run)
     other = Side(tuned.run, REFERENCE) if against in (None, "", ITS_REFERENCE) else side_named(bench, against)
     return {"reference": other, "tuned": tuned}
+
+
+def answer_origin(side: Side, sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """Where an answer is from, as `ThumbStore.add` takes it."""
+    run = side.run
+    folders = {TUNED: run.adapter, REFERENCE: None}
+    folder = folders.get(side.part, run.path / "checkpoints" / side.part)
+    return {
+        "model": run.config().model,
+        "run": run.id,
+        "adapter": str(folder or ""),
+        "sampling": {"side": side.part, **sampling},
+    }

@@ -24,7 +24,7 @@ from kto_workbench.judging.votes import Vote, keep_vote, read_votes, summarize_v
 from kto_workbench.runs.answering import with_system
 from kto_workbench.runs.sides import Side
 from kto_workbench.ui import html, keys
-from kto_workbench.ui.answers import SIDES, side_title, sides_named
+from kto_workbench.ui.answers import SIDES, answer_origin, side_title, sides_named
 from kto_workbench.ui.html import esc
 from kto_workbench.ui.outcome import outcome
 from kto_workbench.ui.suggestions import prompts_for
@@ -151,7 +151,7 @@ class Ballot:
         thumbs: list[int] = []
         try:
             for side in SIDES if winner != TIE else ():
-                origin = origin_of(self.sides[side], sampling)
+                origin = answer_origin(self.sides[side], sampling)
                 thumbs.append(self.store.add(pair.prompt, pair.answers[side], side == winner, who=WHO, **origin))
             vote = Vote(
                 ballot=self.name,
@@ -172,19 +172,6 @@ class Ballot:
                 self.store.retract(thumb)
             raise
         pair.winner = winner
-
-
-def origin_of(side: Side, sampling: Mapping[str, Any]) -> dict[str, Any]:
-    """Where an answer is from, as `ThumbStore.add` takes it."""
-    run = side.run
-    folders = {TUNED: run.adapter, REFERENCE: None}
-    folder = folders.get(side.part, run.path / "checkpoints" / side.part)
-    return {
-        "model": run.config().model,
-        "run": run.id,
-        "adapter": str(folder or ""),
-        "sampling": {"side": side.part, **sampling},
-    }
 
 
 def build(bench: Workbench, page: gr.Blocks, asked: Asked) -> None:

@@ -16,11 +16,11 @@ import psutil
 
 from kto_workbench.errors import RunError, WorkbenchError
 from kto_workbench.runs import Run
+from kto_workbench.runs.directory import EXPORT_FORMATS
 from kto_workbench.runs.jsonlines import write_atomically
 from kto_workbench.ui import html
 from kto_workbench.ui.words import retell, say
 
-FORMATS = ("adapter", "merged", "gguf")
 KINDS = {"working": "plain", "done": "fine", "failed": "error"}
 
 _children: list[subprocess.Popen] = []  # kept so that they are reaped
@@ -28,8 +28,8 @@ _children: list[subprocess.Popen] = []  # kept so that they are reaped
 
 def begin_export(run: Run, form: str) -> None:
     """Start to export a run, unless that is under way or done. Raises RunError."""
-    if form not in FORMATS:
-        raise RunError(f"A run can be exported as {', '.join(FORMATS)}, not as {form!r}.")
+    if form not in EXPORT_FORMATS:
+        raise RunError(f"A run can be exported as {', '.join(EXPORT_FORMATS)}, not as {form!r}.")
     if run.status().active:
         raise RunError(f"Run {run.id} is {run.status().state}; export it when it has ended.")
     if export_state(run, form)[0] in ("working", "done"):
@@ -73,7 +73,7 @@ def export_state(run: Run, form: str) -> tuple[str, str]:
 
 def show_exports(language: str, run: Run | None) -> str:
     """A sentence for each export of the run."""
-    found = [(form, *export_state(run, form)) for form in FORMATS] if run else []
+    found = [(form, *export_state(run, form)) for form in EXPORT_FORMATS] if run else []
     return "".join(
         html.message(
             say(language, f"export.{state}", what=say(language, f"export.{form}"), told=retell(language, told)),
@@ -86,7 +86,7 @@ def show_exports(language: str, run: Run | None) -> str:
 
 def is_exporting(run: Run | None) -> bool:
     """Whether a process is still at it."""
-    return run is not None and any(export_state(run, form)[0] == "working" for form in FORMATS)
+    return run is not None and any(export_state(run, form)[0] == "working" for form in EXPORT_FORMATS)
 
 
 def can_export(run: Run | None) -> bool:

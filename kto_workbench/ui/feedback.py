@@ -15,8 +15,9 @@ from kto_workbench.errors import WorkbenchError
 from kto_workbench.feedback import suggest_weights
 from kto_workbench.feedback.store import ThumbStore
 from kto_workbench.runs import Run
+from kto_workbench.runs.sides import Side
 from kto_workbench.ui import html, review
-from kto_workbench.ui.answers import SIDES, UPDATE_SECONDS, compared_runs
+from kto_workbench.ui.answers import SIDES, UPDATE_SECONDS, answer_origin, compared_runs
 from kto_workbench.ui.data import DataTab, sources
 from kto_workbench.ui.train import TrainTab
 from kto_workbench.ui.words import label, language_of, retell, say
@@ -373,13 +374,8 @@ def _origin(
     bench: Workbench, run_id: str, side: str, temperature: float, length: float, **sampling: Any
 ) -> dict[str, Any]:
     """Where an answer is from, as `ThumbStore.add` takes it. Raises RunError."""
-    run = bench.run(run_id)
-    return {
-        "model": run.config().model,
-        "run": run.id,
-        "adapter": str(run.adapter) if side == "tuned" else "",
-        "sampling": {"side": side, "temperature": float(temperature), "max_new_tokens": int(length), **sampling},
-    }
+    made = {"temperature": float(temperature), "max_new_tokens": int(length), **sampling}
+    return answer_origin(Side(bench.run(run_id), side), made)
 
 
 def _keep(

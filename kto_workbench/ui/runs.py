@@ -7,9 +7,10 @@ import gradio as gr
 
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.runs import Run, resume
+from kto_workbench.runs.directory import EXPORT_FORMATS
 from kto_workbench.runs.shelf import about_run, delete_run, deleted_runs, describe_run, restore_run
 from kto_workbench.ui import html
-from kto_workbench.ui.export import FORMATS, begin_export, can_export, is_exporting, show_exports
+from kto_workbench.ui.export import begin_export, can_export, is_exporting, show_exports
 from kto_workbench.ui.folder import open_folder
 from kto_workbench.ui.words import label, language_of, retell, say
 from kto_workbench.ui.workbench import Workbench
@@ -74,7 +75,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown, 
         report = gr.DownloadButton(label("runs.report"), size="sm", elem_id="runs-report", min_width=90)
         exports = {
             form: gr.Button(label(f"export.button.{form}"), size="sm", elem_id=f"runs-export-{form}", min_width=90)
-            for form in FORMATS
+            for form in EXPORT_FORMATS
         }
         show_folder = gr.Button(label("runs.open"), size="sm", elem_id="runs-open", min_width=90)
         delete = gr.Button(label("runs.delete"), size="sm", elem_id="runs-delete", min_width=90)
@@ -123,7 +124,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown, 
             gr.Button(interactive=bool(status and not status.active)),
             gr.Code(value=str(one.path.resolve()) if one else ""),
             gr.Button(interactive=bool(one)),
-            *(gr.Button(interactive=can_export(one)) for _ in FORMATS),
+            *(gr.Button(interactive=can_export(one)) for _ in EXPORT_FORMATS),
             *exports_of(one, language),
         ]
 

@@ -1,0 +1,412 @@
+"""The Chinese of what is said elsewhere in English: options, notes, findings, and the sentences of the engine.
+
+Data alone; words.py puts it to use. A test fails where a translation and what it translates no longer meet.
+"""
+
+OPTION_HELP_ZH: dict[str, str] = {
+    "model": "作为起点的因果语言模型：文件夹、Hub 名称或 `demo`。",
+    "data": "反馈数据：文件，或名称 `demo`、`demo-rare`（点赞占十分之一）、`demo-right-or-wrong`、"
+    "`thumbs`（在此工作区收集的反馈）。",
+    "workspace": "存放训练、上传文件、缓存与收集到的反馈的文件夹。",
+    "template": "`auto`：若模型有对话模板，则提示与回答都经过模板；`none`：纯文本。",
+    "seed": "适配器、批次与观察回答的随机种子：种子相同，训练相同。",
+    "objective": "`kto` 同时从点赞与点踩中学习；`sft` 只模仿点赞，作为对照基线。",
+    "beta": "奖励饱和得多快，也就是模型可以离参考模型多远；越小走得越远。",
+    "desirable_weight": "λ_D，点赞的权重。留空则由类别比例决定，使 (λ_D · 点赞数) / (λ_U · 点踩数) = 1。",
+    "undesirable_weight": "λ_U，点踩的权重。留空则由类别比例决定。",
+    "z0": "参考点 z0：`batch` 每步由批内错配对估计（多一次前向）；"
+    "`every` 每 `kl_every` 步由 `kl_sample` 个错配对重新估计（更省，但更旧）；"
+    "`zero` 固定为 0（免费；适用于模型已在同一数据上微调的情形）。",
+    "kl_every": "z0 为 `every` 时：两次估计之间的步数。",
+    "kl_sample": "z0 为 `every` 时：一次估计所用的错配对数。",
+    "reference": "奖励相对于什么计算。`base`：不带任何适配器的模型（对数据做一次前向并存盘）；"
+    "`start`：带有起点适配器（start_adapter）的基础模型，开销相同；"
+    "`uniform`：均匀分布，无需前向：r = log π(y|x) + π 在 y 各位置上的熵。",
+    "sft_weight": "在点赞回答上按此比例加入普通的下一词损失，按词元平均（LLaMA-Factory 的 pref_ftx）；没有额外开销。",
+    "tuning": "`lora` 在冻结的模型上训练一个小适配器；`full` 训练全部权重，所需内存为权重的 4 到 8 倍，"
+    "并写出完整模型。",
+    "start_adapter": "从此适配器继续训练：一次训练，或含适配器的文件夹；沿用它的秩、alpha 与层，"
+    "并须指明 `reference`：base 或 start。留空：新的适配器。",
+    "lora_r": "LoRA 适配器的秩。",
+    "lora_alpha": "LoRA 缩放：适配器乘以 alpha / r。",
+    "lora_dropout": "训练时适配器之前的 dropout。这样即使在第 0 步奖励也有噪声，且无法使用复用激活的快速路径。",
+    "lora_targets": "哪些层加适配器：`all-linear`，或用逗号分隔的名称。只加注意力层学得较少。",
+    "load_in_4bit": "QLoRA：冻结的模型以 4 位保存（NF4，双重量化）：约四分之一的内存，稍慢。",
+    "learning_rate": "峰值学习率。",
+    "batch_size": "一个优化步的样本数，z0 与损失都在其上计算。它关乎统计而非内存：见 tokens_per_pass。",
+    "num_train_epochs": "遍历数据的次数。",
+    "max_steps": "无论轮数，到此步数即停；-1 表示由 num_train_epochs 决定。",
+    "lr_scheduler_type": "预热之后学习率如何下降。",
+    "warmup_ratio": "学习率上升阶段占总步数的比例。",
+    "weight_decay": "AdamW 的权重衰减。",
+    "max_grad_norm": "范数更大的梯度会缩放到此值；0 表示不缩放。",
+    "optim": "优化器；分页 8 位版本可节省显存。",
+    "max_length": "提示与回答合计的词元数；更长的行先截去提示的开头，再截去回答的结尾，并会计数。",
+    "tokens_per_pass": "一次送入模型的词元数。只影响内存与速度：梯度与 z0 不变。显存不足时自动减半。",
+    "gradient_checkpointing": "反向传播时重算激活：更省内存，时间约多三分之一。",
+    "dtype": "冻结权重与激活的精度；`auto`：GPU 上为 bfloat16，CPU 上为 float32。",
+    "adapter_dtype": "模型中适配器的精度；`bfloat16` 可省五分之一的激活内存，训练时另存 float32 主权重，"
+    "因此微小的更新不会丢失。需要 dtype 为 bfloat16。",
+    "device": "在哪里训练；`auto` 有 GPU 就用 GPU。",
+    "threads": "CPU 线程数；0 表示由 torch 决定。在共享的机器上，1 常比 2 快。",
+    "eval_fraction": "留出用于评估的提示比例，连同它们的所有行。",
+    "eval_steps": "两次评估之间的步数；0：每轮结束时评估。",
+    "save_steps": "两个检查点之间的步数，停止或崩溃后可从检查点继续；0：只在结束时保存。",
+    "save_total_limit": "保留的检查点数。",
+    "logging_steps": "metrics.jsonl 中两条记录之间的步数。",
+    "report_to": "另外记录到 `tensorboard`、`wandb` 或 `trackio`（需自行安装）；用逗号分隔。",
+    "sample_prompts": "训练时由参考模型与训练后的模型回答的提示；留空：取前几个留出的提示。",
+    "sample_steps": "两次回答之间的步数；0：整个训练五次；-1：从不。",
+    "sample_max_new_tokens": "最长回答的词元数。",
+    "temperature": "这些回答的采样温度；0 为贪心解码，对小模型容易误导。",
+}
+
+
+# What notes say, by kind, as in views/notes.py: what is the matter, what to try.
+NOTES_ZH: dict[str, tuple[str, str]] = {
+    "nan": ("从第 {step} 步起，损失不再是数值。", "请停止，换更低的学习率，或把 dtype 设为 float32。"),
+    "mismatch": (
+        "两类奖励与 z0 一同猛升（点赞 {chosen:.2g}，点踩 {rejected:.2g}，z0 {z0:.2g}）："
+        "模型学到的是所有回答的共性，例如它没料到的模板或前缀。",
+        "检查渲染后的数据：对话模板是否是模型自己的？回答是否紧接在提示之后？",
+    ),
+    "both_fall": (
+        "两类奖励都在下降（点赞 {chosen:.2g}，点踩 {rejected:.2g}）：人们喜欢的回答也变得更不可能。",
+        "试试更低的学习率、更大的 λ_D，或加一点 sft_weight。",
+    ),
+    "rejected_only": (
+        "差值 {margin:.2g} 几乎全部来自点踩一侧；点赞只提高了 {chosen:.2g}。",
+        "若受欢迎的回答本来就很可能，这没有问题；否则试试更大的 λ_D 或加一点 sft_weight。",
+    ),
+    "far": (
+        "z0 为 {z0:.2g} nat：模型已远离参考模型。",
+        "看看观察用的回答；若已受损，试试更大的 β 或更低的学习率。",
+    ),
+    "still": (
+        "{step} 步之后奖励几乎没有变化（差值 {margin:.2g}）。",
+        "把学习率提高 3 到 10 倍试试；小模型需要远高于默认值的学习率。",
+    ),
+    "z0_zero": (
+        "z0 已连续 {count} 步为 0：其他提示的回答变得更不可能，因此没有可减去的。",
+        "当点赞点踩评价的是风格时，这很常见；灰色曲线（截断之前）显示它低于 0 多少。",
+    ),
+    "overfit": (
+        "从第 {step} 步起，留出数据上的损失在上升，而训练数据上的仍在下降。",
+        "模型开始死记硬背：提前停止，或提供更多反馈。",
+    ),
+    "one_side": (
+        "还没有见到另一类反馈（{side}），因此只学到了一侧。",
+        "请检查数据：KTO 可以只用一侧训练，但那样没有什么能拉住模型。",
+    ),
+}
+
+
+# Findings of the check, by name: what was found, what to do, what the fix does. In English they say it themselves.
+# {count} and {lines} are the finding's, the rest are figures of its `details`.
+FINDINGS_ZH: dict[str, tuple[str, str, str]] = {
+    "conflicts": (
+        "{count:,} 行互相矛盾：{answers:,} 个回答既有点赞又有点踩。",
+        "它们互相抵消：请决定取哪一边，或两边都删。",
+        "删除所有互相矛盾的行",
+    ),
+    "duplicates": (
+        "{count:,} 行与前面的行重复。",
+        "重复的行会被计两次，并可能同时用于留出与训练；各留一行即可。",
+        "各留第一行",
+    ),
+    "near-duplicates": (
+        "{count:,} 行与前面的行几乎相同，其中 {opposite_thumbs:,} 行评价相反（比对了 {sampled_rows:,} 行）。",
+        "请抽看几行：稍作改动的副本会让留出数据上的指标偏高。",
+        "",
+    ),
+    "empty": ("{count:,} 行的回答为空。", "点赞空回答会教模型什么都不说；点踩则教它随便说点什么。", "删除这些行"),
+    "one-word": ("{count:,} 行的回答只有一个词。", "分类任务没有问题；若是对话，请抽看几行。", ""),
+    "template": (
+        "{count:,} 行的文本中含有对话模板的标记。",
+        "模型自己的模板会再加一次；请提供纯文本或消息列表。",
+        "去掉回答末尾的标记，其余由你处理",
+    ),
+    "damage": (
+        "{count:,} 行含有损坏的字符（例如 é 变成 Ã©、� 或控制字符）。",
+        "模型会学着写出它们；请查明编码在哪里出错。",
+        "还原被误读为 Windows-1252 的 UTF-8，并去掉控制字符",
+    ),
+    "keys": (
+        "{count:,} 行含有疑似密钥的内容。",
+        "模型可能复述训练过的内容：请吊销这些密钥，并在训练前去掉。",
+        "替换为 [key]",
+    ),
+    "email": ("{count:,} 行含有电子邮件地址。", "模型可能复述它；请确认其主人同意。", "替换为 [email]"),
+    "formula": (
+        "{count:,} 行含有会被电子表格当作公式的文本（=…、#NAME?）。",
+        "这里按纯文本处理；若文件曾经过电子表格，请检查是否有文本丢失。",
+        "",
+    ),
+    "length": (
+        "仅凭长度区分赞踩的 AUC 为 {telling:.2f}（0.5 为随机）：点赞的回答中位 {median_chars_up:,.0f} 字符，"
+        "点踩 {median_chars_down:,.0f}。",
+        "AUC 离 0.5 越远，模型越可能学到长度而非质量；可为任一侧补充其他长度的回答。",
+        "",
+    ),
+    "language": (
+        "{count:,} 行的回答与提问语言不同（抽样 {sampled_rows:,} 行）。",
+        "这是按文字与常用词作的猜测。翻译任务也会如此；否则请抽看几行。",
+        "",
+    ),
+    "one-sided": (
+        "{with_several:,} 个有多个回答的提示中，{one_sided:,} 个只有一类评价。",
+        "KTO 不需要成对数据；但同一提示兼有赞踩时，学到的是差别而不是话题。",
+        "",
+    ),
+    "parts": ("含多个回答的行中，有 {count:,} 个回答被略去。", "若应计入，请调整阈值。", ""),
+    "mismatched": (
+        "每批 {batch_size} 行可为 z0 得到 {mismatched_pairs:.1f} 个错配对。",
+        "z0 由其他提示的回答估计；错配对偏少时，请在更多提示上收集反馈。",
+        "",
+    ),
+    "balance": ("点赞与点踩的数量很不均衡。", "权重 λ 会补偿一部分；最好在少的一侧收集更多反馈。", ""),
+}
+
+# Sentences of the engine and of the checks: English as they say it, with (.+) for what varies, and Chinese.
+SENTENCES_ZH: dict[str, str] = {
+    r"A side is a run's tuned model, its reference or a checkpoint-N, not (.+)\.": "对比的一方只能是训练后的模型、"
+    "参考模型或 checkpoint-N，而不是 {0}。",
+    r"There is no judge (.+); there are .*": "没有评判者 {0}。",
+    r"There is no judge (.+)\.": "没有评判者 {0}。",
+    r"Judge `(.+?)` is written `(.+?)`, not (.+)\.": "评判者 `{0}` 应写作 `{1}`，而不是 {2}。",
+    r"Judge `length` is written .*, not (.+)\.": "词数应写作 10-50、-50 或 10-，而不是 {0}。",
+    r"Judge `regex` can't read its pattern (.+?): (.+)\.": "无法读取正则表达式 {0}：{1}。",
+    r"Judge `(.+)` needs an `expected` or `answer` beside every prompt; prompt (.+) has none\.": "评判者 `{0}` "
+    "要求每个提示都有 `expected` 或 `answer`；第 {1} 个提示没有。",
+    r"There is no prompt to evaluate on\.": "没有可用于评估的提示。",
+    r"There is no prompt in (.+)\.": "{0} 中没有提示。",
+    r"The judge's address should begin with http.*": "评判者的地址应以 http:// 或 https:// 开头，"
+    "例如 http://127.0.0.1:8000/v1。",
+    r"The judge's address should hold no name, password or query; .*": "评判者的地址中不应含用户名、密码或查询参数；"
+    "请填写密钥所在的环境变量。",
+    r"(.+) is not the address of an endpoint\.": "{0} 不是接口地址。",
+    r"The judge at an endpoint needs the name of its model\.": "请填写接口上的模型名称。",
+    r"Name the environment variable that holds the key, .*": "请填写密钥所在的环境变量名，例如 OPENAI_API_KEY，"
+    "不要填写密钥本身。",
+    r"From this page, a key comes from an environment variable whose name ends in _API_KEY\.": "在本页，"
+    "密钥只能来自名称以 _API_KEY 结尾的环境变量。",
+    r"The environment variable (.+) is not set, .*": "环境变量 {0} 未设置，因此没有密钥。",
+    r"What the environment variable (.+) holds can't be a key\.": "环境变量 {0} 的内容不可能是密钥。",
+    r"Nobody answers at (.+); is the judge's server running\?": "{0} 没有应答；评判者的服务器在运行吗？",
+    r"The judge at (.+?) refused: (.+)\.": "{0} 的评判者拒绝了：{1}。",
+    r"The judge at (.+?) failed (.+?) times: (.+)\.": "{0} 的评判者失败了 {1} 次：{2}。",
+    r"What is at (.+) does not answer like an OpenAI-compatible endpoint\.": "{0} 的应答不像兼容 OpenAI 的接口。",
+    r"An evaluation of run (.+) is at work already; .*": "训练 {0} 的一次评估正在进行；请先停止或等它结束。",
+    r"Run (.+) has held no prompts out; its eval_fraction is (.+)\.": "训练 {0} 没有留出提示；"
+    "其 eval_fraction 为 {1}。",
+    r"The feedback of run (.+) has changed since, .*": "训练 {0} 的反馈数据已改变，因此无法得知当时留出了哪些提示。",
+    r"Run (.+) has kept no checkpoints; .*": "训练 {0} 没有保留检查点；由 save_steps 与 save_total_limit 决定。",
+    r"That is not a file of prompts that this page received; .*": "本页没有收到这个提示文件；请重新添加。",
+    r"Its process ended without a word\.": "进程已无声结束。",
+    r"Can't load the reward model (.+?): (.+)\.": "无法加载奖励模型 {0}：{1}。",
+    r"Model (.+) has no trained head to give rewards with\.": "模型 {0} 没有训练过的奖励输出头。",
+    r"A reward model has one output or two; (.+) has (.+) of them\.": "奖励模型应有一个或两个输出；{0} 有 {1} 个。",
+    r"The winning side's answers are (.+?) times as long as the other side's: .*": "胜出一方的回答长度是"
+    "另一方的 {0} 倍：请看看是否只是长度起了作用。",
+    r"Starting the training process\.": "正在启动训练进程。",
+    r"Loading the model\.": "正在加载模型。",
+    r"Computing the reference: (.+) of (.+) batches\.": "正在计算参考模型：第 {0} / {1} 批。",
+    r"Stopping, and saving the adapter\.": "正在停止并保存适配器。",
+    r"Stopped before the first step\.": "在第一步之前已停止。",
+    r"Interrupted\.": "已中断。",
+    r"Out of memory once: going on with (.+) tokens a pass\.": "内存不足一次：改为每次前向 {0} 个词元，继续训练。",
+    r"Out of memory with a single sequence of (.+) tokens: .*": "单个 {0} 词元的序列就超出内存：请调小 max_length，"
+    "或开启 load_in_4bit、gradient_checkpointing。",
+    r"Its process ended without a word; the end of its log says more\.": "进程已无声结束；日志末尾有更多信息。",
+    r"The loss or its gradient is no longer a number at step (.+?): .*": "第 {0} 步的损失或梯度不再是数值："
+    "请降低学习率，或用 `kto check` 检查异常行。",
+    r"There is no run yet\.": "还没有训练。",
+    r"Run (.+) is (.+) already(?:, in process .+)?\.": "训练 {0} 已在进行中。",
+    r"Run (.+) is (.+), so it can't be asked to (.+)\.": "训练 {0} 已结束，无法再执行此操作。",
+    r"Run (.+) is (.+); only a stopped, failed or crashed run can be resumed\.": "训练 {0} 无法继续："
+    "只有已停止、失败或崩溃的训练才能继续。",
+    r"Run (.+) is (.+); stop it before you delete it\.": "训练 {0} 正在进行；请先停止再删除。",
+    r"Run (.+) is (.+); export it when it has ended\.": "训练 {0} 正在进行；请在结束后导出。",
+    r"Run (.+) has no adapter yet; it is (.+)\.": "训练 {0} 还没有适配器。",
+    r"There is no deleted run (.+) to take back\.": "没有可恢复的训练 {0}。",
+    r"There is no model in (.+): no such folder\.": "{0} 中没有模型：文件夹不存在。",
+    r"There is no (.+) device on this machine; use `device: auto`\.": "本机没有 {0} 设备；请用 `device: auto`。",
+    r"Can't load (?:the tokenizer of )?model (.+?): (.+)\.": "无法加载模型 {0}：{1}。",
+    r"Optimizer (.+) needs a CUDA GPU; .*": "优化器 {0} 需要 CUDA 显卡；此处请用 `optim: adamw`。",
+    r"No thumbs have been collected in the workspace (.+) yet\.": "此工作区还没有收集到反馈。",
+    r"There is no feedback (.+) here; drop the file again\.": "这里没有反馈 {0}；请重新拖入文件。",
+    r"That is not a file that this page received; drop it again\.": "本页没有收到这个文件；请重新拖入。",
+    r"(.+) is empty\.": "{0} 是空文件。",
+    r"(.+) is neither text nor Parquet nor Arrow\.": "{0} 既不是文本，也不是 Parquet 或 Arrow。",
+    r"(.+) is damaged: (.+)\.": "{0} 已损坏：{1}。",
+    r"The process that answers has died; the end of (.+) says more\. .*": "回答进程已退出；{0} 的末尾有更多信息。"
+    "再问一次即可重新启动。",
+    r"A preset's name has 1 to 60 letters, digits, spaces, dots or dashes\.": "预设名称为 1 到 60 个字母、"
+    "数字、空格、点或连字符。",
+    r"There is no adapter in (.+)\.": "{0} 中没有适配器。",
+    r"There is no LoRA adapter in (.+); .*": "{0} 中没有 LoRA 适配器：缺少 adapter_model.safetensors。",
+    r"The adapter in (.+) can't be read: .*": "{0} 中的适配器无法读取：adapter_config.json 已损坏。",
+    r"The adapter in (.+) does not fit the model: (.+)\.": "{0} 中的适配器与模型不符：{1}。",
+    r"Can't put an adapter on (.+): (.+)\.": "无法给 {0} 加适配器：{1}。",
+    r"Run (.+) was trained on model (.+), so its adapter is no start for (.+)\.": "训练 {0} 用的是模型 {1}，"
+    "它的适配器不能作为 {2} 的起点。",
+    r"Run (.+) tuned the whole model, so it has no adapter; use its model in (.+)\.": "训练 {0} 微调了整个模型，"
+    "因此没有适配器；请使用 {1} 中的模型。",
+    r"Run (.+) has no (.+) model; it is (.+)\.": "训练 {0} 还没有可用的模型。",
+    r"Run (.+) has no '(.+)'; it has (.+)\.": "训练 {0} 没有 {1}；它有 {2}。",
+    r"adapter_dtype bfloat16 needs a model in bfloat16; .*": "adapter_dtype 为 bfloat16 时，模型也须为 bfloat16。",
+    r"(.+) holds (.+) usable row; KTO needs at least two, for a mismatched pair\.": "{0} 只有 {1} 行可用；"
+    "KTO 至少需要两行，才能组成错配对。",
+    r"(.+) has fewer than two thumbs up to imitate\.": "{0} 中的点赞不足两个，无从模仿。",
+    r"There is no run in (.+); .*": "{0} 中没有训练。",
+    r"There is no run (.+) in (.+); .*": "{1} 中没有训练 {0}。",
+    r"Can't make a run in (.+): (.+)\.": "无法在 {0} 中新建训练：{1}。",
+    r"Can't write to (?:the workspace )?(.+): (.+)\.": "无法写入 {0}：{1}。",
+    r"Can't save the preset: (.+)\.": "无法保存预设：{0}。",
+    r"There is no config file (.+)\.": "没有配置文件 {0}。",
+    r"Option `(.+)` should be at least (.+), not (.+)\.": "选项 `{0}` 至少应为 {1}，而不是 {2}。",
+    r"Option `(.+)` should be at most (.+), not (.+)\.": "选项 `{0}` 至多应为 {1}，而不是 {2}。",
+    r"Option `(.+)` should be greater than (.+), not (.+)\.": "选项 `{0}` 应大于 {1}，而不是 {2}。",
+    r"Option `(.+)` should be less than (.+), not (.+)\.": "选项 `{0}` 应小于 {1}，而不是 {2}。",
+    r"Option `(.+)` should be a whole number, not empty\.": "选项 `{0}` 应为整数，不能为空。",
+    r"Option `(.+)` should be a number, not empty\.": "选项 `{0}` 应为数字，不能为空。",
+    r"Option `(.+)` should be (.+), not (.+)\.": "选项 `{0}` 应为 {1}，而不是 {2}。",
+    r"Option `tokens_per_pass` must be `auto` or at least 1\.": "选项 `tokens_per_pass` 应为 `auto`，或至少为 1。",
+    r"Option `max_steps` must be .*": "选项 `max_steps` 至少为 1；-1 表示由 `num_train_epochs` 决定。",
+    r"Options `desirable_weight` and `undesirable_weight` are both 0.*": "两个权重都是 0，什么也学不到。",
+}
+
+
+# Why rows and files can't be used, as feedback/ says it; what a place holds is retold too.
+REASONS_ZH: dict[str, str] = {
+    r"(.+?): none of its (.+) rows can be used; \S+ (\d+): (.+)\.": "{0}：{1} 行全都无法使用；第 {2} 行：{3}。",
+    r"(.+?): its only row can't be used; \S+ (\d+): (.+)\.": "{0}：唯一的一行无法使用；第 {1} 行：{2}。",
+    r"(.+) holds no rows\.": "{0} 没有任何行。",
+    r"the line is (.+), not a JSON object": "该行是{0}，而不是 JSON 对象",
+    r"the row is (.+), not a (?:JSON object|dict)": "该行是{0}，而不是 JSON 对象",
+    r"the line is not valid UTF-8 \(byte (.+)\)": "该行不是有效的 UTF-8（第 {0} 字节）",
+    r"the line is not valid JSON \((.+), column (.+)\)": "该行不是有效的 JSON（第 {1} 列：{0}）",
+    r"the line is not valid JSON \((.+)\)": "该行不是有效的 JSON（{0}）",
+    r"not valid JSON \((.+), line (.+)\); nothing after this row was read": "不是有效的 JSON（第 {1} 行：{0}）；"
+    "其后的内容未读取",
+    r"the JSON is nested too deeply": "JSON 嵌套过深",
+    r"the JSON is nested too deeply; nothing after this row was read": "JSON 嵌套过深；其后的内容未读取",
+    r"the line holds NUL bytes": "该行含有 NUL 字节",
+    r"the line is longer than (.+) MB": "该行超过 {0} MB",
+    r"the row is longer than (.+) MB; nothing after it was read": "该行超过 {0} MB；其后的内容未读取",
+    r"the row has (.+) columns, the header (.+)": "该行有 {0} 列，而表头有 {1} 列",
+    r"the row can't be read \((.+)\)": "该行无法读取（{0}）",
+    r"the row holds no answer": "该行没有回答",
+    r"the file ends before its list is closed, so rows may be missing": "文件在列表结束之前就终止了，可能缺少若干行",
+    r"the file ends inside this row": "文件在这一行中间终止",
+    r"a quote that opens here is not closed within (.+) MB; nothing after it was read": "此处的引号在 {0} MB 内"
+    "没有闭合；其后的内容未读取",
+    r"a quote that opens here is never closed, so the row takes in the rest of the file": "此处的引号没有闭合，"
+    "文件的其余部分都被当作这一行",
+    r"annotations is empty: nobody has judged this task": "annotations 为空：还没有人评价这个任务",
+    r"choices holds (.+) answers, and one thumb can't tell which is meant": "choices 含有 {0} 个回答，"
+    "一个评价无法说明指的是哪一个",
+    r"choices holds no message": "choices 中没有消息",
+    r"ratings does not hold one number for each of (.+) answers": "ratings 没有为 {0} 个回答各给一个数值",
+    r"selected names the left or right answer, and which these are can't be told": "selected 只说左边或右边的回答，"
+    "而无法得知哪个是哪个",
+    r"(.+): its annotators disagree \((.+), (.+)\)": "{0}：标注者意见不一（{1}，{2}）",
+    r"(.+) and (.+) share no prompt at their start": "{0} 与 {1} 的开头没有共同的提示",
+    r"(.+) and (.+) are not of one kind": "{0} 与 {1} 的类型不同",
+    r"(.+) and (.+) are the same": "{0} 与 {1} 相同",
+    r"(.+) is not a list of \[question, answer\]": "{0} 不是 [question, answer] 的列表",
+    r"(.+) is not a list of messages": "{0} 不是消息列表",
+    r"(.+) is not a list of tools": "{0} 不是工具列表",
+    r"(.+) is not a transcript of Human and Assistant": "{0} 不是 Human 与 Assistant 的对话记录",
+    r"(.+) is not text": "{0} 不是文本",
+    r"(.+) is missing": "缺少 {0}",
+    r"(.+) is empty": "{0} 为空",
+    r"(.+) holds no answer after the prompt": "{0} 在提示之后没有回答",
+    r"(.+) holds only the answer and no prompt": "{0} 只有回答，没有提示",
+    r"(.+) holds half an emoji that is not valid UTF-8": "{0} 含有半个表情符号，不是有效的 UTF-8",
+    r"(.+) holds bytes that is not valid UTF-8": "{0} 含有不是有效 UTF-8 的字节",
+    r"(.+) holds a block of type (.+); only text can be trained on": "{0} 含有类型为 {1} 的内容；只能用文本训练",
+    r"(.+) holds a message that is not an object": "{0} 含有不是对象的消息",
+    r"(.+) holds a message with the role (.+)": "{0} 含有角色为 {1} 的消息",
+    r"(.+) ends with a message of the (.+), not with the answer to judge": "{0} 以 {1} 的消息结尾，"
+    "而不是以被评价的回答结尾",
+    r"(.+) ends with a tool call without text, which can't be trained on": "{0} 以没有文本的工具调用结尾，无法用于训练",
+    r"(.+) 0 among 1 and -1 is neither thumbs up nor thumbs down": "{0} 的取值 0 与 1、-1 并存，既不是点赞也不是点踩",
+    r"(.+) (\S+) lies on the cut (\S+): neither up nor down": "{0} 的取值 {1} 恰在分界 {2} 上：既不算点赞也不算点踩",
+    r"(\S+) (.+) is neither thumbs up nor thumbs down": "{0} 的取值 {1} 既不是点赞也不是点踩",
+    r"The better answer is empty\.": "更好的回答是空的。",
+    r"The better answer is the same as the answer\.": "更好的回答与原回答相同。",
+    # files
+    r"The dataset in (.+) is damaged: (.+)\.": "{0} 中的数据集已损坏：{1}。",
+    r"(.+) is a folder; give a file in it, .*": "{0} 是文件夹；请给出其中的文件，"
+    "或由 datasets 的 save_to_disk 写出的文件夹。",
+    r"(.+) is not a regular file but a pipe, .*": "{0} 不是普通文件；请先把内容保存到文件。",
+    r"(.+) is a zip archive; unpack it first\.": "{0} 是 zip 压缩包；请先解压。",
+    r"(.+) is not a complete (.+) file: (.+)\.": "{0} 不是完整的 {1} 文件：{2}。",
+    r"(.+) unpacks to more than (.+) times its size: .*": "{0} 解压后超过原大小的 {1} 倍，疑似压缩炸弹。",
+    r"(.+) is empty: it holds nothing but white space\.": "{0} 是空文件：只有空白字符。",
+    r"(.+) is not feedback as it stands: .*, and its columns are (.+); say which is which with a mapping\.": "{0} "
+    "还不能当作反馈：需要 prompt、completion 与 label，或 prompt、chosen 与 rejected，或 messages 与 label；"
+    "而它的列是 {1}。",
+    r"(.+) has no column `(.+)` for (.+); its columns are (.+)\.": "{0} 没有用作 {2} 的列 `{1}`；它的列是 {3}。",
+    r"The CSV header names the column `(.+)` twice\.": "CSV 表头中列 `{0}` 出现了两次。",
+    r"A mapping is written part=column, such as prompt=question, not `(.+)`\.": "对应关系写作“部分=列”，"
+    "例如 prompt=question，而不是 `{0}`。",
+    r"A mapping has no part `(.+)`; its parts are (.+)\.": "对应关系中没有 `{0}` 这一部分；可用的有 {1}。",
+    r"The mapping's threshold should be a number, not (.+)\.": "对应关系中的阈值应为数字，而不是 {0}。",
+    r"There is no file (.+), and no such dataset can be had from the hub: (.+)\.": "没有文件 {0}，"
+    "也无法从 Hub 获得同名数据集：{1}。",
+    r"There is no file (.+)\.": "没有文件 {0}。",
+    r"There is no prompt in (.+)\.": "{0} 中没有提示。",
+    r"Run (.+) held no prompts out; take all of its data, or a file\.": "训练 {0} 没有留出提示；请用其全部数据或文件。",
+    r"Prompt (.+) of (.+) is neither a text nor a list of messages\.": "{1} 的第 {0} 个提示既不是文本，"
+    "也不是消息列表。",
+    r"(.+) is not JSON: (.+) in line (.+)\.": "{0} 不是 JSON：第 {2} 行：{1}。",
+    r"Can't read (?:the config file )?(.+): (.+)\.": "无法读取 {0}：{1}。",
+    r"Can't write (.+): (.+)\.": "无法写入 {0}：{1}。",
+    r"Can't keep the rows in (.+): (.+)\.": "无法在 {0} 中保存数据行：{1}。",
+    r"Can't use the thumbs in (.+): (.+)\.": "无法使用 {0} 中的反馈：{1}。",
+    r"There is no fix `(.+)`; there are (.+)\.": "没有名为 `{0}` 的修复；可用的有 {1}。",
+    r"(.+) exists; fixes never write over a file\.": "{0} 已存在；修复不会覆盖文件。",
+    r"There is no thumb (.+) in (.+)\.": "{1} 中没有反馈 {0}。",
+    r"Thumbs are exported to a \.jsonl or a \.parquet file, not to (.+)\.": "反馈可导出为 .jsonl 或 .parquet 文件，"
+    "而不是 {0}。",
+    r"(.+) was written by a newer workbench; update this one\.": "{0} 由更新版本的工作台写成；请更新本程序。",
+    r"Feedback is a file, a name, a list of dicts or a table, not a (.+)\.": "反馈应为文件、名称、字典列表或表格，"
+    "而不是 {0}。",
+    r"assets/(.+) is missing; `(.+)` makes the demo's files again\.": "缺少 assets/{0}；`{1}` 可重新生成示例文件。",
+    r"The tokenizer of model (.+) names no end-of-sequence token, so answers could not end\.": "模型 {0} "
+    "的分词器没有结束词元，回答将无法结束。",
+    r"The model's chat template refuses messages of roles (.+): (.+)\.": "模型的对话模板不接受角色为 {0} 的消息：{1}。",
+}
+
+# What may stand inside these sentences: kinds of values, and reasons of Python and of the system.
+PIECES_ZH: dict[str, str] = {
+    "an object": "对象",
+    "a list": "列表",
+    "a text": "文本",
+    "a number": "数字",
+    "true or false": "真假值",
+    "null": "空值",
+    "a number is too long": "数字过长",
+    "it is not UTF-8 text": "不是 UTF-8 文本",
+    "permission denied": "没有权限",
+    "Permission denied": "没有权限",
+    "No space left on device": "磁盘空间不足",
+    "No such file or directory": "没有这个文件或文件夹",
+    "Read-only file system": "文件系统为只读",
+    "Is a directory": "是文件夹",
+    "Expecting value": "此处应有值",
+    "Expecting ',' delimiter": "此处应有逗号",
+    "Expecting ':' delimiter": "此处应有冒号",
+    "Expecting property name enclosed in double quotes": "此处应有带双引号的键",
+    "Unterminated string": "字符串没有结束",
+    "Unterminated string starting at": "字符串没有结束",
+    "Invalid control character at": "含有无效的控制字符",
+    "Invalid control character": "含有无效的控制字符",
+    "Invalid \\escape": "无效的转义",
+    "Invalid \\uXXXX escape": "无效的 \\u 转义",
+    "Extra data": "末尾有多余的内容",
+    "Illegal trailing comma before end of object": "对象末尾有多余的逗号",
+    "Illegal trailing comma before end of array": "列表末尾有多余的逗号",
+}
