@@ -70,6 +70,9 @@ def test_random_models_of_other_shapes_come_back_whole(kind, tmp_path):
     again = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="model.gguf", dtype=torch.float32, **given)
     ids = torch.randint(5, 1000, (1, 6), generator=torch.Generator().manual_seed(0))  # within the sliding window
     torch.testing.assert_close(logps(again, ids), logps(model, ids), rtol=1e-4, atol=1e-4)
+    fields = GGUFReader(tmp_path / "model.gguf").fields
+    (length,) = (field.contents() for name, field in fields.items() if name.endswith(".context_length"))
+    assert length == (6 if kind == "mistral-window" else 256)
 
 
 def test_sixteen_bit_models_stay_so(tmp_path):

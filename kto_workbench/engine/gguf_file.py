@@ -106,7 +106,9 @@ def _add_sizes(writer: Any, config: PretrainedConfig) -> None:
 
     rope = _rope(config)
     writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
+    # llama.cpp's `llama` knows no sliding window: up to its length the two compute the same.
+    window = getattr(config, "sliding_window", None) or config.max_position_embeddings
+    writer.add_context_length(min(window, config.max_position_embeddings))
     writer.add_embedding_length(config.hidden_size)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
