@@ -33,25 +33,34 @@ MAX_UPLOAD = "2gb"
 PORTS_TRIED = 20
 TABS = ("data", "train", "compare", "feedback", "runs", "learn")
 # The first tab selects itself while the page loads, so the one that was asked for must be noted before; and whoever
-# chooses a tab meanwhile means it.
-HEAD = """<script>
-window.ktoTab = location.hash.slice(1)
-addEventListener("click", event => {
-  if (event.isTrusted && event.target.closest?.("[role=tab]")) window.ktoTab = ""
-}, true)
-</script>"""
-# Within the browser: an answer of the server would come too late, and take the page from a tab chosen since. One that
-# was chosen before gradio listened is open already, and is noted in the address here.
-OPEN_TAB = f"""() => {{
-  const names = {list(TABS)}, same = {{__type__: "update"}}
-  const lists = [...document.querySelectorAll("[role=tablist]")].map(list => [...list.querySelectorAll("[role=tab]")])
-  const open = lists.find(tabs => tabs.length === names.length)?.findIndex(tab => tab.ariaSelected === "true")
-  if (open > 0) {{
-    history.replaceState(null, "", "#" + names[open])
-    return same
+# chooses a tab meanwhile means it. The address says what is open, not what an event tells: on a slow machine gradio
+# tells of a tab when another one has been chosen since.
+HEAD = f"""<script>
+(() => {{
+  const names = {list(TABS)}
+  let asked = location.hash.slice(1)
+  addEventListener("click", event => {{
+    if (event.isTrusted && event.target.closest?.("[role=tab]")) asked = ""
+  }}, true)
+  const open = () => {{
+    const lists = [...document.querySelectorAll("[role=tablist]")].map(list => [...list.querySelectorAll("[role=tab]")])
+    return names[lists.find(tabs => tabs.length === names.length)?.findIndex(tab => tab.ariaSelected === "true")]
   }}
-  return names.includes(window.ktoTab) ? {{...same, selected: window.ktoTab}} : same
-}}"""
+  const note = () => {{
+    if (open()) history.replaceState(null, "", "#" + open())
+  }}
+  window.ktoTab = {{
+    asked: () => names.includes(asked) && asked,
+    note: () => setTimeout(note, 50),
+  }}
+}})()
+</script>"""
+# Within the browser: an answer of the server would come too late, and take the page from a tab chosen since.
+OPEN_TAB = """() => {
+  const selected = ktoTab.asked()
+  if (!selected) ktoTab.note()  // chosen before gradio listened
+  return selected ? {__type__: "update", selected} : {__type__: "update"}
+}"""
 
 
 def build(workspace: str | Path = "workspace", *, host: str = "127.0.0.1", password: str | None = None) -> FastAPI:
@@ -109,14 +118,13 @@ def lay_out(bench: Workbench, *, at_screen: bool = False) -> gr.Blocks:
                 learn.build(bench, page, opened["learn"], train_tab.run)
         go_to_train = [data_tab.train.click, train_on_thumbs.click]
         gr.on(go_to_train, lambda: gr.Tabs(selected="train"), None, [tabs], queue=False, show_progress="hidden")
-        _remember_tab(page, tabs, opened)
+        _remember_tab(page, tabs)
     return page
 
 
-def _remember_tab(page: gr.Blocks, tabs: gr.Tabs, opened: dict[str, gr.Tab]) -> None:
+def _remember_tab(page: gr.Blocks, tabs: gr.Tabs) -> None:
     """Keep the open tab in the address: a reload, also gradio's own after a lost server, comes back to it."""
-    for name, tab in opened.items():
-        tab.select(None, None, None, js=f"() => history.replaceState(null, '', '#{name}')")
+    tabs.change(None, None, None, js="() => ktoTab.note()")
     page.load(None, None, [tabs], js=OPEN_TAB)
 
 
