@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -210,6 +211,15 @@ def test_threads_wait_for_each_other(tmp_path):
     with ThreadPoolExecutor(8) as pool:
         ids = list(pool.map(lambda i: store.add("p", str(i), i % 2 == 0), range(80)))
     assert len(set(ids)) == 80 == len(store)
+
+
+def test_a_new_file_waits_for_whoever_is_making_it_too(tmp_path):
+    # While another holds the file, SQLite refuses the switch to write-ahead logging at once, whatever the timeout.
+    other = sqlite3.connect(tmp_path / "feedback.sqlite", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    threading.Timer(0.5, lambda: other.execute("ROLLBACK")).start()
+    assert ThumbStore(tmp_path).add("p", "a", True) == 1
+    other.close()
 
 
 WRITER = """

@@ -310,7 +310,7 @@ def _insert(database: sqlite3.Connection, thumb: Thumb) -> int:
 
 def _renew(database: sqlite3.Connection) -> None:
     """Make the table, or bring one of an older version to this one, whole or not at all."""
-    database.execute("PRAGMA journal_mode = WAL")
+    _keep_a_log(database)
     database.execute("BEGIN IMMEDIATE")
     try:
         (version,) = database.execute("PRAGMA user_version").fetchone()  # again: another process may have been faster
@@ -324,6 +324,19 @@ def _renew(database: sqlite3.Connection) -> None:
     except BaseException:
         database.execute("ROLLBACK")
         raise
+
+
+def _keep_a_log(database: sqlite3.Connection) -> None:
+    """Switch to write-ahead logging. The one statement that does not wait by itself while another switches too."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
 
 
 _EMPTY = pa.schema(
