@@ -80,8 +80,6 @@ def measure(
     shape: GpuShape, folder: str, prompt: int, completion: int, device: str, *, four_bit: bool, warm_up: int, steps: int
 ) -> dict[str, Any]:
     """Steps of one model, adapter and length mix, each a batch of 32 with optimizer; the median of them counts."""
-    import contextlib
-
     import torch
 
     from kto_workbench.config import KTOConfig
@@ -102,11 +100,9 @@ def measure(
     largest = max(batches, key=lambda batch: sum(map(len, batch.pairs)))
     tokens = calibrate(scorer, largest, config)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-9)
-    autocast = torch.autocast(place.type, torch.bfloat16) if place.type == "cuda" else contextlib.nullcontext()
 
     def step(number: int) -> None:
-        with autocast:
-            kto_step(scorer, batches[number % len(batches)], config, tokens, train=True)
+        kto_step(scorer, batches[number % len(batches)], config, tokens, train=True)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

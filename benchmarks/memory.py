@@ -32,6 +32,7 @@ SETTINGS = {
     "checkpointed": "checkpointed",
     "lean": "one sequence a pass",
     "full": "every weight, one pass",
+    "bfloat16": "bfloat16, one pass",
 }
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_MMAP_MAX_": "10000000"}
 MIX, BATCH_SIZE = Mix(120, 120, 0.5), 16
@@ -49,6 +50,8 @@ def measure(name: str, variant: str) -> dict[str, Any]:
     warm_up.score_reference()
     Timed(warm_up)(0)
     base = make_model(shape)
+    if variant == "bfloat16":
+        base.bfloat16()
     dimensions = ModelShape.of(base.config.to_dict())
     assert dimensions.body == shape.body_parameters
     loaded = peak_memory()
@@ -71,7 +74,7 @@ def measure(name: str, variant: str) -> dict[str, Any]:
     tokens = Tokens(
         prompt=sum(p for p, _ in lengths), completion=sum(c for _, c in lengths), longest=max(map(len, batch))
     )
-    estimate = estimate_memory(config, dimensions, tokens)
+    estimate = estimate_memory(config, dimensions, tokens, dtype_bytes=2 if variant == "bfloat16" else 4)
     return {
         "shape": name,
         "setting": SETTINGS[variant],

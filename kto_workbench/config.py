@@ -253,8 +253,8 @@ class KTOConfig(BaseModel):
     )
     adapter_dtype: Literal["float32", "bfloat16"] = _option(
         "float32",
-        "Precision of the adapter in the model; `bfloat16` saves a fifth of the activations and is trained on float32 "
-        "masters, so that small updates are not lost. Needs dtype bfloat16.",
+        "Precision of the adapter's weights. It computes in the model's either way; `bfloat16` spares rounding it in "
+        "each pass and is trained on float32 masters, so that small updates are not lost. Needs dtype bfloat16.",
         group="memory",
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = _option(

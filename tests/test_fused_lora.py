@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from peft.tuners.lora import Linear as LoraLinear
 from test_scoring import make_pairs, score_and_backward
 from tiny_models import tiny_lora, tiny_model
 
 from kto_workbench.config import KTOConfig
 from kto_workbench.engine.fused_lora import FusedLoraLinear, fuse
 from kto_workbench.engine.models import adapter_off, add_lora, checkpoint_activations
-from kto_workbench.engine.scoring import make_scorer
+from kto_workbench.engine.scoring import PackedScorer, PaddedScorer, make_scorer
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -38,19 +39,43 @@ def test_bias_and_gradient_against_autograd():
     torch.testing.assert_close(_FusedLora.apply(x, w, bias, a, b, 0.7), x @ w.T + bias + 0.7 * x @ a.T @ b.T)
 
 
-def test_under_autocast_in_its_own_dtype_it_stays_fused():
-    # A bfloat16 adapter on a bfloat16 model, as on a GPU: autocast has nothing to change there.
-    model = add_lora(tiny_model("llama").bfloat16(), KTOConfig(model="tiny", lora_r=4, adapter_dtype="bfloat16"))
-    pairs, _ = make_pairs()
-    calls = []
-    original = FusedLoraLinear.__bases__[0].forward
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FusedLoraLinear.__bases__[0], "forward", lambda *a, **k: (calls.append(1), original(*a, **k))[1])
-        with torch.autocast("cpu", torch.bfloat16):
-            make_scorer(model).score(pairs).logps.sum().backward()
-    assert not calls
-    trained = [p for p in model.parameters() if p.requires_grad]
-    assert all(p.grad is not None and p.grad.dtype == torch.bfloat16 for p in trained)
+@pytest.mark.parametrize("scorer_type", [PackedScorer, PaddedScorer])
+@pytest.mark.parametrize("adapter_dtype", [torch.float32, torch.bfloat16])
+def test_on_a_bfloat16_model_the_adapter_computes_in_bfloat16(monkeypatch, adapter_dtype, scorer_type):
+    def score(dtype):
+        model = tiny_lora("llama").bfloat16()
+        for p in model.parameters():
+            if p.requires_grad:
+                p.data = p.data.to(dtype)  # what they hold fits into bfloat16
+        fuse(model)
+        pairs, _ = make_pairs()
+        logps = scorer_type(model).score(pairs).logps
+        logps.sum().backward()
+        return logps, {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+
+    def refuse(*_, **__):
+        raise AssertionError("peft's own forward was called")
+
+    monkeypatch.setattr(LoraLinear, "forward", refuse)
+    want, want_gradients = score(torch.bfloat16)
+    got, gradients = score(adapter_dtype)
+    assert torch.equal(got, want)
+    assert {g.dtype for g in gradients.values()} == {adapter_dtype}
+    assert all(torch.equal(g, want_gradients[name].to(g.dtype)) for name, g in gradients.items())
+
+
+def test_what_a_layer_keeps_of_its_input_is_one_copy_in_the_model_s_dtype():
+    model = add_lora(tiny_model("llama").bfloat16(), KTOConfig(model="tiny", lora_r=4))
+    (layer,) = [m for name, m in model.named_modules() if name.endswith("layers.0.mlp.up_proj")]
+    x = torch.randn(5, 32, dtype=torch.bfloat16, requires_grad=True)
+    kept = []
+    with (
+        torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t),
+        torch.autocast("cpu", torch.bfloat16),
+    ):
+        layer(x)
+    inputs = [t for t in kept if t.shape == x.shape]
+    assert [t.data_ptr() for t in inputs] == [x.data_ptr()] and inputs[0].dtype == torch.bfloat16
 
 
 def test_adapter_off_is_the_base_and_dropout_is_peft_s():

@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
+from peft.tuners.lora.bnb import Linear4bit as Lora4bit
 from safetensors.torch import load_file
 from test_scoring import make_pairs
 from tiny_models import VOCABULARY, tiny_tokenizer
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from kto_workbench import train
 from kto_workbench.config import KTOConfig
 from kto_workbench.engine.export import export
+from kto_workbench.engine.fused_lora import FusedLora4bit
 from kto_workbench.engine.generation import generate
 from kto_workbench.engine.models import adapter_off, add_lora, check_not_repacked, load_model
 from kto_workbench.engine.scoring import PackedScorer, PaddedScorer, make_scorer
@@ -64,6 +66,26 @@ def gradient(scorer):
 def test_weights_are_nf4_with_double_quantization(model):
     states = [m.weight.quant_state for m in model.modules() if isinstance(m, Linear4bit)]
     assert len(states) == 2 * 7 and all(s.quant_type == "nf4" and s.nested for s in states)
+
+
+def test_fused_equals_peft_in_4_bits(model):
+    layers = [m for m in model.modules() if isinstance(m, FusedLora4bit)]
+    assert len(layers) == 2 * 7
+    got = gradient(make_scorer(model))
+    for layer in layers:
+        layer.__class__ = Lora4bit
+    want = gradient(make_scorer(model))
+    assert (got - want).norm() <= 1e-5 * want.norm()
+
+
+def test_fused_in_bfloat16_keeps_float32_gradients(folder, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("peft's own forward was called")
+
+    config = KTOConfig(model=str(folder), load_in_4bit=True, lora_r=4)
+    model = add_lora(load_model(str(folder), device=CPU, dtype=torch.bfloat16, load_in_4bit=True), config)
+    monkeypatch.setattr(Lora4bit, "forward", refuse)
+    assert gradient(make_scorer(model)).dtype == torch.float32
 
 
 def test_packed_equals_padded_in_4_bits(model):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from kto_workbench.engine.models import checkpoint_activations, dropout_off
+from kto_workbench.engine.models import checkpoint_activations, dropout_off, precision_of
 from kto_workbench.feedback.rendering import render_prompt, uses_template
 
 
@@ -51,7 +51,7 @@ def generate(
     if checkpointing:  # in train mode it would switch the cache off
         model.activation_checkpointing_disable()
     try:
-        with torch.random.fork_rng(devices), dropout_off(model):
+        with torch.random.fork_rng(devices), dropout_off(model), precision_of(model)():
             torch.manual_seed(seed)
             for start in range(0, len(prompts), batch_size):
                 part = prompts[start : start + batch_size]

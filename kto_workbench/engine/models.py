@@ -3,8 +3,9 @@
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -183,6 +184,19 @@ def adapter_off(model: nn.Module) -> Iterator[None]:
 def as_it_is(model: nn.Module) -> Iterator[None]:
     """The model as it stands: before the first step this is the reference of whoever can't switch back to it later."""
     yield
+
+
+def precision_of(model: nn.Module) -> Callable[[], contextlib.AbstractContextManager[Any]]:
+    """What to run a model's forward passes in, on every device, as policy and as reference.
+
+    A float32 adapter on a bfloat16 model computes in bfloat16, and its gradients are float32; where all weights are of
+    one dtype there is nothing to do. transformers' Trainer would leave this to a wrapper of the model's own forward,
+    which packed passes do not go through.
+    """
+    if {torch.float32, torch.bfloat16} <= {p.dtype for p in model.parameters()}:
+        device = next(model.parameters()).device.type
+        return lambda: torch.autocast(device, torch.bfloat16)
+    return contextlib.nullcontext
 
 
 @contextlib.contextmanager

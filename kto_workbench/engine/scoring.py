@@ -21,6 +21,7 @@ from kto_workbench.engine import attention
 from kto_workbench.engine.attention import Ragged
 from kto_workbench.engine.batches import Pair
 from kto_workbench.engine.head import Head, token_logps
+from kto_workbench.engine.models import precision_of
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class PaddedScorer:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
+        self.precision = precision_of(model)
 
     @property
     def device(self) -> torch.device:
@@ -57,7 +59,8 @@ class PaddedScorer:
             mask[i, : len(pair)] = 1
             scored[i, len(pair.prompt_ids) - 1 : len(pair) - 1] = True
         ids, mask, scored = ids.to(self.device), mask.to(self.device), scored.to(self.device)
-        logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
+        with self.precision():
+            logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
         distribution = logits.log_softmax(-1)
         logps = distribution.gather(-1, ids[:, 1:, None]).squeeze(-1)
         sums = torch.where(scored, logps, 0.0).sum(-1)
@@ -69,7 +72,8 @@ class PaddedScorer:
     def score_tokens(self, pair: Pair) -> Tensor:
         """[n] log-probabilities of each token of one completion, in nats."""
         ids = torch.tensor([pair.prompt_ids + pair.completion_ids], device=self.device)
-        logits = self.model(input_ids=ids, use_cache=False).logits[0, len(pair.prompt_ids) - 1 : -1].float()
+        with self.precision():
+            logits = self.model(input_ids=ids, use_cache=False).logits[0, len(pair.prompt_ids) - 1 : -1].float()
         return logits.log_softmax(-1).gather(-1, ids[0, len(pair.prompt_ids) :, None]).squeeze(-1)
 
     def score_both(
@@ -144,7 +148,8 @@ class PackedScorer(PaddedScorer):
         at = _to([position for sequence in positions for position in sequence], self.device)[None]
         # A mask of four dimensions is handed through as it is; the attention goes by `ragged` alone.
         mask = torch.empty(1, 1, 1, 1, dtype=torch.bool, device=self.device)
-        out = self.body(input_ids=ids, position_ids=at, attention_mask=mask, use_cache=False, ragged=ragged)
+        with self.precision():
+            out = self.body(input_ids=ids, position_ids=at, attention_mask=mask, use_cache=False, ragged=ragged)
         return out.last_hidden_state[0]
 
     def _scores(self, hidden: Tensor, pairs: Sequence[Pair], entropy: bool) -> Scores:
@@ -172,7 +177,7 @@ def make_scorer(model: nn.Module) -> PaddedScorer:
     trial = [Pair(tuple(i % vocabulary for i in range(5, 14)), (7, 3, 11)), Pair((1, 9, 4), tuple(range(2, 9)))]
     trial = [Pair(*(tuple(t % vocabulary for t in ids) for ids in (p.prompt_ids, p.completion_ids))) for p in trial]
     other = [Pair(trial[0].prompt_ids, trial[1].completion_ids), Pair(trial[1].prompt_ids, trial[0].completion_ids)]
-    exact = _dtype(model) == torch.float32
+    exact = {p.dtype for p in model.parameters() if p.is_floating_point()} == {torch.float32}
     with torch.no_grad():
         want = torch.cat([plain.score(trial).logps, plain.score(other).logps])
     packed = PackedScorer(model)
@@ -219,7 +224,3 @@ def _sum_by_sequence(values: Tensor, lengths: list[int]) -> Tensor:
     """[n] values of packed tokens → [m] sums."""
     owner = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
     return values.new_zeros(len(lengths)).index_add(0, _to(owner.tolist(), values.device), values)
-
-
-def _dtype(model: nn.Module) -> torch.dtype:
-    return next(p.dtype for p in model.parameters() if p.is_floating_point())

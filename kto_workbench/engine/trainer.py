@@ -1,4 +1,4 @@
-"""KTO on transformers.Trainer: its checkpoints, resume, schedulers, mixed precision and reporting, our step.
+"""KTO on transformers.Trainer: its checkpoints, resume, schedulers and reporting, our step.
 
 To the Trainer one "row" is a whole batch: its composition is fixed for the run, the order is shuffled each epoch.
 """
@@ -21,7 +21,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from kto_workbench.config import KTOConfig
 from kto_workbench.engine.batches import Batch, Pair
 from kto_workbench.engine.masters import MasterAdamW
-from kto_workbench.engine.models import check_not_repacked, pick_dtype, round_adapter
+from kto_workbench.engine.models import check_not_repacked, round_adapter
 from kto_workbench.engine.objective import mean_log_ratio
 from kto_workbench.engine.passes import Budget
 from kto_workbench.engine.reference import reference_logps
@@ -108,8 +108,7 @@ class KTOTrainer(Trainer):
         def work(tokens: int | None) -> StepSums:
             return kto_step(self.scorer, batch, self.config, tokens, train=True, z0=z0)
 
-        with self.compute_loss_context_manager():
-            sums = self._within_budget(work, batch.pairs, undo=lambda: model.zero_grad(set_to_none=True))
+        sums = self._within_budget(work, batch.pairs, undo=lambda: model.zero_grad(set_to_none=True))
         self._window.append(sums)
         self._tokens += sum(len(pair) for pair in batch.pairs)
         return sums.loss
@@ -144,7 +143,7 @@ class KTOTrainer(Trainer):
         """The training metrics on the held-out batches."""
         sums = []
         z0 = self._estimate_z0_now_and_then() if self.config.z0 == "every" else None
-        with torch.no_grad(), self.compute_loss_context_manager():
+        with torch.no_grad():
             for batch in self.eval_batches:
                 work = lambda tokens, batch=batch: kto_step(self.scorer, batch, self.config, tokens, train=False, z0=z0)
                 sums.append(self._within_budget(work, batch.pairs))
@@ -267,7 +266,6 @@ def training_arguments(
         save_total_limit=config.save_total_limit,
         seed=config.seed,
         data_seed=config.seed,
-        bf16=device.type == "cuda" and pick_dtype(config.dtype, device) == torch.bfloat16,
         use_cpu=device.type == "cpu",
         activation_checkpointing=config.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,

@@ -1,6 +1,5 @@
 """One run from its config to its adapter or model: load, prepare, train, save. The child and notebooks call it."""
 
-import contextlib
 import json
 import logging
 import os
@@ -222,19 +221,15 @@ def _fill_in_reference(
             told = time.time()
             run.set_status(message=f"Computing the reference: {done} of {total} batches.")
 
-    autocast = (
-        torch.autocast("cuda", torch.bfloat16) if dtype == torch.bfloat16 and scorer.device.type == "cuda" else None
+    reused, computed = fill_in(
+        batches,
+        scorer,
+        cache,
+        budget,
+        mismatched=uses_mismatched(config),
+        as_reference=as_reference,
+        on_progress=tell,
     )
-    with autocast or contextlib.nullcontext():
-        reused, computed = fill_in(
-            batches,
-            scorer,
-            cache,
-            budget,
-            mismatched=uses_mismatched(config),
-            as_reference=as_reference,
-            on_progress=tell,
-        )
     note = {"reused": reused, "computed": computed, "seconds": time.time() - started}
     write_atomically(run.path / "reference.json", json.dumps(note) + "\n")
     log.info("Reference: %d log-probabilities reused, %d computed, in %.1f s.", reused, computed, note["seconds"])

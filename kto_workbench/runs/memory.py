@@ -205,7 +205,7 @@ def estimate_memory(
         weights = (shape.body + shape.embedding) * size
     moments = 2 if config.optim == "paged_adamw_8bit" else 8
 
-    layer = _kept_by_layer(shape, rank, size, trained_bytes)
+    layer = _kept_by_layer(shape, rank, size)
     full, checkpointed = layers * layer, layers * h * size
     activations = t * (checkpointed if config.gradient_checkpointing else full)
     # Where nothing else holds the prompts' keys and values for the mismatched completions, they are kept for them.
@@ -252,14 +252,14 @@ def fragments(config: KTOConfig, device: str, *, in_one: bool = True) -> float:
     return 4.0 if config.gradient_checkpointing else 1.4 if in_one else 1.7
 
 
-def _kept_by_layer(shape: ModelShape, rank: int, size: int = 4, adapter_bytes: int = 4) -> float:
+def _kept_by_layer(shape: ModelShape, rank: int, size: int) -> float:
     """Bytes that a layer keeps of one token for its backward pass.
 
     Hidden states before both norms (in float32) and behind them; queries, keys and values; what attention returns,
     once by sequence and once in one piece; the inputs of the feed-forward block's activation, product and last matrix;
-    LoRA's low ranks. A float32 adapter on a model of 16 bits keeps its own copies of inputs: about a quarter more.
+    LoRA's low ranks. An adapter computes in the model's dtype, whatever its own is.
     """
     feed_forward = (4 if shape.gated else 3) * shape.intermediate
     low = rank * len(shape.linears())
     kept = size * (2 * shape.hidden + 3 * shape.q + 2 * shape.kv + feed_forward + low) + 4 * (shape.heads + 2)
-    return (kept + 4 * 2 * shape.hidden) * (1.25 if adapter_bytes > size else 1.0)
+    return kept + 4 * 2 * shape.hidden

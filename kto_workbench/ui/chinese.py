@@ -45,8 +45,8 @@ OPTION_HELP_ZH: dict[str, str] = {
     "tokens_per_pass": "一次送入模型的词元数。只影响内存与速度：梯度与 z0 不变。显存不足时自动减半。",
     "gradient_checkpointing": "反向传播时重算激活：更省内存，时间约多三分之一。",
     "dtype": "冻结权重与激活的精度；`auto`：GPU 上为 bfloat16，CPU 上为 float32。",
-    "adapter_dtype": "模型中适配器的精度；`bfloat16` 可省五分之一的激活内存，训练时另存 float32 主权重，"
-    "因此微小的更新不会丢失。需要 dtype 为 bfloat16。",
+    "adapter_dtype": "模型中适配器的精度。计算总以模型的精度进行；`bfloat16` 省去每次前向时的舍入，"
+    "训练时另存 float32 主权重，因此微小的更新不会丢失。需要 dtype 为 bfloat16。",
     "device": "在哪里训练；`auto` 有 GPU 就用 GPU。",
     "threads": "CPU 线程数；0 表示由 torch 决定。在共享的机器上，1 常比 2 快。",
     "eval_fraction": "留出用于评估的提示比例，连同它们的所有行。",
