@@ -20,9 +20,18 @@ SAY = {
     "ModelError": 0,
     "WorkbenchError": 0,
     "RunError": 0,
+    "ConfigError": 0,
 }
 # Handed on: said where they come from.
-UNTOLD = {"record.reason", "str(error)", "_nothing_usable(opened.name, opened.unit, collected)"}
+UNTOLD = {
+    "record.reason",
+    "str(error)",
+    "_nothing_usable(opened.name, opened.unit, collected)",
+    "event['error']",
+    "_first_sentence(error)",
+}
+# Said in a shell alone.
+IN_A_SHELL = {"Judge `7` is more than a name; `kto compare --judge 7` makes it."}
 NAMED = "`[^`]*`|'[^']*'|\\[[^\\]]*\\]|[\\w.]+(?:_[\\w.]+)+"
 
 
@@ -35,7 +44,8 @@ def text_of(node, assigned, first):
     if isinstance(node, ast.JoinedStr):
         return "".join(text_of(part, assigned, first) for part in node.values)
     if isinstance(node, ast.FormattedValue):
-        return text_of(node.value, assigned, first)
+        text = text_of(node.value, assigned, first)
+        return f"'{text}'" if node.conversion == ord("r") else text
     if isinstance(node, ast.Name) and node.id in assigned:
         return text_of(assigned[node.id], {}, first)
     if isinstance(node, ast.Subscript) and isinstance(node.value, ast.JoinedStr):
@@ -43,8 +53,8 @@ def text_of(node, assigned, first):
     return "7"
 
 
-def said_by(path):
-    """What a file of feedback/ says about what can't be used, with the line where it does."""
+def said_by(path, say=SAY):
+    """What a file says about what can't be used, with the line where it does."""
     for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if not isinstance(function, ast.FunctionDef):
             continue
@@ -57,8 +67,8 @@ def said_by(path):
         }
         for node in ast.walk(function):
             said = None
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in SAY:
-                said = node.args[SAY[node.func.id]]
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in say:
+                said = node.args[say[node.func.id]]
             elif isinstance(node, ast.Return) and function.name == "_nothing_usable":
                 said = node.value
             if said is not None and ast.unparse(said) not in UNTOLD:
@@ -68,6 +78,15 @@ def said_by(path):
 
 PACKAGE = Path(kto_workbench.__file__).parent
 SAID = sorted({said for path in (PACKAGE / "feedback").glob("*.py") for said in said_by(path)})
+ROOMS = ("runs", "judging", "engine")
+SENTENCES = sorted(
+    {said for room in ROOMS for path in (PACKAGE / room).glob("*.py") for said in said_by(path)}
+    | set(said_by(PACKAGE / "config.py"))
+    | {
+        (where, text[0].upper() + text[1:] + ".")  # as the config makes a sentence of it
+        for where, text in said_by(PACKAGE / "config.py", {"ValueError": 0})
+    }
+)
 
 
 def test_everything_that_feedback_says_is_found():
@@ -78,10 +97,21 @@ def test_everything_that_feedback_says_is_found():
 @pytest.mark.parametrize(("where", "text"), SAID, ids=[where for where, _ in SAID])
 def test_every_reason_is_told_in_chinese(where, text):
     told = words.retell("zh", text)
-    assert re.search("[\u4e00-\u9fff]", told), f"{where} says {text!r}: put it into REASONS_ZH in ui/words.py"
+    assert re.search("[\u4e00-\u9fff]", told), f"{where} says {text!r}: put it into REASONS_ZH in ui/chinese.py"
     in_english = re.findall(r"[A-Za-z']+(?: [A-Za-z']+){2,}", re.sub(NAMED, "", told))
     assert not in_english, (text, told)
     assert words.retell("en", text) == text
+
+
+def test_everything_that_the_other_rooms_say_is_found():
+    assert len({where for where, _ in SENTENCES}) > 80
+    assert any(text.startswith("Option `start_adapter` needs") for _, text in SENTENCES)
+
+
+@pytest.mark.parametrize(("where", "text"), SENTENCES, ids=[where for where, _ in SENTENCES])
+def test_every_error_is_told_in_chinese(where, text):
+    told = words.retell("zh", text)
+    assert text in IN_A_SHELL or re.search("[\u4e00-\u9fff]", told), f"{where} says {text!r}: put it into ui/chinese.py"
 
 
 def test_no_reason_is_told_that_nobody_says():

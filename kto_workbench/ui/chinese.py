@@ -274,6 +274,33 @@ SENTENCES_ZH: dict[str, str] = {
     r"Option `tokens_per_pass` must be `auto` or at least 1\.": "选项 `tokens_per_pass` 应为 `auto`，或至少为 1。",
     r"Option `max_steps` must be .*": "选项 `max_steps` 至少为 1；-1 表示由 `num_train_epochs` 决定。",
     r"Options `desirable_weight` and `undesirable_weight` are both 0.*": "两个权重都是 0，什么也学不到。",
+    r"Option `sft_weight` belongs to objective `kto`; .*": "选项 `sft_weight` 属于目标 `kto`；目标为 `sft` 时应为 0。",
+    r"Option `reference` `uniform` needs lora_dropout 0\.": "选项 `reference` 为 `uniform` 时，lora_dropout 须为 0。",
+    r"Option `(.+)` is for tuning `lora`; .*": "选项 `{0}` 只用于微调方式 `lora`；微调全部权重时请保持默认值。",
+    r"Option `start_adapter` needs `reference` beside it: .*": "设置 `start_adapter` 时须写明 `reference`："
+    "`base` 以不带任何适配器的模型为参考，`start` 以带该适配器的模型为参考。",
+    r"Option `reference` `start` needs a `start_adapter`\.": "选项 `reference` 为 `start` 时，须设置 `start_adapter`。",
+    r"Option `z0` `every` needs .*": "选项 `z0` 为 `every` 时，须为微调方式 `lora` 和参考 `base`；请改用 `batch`。",
+    r"There is no option `(.+?)`\.": "没有选项 `{0}`。",
+    r"There is no option `(.+?)`; did you mean `(.+?)`\?": "没有选项 `{0}`；是否指 `{1}`？",
+    r"The config file (.+) should hold lines of `option: value`\.": "配置文件 {0} 应由形如 `option: value` 的行组成。",
+    r"There is no evaluation (.+)\.": "没有评估 {0}。",
+    r"(.+) runs in (.+) go by (.+?): (.+)\.": "{1} 中有 {0} 次训练符合 {2}：{3}。",
+    r"A run can be asked to (.+); not to (.+)\.": "对训练只能提出 {0}，而不是 {1}。",
+    r"A run can be exported as (.+), not as (.+)\.": "训练可导出为 {0}，而不是 {1}。",
+    r"Run (.+) has no model yet; it is (.+)\.": "训练 {0} 还没有模型。",
+    r"The two sides read text in different tokens, .*": "两侧的分词方式不同，因此无法比较它们的对数概率。",
+    r"There is something in (.+) already; .*": "{0} 中已有内容；请另选文件夹。",
+    r"No token for the Hugging Face hub is set; .*": "没有设置 Hugging Face 令牌；"
+    "请运行 `hf auth login`，或设置 HF_TOKEN。",
+    r"The hub did not take (.+?): (.+)\.": "Hugging Face 没有接受 {0}：{1}。",
+    r"The 4-bit weights of (.+) were repacked for inference, .*": "{0} 的 4 位权重已被重排为推理格式，无法继续训练；"
+    "这是程序缺陷，请报告。",
+    r"The adapter is not off on the reference side: .* by (\S+) from .*": "参考侧的适配器没有关闭：对数概率相差 {0}；"
+    "这是程序缺陷，请报告。",
+    r"The reward model's chat template refuses a prompt: (.+)\.": "奖励模型的对话模板不接受某个提示：{0}。",
+    r"This version trains in one process; .*": "此版本只在一个进程中训练；"
+    "请不要用 torchrun 或 accelerate launch 启动。",
 }
 
 
