@@ -122,6 +122,19 @@ def test_the_dry_step_lets_in_what_fits():
     assert 140 < half < 220
 
 
+def test_the_dry_step_leaves_room_for_the_optimizer():
+    scorer, batch = _scorer(), _batch([30] * 6)
+    trained = sum(p.numel() for p in scorer.model.parameters() if p.requires_grad)
+    paged = CONFIG.replace(optim="paged_adamw_8bit")
+    whole = peak_bytes(lambda: kto_step(scorer, batch, CONFIG, None, train=True), scorer.device)
+    free = whole / 2 * fragments(CONFIG, "cpu") / (1 - KEPT_FREE)
+    # Two moments take 8 bytes a weight in float32 and 2 in 8 bits: 6 less to leave.
+    assert calibrate(scorer, batch, CONFIG, free=int(free + 6 * trained / (1 - KEPT_FREE))) == pytest.approx(
+        calibrate(scorer, batch, paged, free=int(free)), abs=1
+    )
+    assert 6 * trained > 3 * whole / 360  # more than three of the 360 tokens take, so that it shows
+
+
 def test_the_dry_step_leaves_no_trace():
     scorer, batch = _scorer(), _batch([10, 12, 14])
     batch.reference_logps = batch.reference_kl_logps = None

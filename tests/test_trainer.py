@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
+from bitsandbytes.optim import PagedAdamW8bit
 from test_step import make_batch, make_config
 from tiny_models import tiny_lora
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kto_workbench.engine.masters import MasterAdamW
+from kto_workbench.engine.masters import MasterAdamW, master_optimizer
 from kto_workbench.engine.passes import Budget
 from kto_workbench.engine.scoring import make_scorer
 from kto_workbench.engine.step import StepSums
@@ -78,15 +79,18 @@ def test_window_means_are_sums_over_counts():
     assert math.isnan(only_up["rewards/rejected"]) and only_up["rewards/chosen"] == 1.0
 
 
-def test_masters_follow_torch_s_adamw_and_survive_a_checkpoint():
+@pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
+@pytest.mark.parametrize(("optim", "plain_type"), [("adamw", torch.optim.AdamW), ("paged_adamw_8bit", PagedAdamW8bit)])
+def test_masters_follow_the_plain_optimizer_and_survive_a_checkpoint(optim, plain_type):
     torch.manual_seed(0)
-    start, gradients = torch.randn(7, 5), [torch.randn(7, 5) for _ in range(12)]
+    # Smaller tensors than 4096 bitsandbytes keeps in 32 bits.
+    start, gradients = torch.randn(70, 70), [torch.randn(70, 70) for _ in range(12)]
     plain = torch.nn.Parameter(start.clone())
     rounded = torch.nn.Parameter(start.bfloat16())
     with torch.no_grad():
         plain.copy_(rounded)
-    reference = torch.optim.AdamW([plain], lr=1e-3, weight_decay=0.1)
-    ours = MasterAdamW([rounded], lr=1e-3, weight_decay=0.1)
+    reference = plain_type([plain], lr=1e-3, weight_decay=0.1)
+    ours = master_optimizer(optim)([rounded], lr=1e-3, weight_decay=0.1)
     for number, gradient in enumerate(gradients):
         plain.grad, rounded.grad = gradient.bfloat16().float(), gradient.bfloat16()
         reference.step()
@@ -95,7 +99,7 @@ def test_masters_follow_torch_s_adamw_and_survive_a_checkpoint():
         assert rounded.grad is None
         if number == 5:  # a resumed optimizer, with a model that was saved rounded
             saved = ours.state_dict()
-            ours = MasterAdamW([rounded], lr=1e-3, weight_decay=0.1)
+            ours = master_optimizer(optim)([rounded], lr=1e-3, weight_decay=0.1)
             ours.load_state_dict(saved)
     torch.testing.assert_close(ours.masters[0], plain.detach())
     assert torch.equal(rounded, plain.bfloat16())

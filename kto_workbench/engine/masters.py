@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 
-class MasterAdamW(torch.optim.AdamW):
-    """torch's AdamW over float32 masters of `params`; after each step the masters are rounded back into them."""
+class _Masters:
+    """Stands before an optimizer's class: it steps float32 masters of `params`, which are rounded back into them."""
 
     def __init__(self, params: Iterable[Tensor], **options: Any) -> None:
         self._model_params = list(params)
@@ -25,7 +25,7 @@ class MasterAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:
-        """One AdamW step on the masters, with the gradients of the model's parameters."""
+        """One step on the masters, with the gradients of the model's parameters."""
         for master, p in zip(self.masters, self._model_params, strict=True):
             master.grad = None if p.grad is None else p.grad.float()
         super().step(closure)
@@ -39,7 +39,7 @@ class MasterAdamW(torch.optim.AdamW):
             p.grad = None
 
     def state_dict(self) -> dict[str, Any]:
-        """AdamW's state with the masters, which the rounded weights can't give back."""
+        """The optimizer's state with the masters, which the rounded weights can't give back."""
         return {**super().state_dict(), "masters": [m.detach().cpu() for m in self.masters]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -50,3 +50,16 @@ class MasterAdamW(torch.optim.AdamW):
         with torch.no_grad():
             for master, saved in zip(self.masters, masters, strict=True):
                 master.copy_(saved)
+
+
+class MasterAdamW(_Masters, torch.optim.AdamW):
+    """torch's AdamW over float32 masters."""
+
+
+def master_optimizer(optim: str) -> type[torch.optim.Optimizer]:
+    """The optimizer of an `optim` option over float32 masters."""
+    if optim == "adamw":
+        return MasterAdamW
+    from bitsandbytes.optim import PagedAdamW8bit
+
+    return type("MasterPagedAdamW8bit", (_Masters, PagedAdamW8bit), {})

@@ -19,7 +19,7 @@ from kto_workbench.config import KTOConfig
 from kto_workbench.engine.batches import Batch
 from kto_workbench.engine.scoring import PaddedScorer
 from kto_workbench.engine.step import kto_step
-from kto_workbench.runs.memory import fragments
+from kto_workbench.runs.memory import fragments, optimizer_bytes
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +27,7 @@ log = logging.getLogger(__name__)
 KEPT_FREE = 0.15
 
 
-def calibrate(
-    scorer: PaddedScorer, batch: Batch, config: KTOConfig, *, free: int | None = None, lasting: int = 0
-) -> int | None:
+def calibrate(scorer: PaddedScorer, batch: Batch, config: KTOConfig, *, free: int | None = None) -> int | None:
     """Measure what a token takes and say how many fit.
 
     Two dry steps without optimizer, on the batch's longest sequence and on its two longest; their difference is what
@@ -39,15 +37,16 @@ def calibrate(
         scorer: of the policy.
         batch: the largest one; references need not be filled in.
         config: of the run.
-        free: bytes that may be used; None asks the device.
-        lasting: bytes still to be taken that stay (the optimizer's).
+        free: bytes that may be used, the optimizer's among them; None asks the device.
 
     Returns:
         Tokens a pass, at least those of the longest sequence; None where the whole batch fits into one.
     """
     lengths = [max(len(a), len(b)) for a, b in zip(batch.pairs, batch.mismatched, strict=True)]
     longest = max(lengths)
-    available = (free_memory(scorer.device) if free is None else free) * (1 - KEPT_FREE) - lasting
+    trained = [p for p in scorer.model.parameters() if p.requires_grad]
+    to_come = optimizer_bytes(config, sum(p.numel() for p in trained), trained[0].element_size())
+    available = (free_memory(scorer.device) if free is None else free) * (1 - KEPT_FREE) - to_come
     available /= fragments(config, scorer.device.type)
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     try:

@@ -24,7 +24,9 @@ def pick_device(device: str = "auto") -> torch.device:
     """The device of a config; `auto` takes a GPU if there is one. Raises ModelError for one that is not there."""
     found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if device in ("auto", "cpu", found):
-        return torch.device(found if device == "auto" else device)
+        picked = torch.device(found if device == "auto" else device)
+        # With its number: to transformers a 4-bit model on "cuda" is not where a training on "cuda:0" is.
+        return torch.device("cuda", torch.cuda.current_device()) if picked.type == "cuda" else picked
     raise ModelError(f"There is no {device} device on this machine; use `device: auto`.")
 
 

@@ -20,7 +20,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from kto_workbench.config import KTOConfig
 from kto_workbench.engine.batches import Batch, Pair
-from kto_workbench.engine.masters import MasterAdamW
+from kto_workbench.engine.masters import master_optimizer
 from kto_workbench.engine.models import check_not_repacked, round_adapter
 from kto_workbench.engine.objective import mean_log_ratio
 from kto_workbench.engine.passes import Budget
@@ -92,9 +92,9 @@ class KTOTrainer(Trainer):
         """The optimizer of the options; bfloat16 weights are trained on float32 masters."""
         trained = [p for p in self.model.parameters() if p.requires_grad]
         rounded = any(p.dtype == torch.bfloat16 for p in trained)
-        if rounded and self.config.optim == "adamw" and self.optimizer is None:
+        if rounded and self.optimizer is None:
             options = {"lr": self.config.learning_rate, "weight_decay": self.config.weight_decay}
-            self.optimizer = MasterAdamW(trained, **options)
+            self.optimizer = master_optimizer(self.config.optim)(trained, **options)
         return super().create_optimizer(model) if self.optimizer is None else self.optimizer
 
     # one step

@@ -203,7 +203,6 @@ def estimate_memory(
         weights = shape.body * BYTES_4BIT + shape.embedding * size
     else:
         weights = (shape.body + shape.embedding) * size
-    moments = 2 if config.optim == "paged_adamw_8bit" else 8
 
     layer = _kept_by_layer(shape, rank, size)
     full, checkpointed = layers * layer, layers * h * size
@@ -227,7 +226,7 @@ def estimate_memory(
         weights=round(weights),
         adapter=0 if full_tuning else n_adapter * adapter_bytes,
         gradients=trained * trained_bytes,
-        optimizer=trained * (moments + (4 if trained_bytes == 2 else 0)),
+        optimizer=optimizer_bytes(config, trained, trained_bytes),
         activations=round(activations),
         head=round(head),
         kept_kv=round(kept_kv),
@@ -240,6 +239,12 @@ def estimate_memory(
         bytes_per_token_checkpointed=round(checkpointed + layer + 2 * i * size),
         fragments=fragments(config, device, in_one=in_one),
     )
+
+
+def optimizer_bytes(config: KTOConfig, trained: int, trained_bytes: int) -> int:
+    """What the optimizer keeps for so many trained weights of so many bytes each: two moments, and float32 masters."""
+    moments, masters = 2 if config.optim == "paged_adamw_8bit" else 8, 4 if trained_bytes == 2 else 0
+    return (moments + masters) * trained
 
 
 def fragments(config: KTOConfig, device: str, *, in_one: bool = True) -> float:
