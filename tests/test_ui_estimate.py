@@ -45,15 +45,35 @@ def test_a_model_that_is_not_here_is_not_looked_for(feedback):
 
 def test_memory_is_a_range_beside_what_is_free(feedback, monkeypatch):
     pytest.importorskip("kto_workbench.runs.memory")
-    monkeypatch.setattr(estimate, "free_on_gpu", lambda: None)
+    monkeypatch.setattr(estimate, "find_gpu", lambda: None)
     monkeypatch.setattr(estimate, "free_memory", lambda: 21_700_000_000)
     said = estimate.expected("en", KTOConfig(), feedback, [])
     assert said.startswith("Memory: about 0.") and "22 GB free" in said and "tight" not in said
     monkeypatch.setattr(estimate, "free_memory", lambda: 100_000_000)
     assert "tight" in estimate.expected("en", KTOConfig(), feedback, [])
-    monkeypatch.setattr(estimate, "free_on_gpu", lambda: 8_000_000_000)
+    monkeypatch.setattr(estimate, "find_gpu", lambda: estimate.Gpu(8_000_000_000, bfloat16=True))
     assert "8.0 GB free on the GPU" in estimate.expected("en", KTOConfig(), feedback, [])
     assert "GPU" not in estimate.expected("en", KTOConfig(device="cpu"), feedback, [])
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ("23456, 8.9\n11, 6.1\n", estimate.Gpu(23456 * 2**20, bfloat16=True)),
+        ("15109, 7.5\n", estimate.Gpu(15109 * 2**20, bfloat16=False)),
+        ("[N/A], 8.0\n", None),
+        ("No devices were found\n", None),
+        ("", None),
+    ],
+)
+def test_the_first_gpu_is_the_one_that_its_driver_s_tool_names(tmp_path, monkeypatch, said, found):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\nprintf '%s' '{said}'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    estimate._ask_gpu.cache_clear()
+    assert estimate.find_gpu() == found
+    estimate._ask_gpu.cache_clear()
 
 
 def test_time_follows_the_pace_of_the_last_finished_run_of_the_same_model(feedback, tmp_path):

@@ -108,8 +108,8 @@ def _memory(language: str, config: KTOConfig, feedback: Feedback) -> str:
     shape = ModelShape.of(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     if shape is None:
         return ""
-    gpu = free_on_gpu() if config.device in ("auto", "cuda") else None
-    half = config.dtype == "bfloat16" or config.dtype == "auto" and gpu is not None
+    gpu = find_gpu() if config.device in ("auto", "cuda") else None
+    half = config.dtype == "bfloat16" or config.dtype == "auto" and gpu is not None and gpu.bfloat16
     lengths = token_lengths(feedback, config.model, config.max_length, config.template)
     estimate = estimate_memory(
         config,
@@ -118,7 +118,7 @@ def _memory(language: str, config: KTOConfig, feedback: Feedback) -> str:
         device="cuda" if gpu is not None else "cpu",
         dtype_bytes=2 if half else 4,
     )
-    free, process = (free_memory(), PROCESS) if gpu is None else (gpu, 0)
+    free, process = (free_memory(), PROCESS) if gpu is None else (gpu.free, 0)
     tight = estimate.high + process > free
     low, high = gigabytes(estimate.low + process), gigabytes(estimate.high + process)
     span = low if low == high else f"{low}–{high}"
@@ -165,19 +165,28 @@ def free_memory() -> int:
     return min(available, max(0, limit - used))
 
 
-def free_on_gpu() -> int | None:
-    """Free bytes of the first GPU, asked of its driver's own tool; None without one."""
+@dataclass(frozen=True)
+class Gpu:
+    """The first GPU: free bytes, and whether it computes in bfloat16 (from compute capability 8.0 on)."""
+
+    free: int
+    bfloat16: bool
+
+
+def find_gpu() -> Gpu | None:
+    """The first GPU, asked of its driver's own tool; None without one."""
     return _ask_gpu(int(time.monotonic() / GPU_LOOK_SECONDS))
 
 
 @functools.lru_cache(maxsize=1)
-def _ask_gpu(_: int) -> int | None:
+def _ask_gpu(_: int) -> Gpu | None:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return None
-    command = [tool, "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    command = [tool, "--query-gpu=memory.free,compute_cap", "--format=csv,noheader,nounits"]
     try:
         said = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True, stdin=subprocess.DEVNULL)
-        return int(said.stdout.split()[0]) * 2**20
+        mebibytes, capability = said.stdout.splitlines()[0].split(",")
+        return Gpu(int(mebibytes) * 2**20, float(capability) >= 8.0)
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
         return None
