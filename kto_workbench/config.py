@@ -34,6 +34,7 @@ DEMO_DEFAULTS: dict[str, Any] = {
     "lora_alpha": 16,
     "max_length": 512,
     "sample_max_new_tokens": 96,
+    "dtype": "float32",  # also on a GPU: half a million parameters have nothing to gain from less
     "threads": 1,  # two are a third faster on an idle machine, and five times slower when something else runs
 }
 

@@ -33,6 +33,13 @@ SMALL = dict(
 SMALL_ROWS = 50
 
 
+def pytest_sessionfinish():
+    """Reap what has ended, or Python would warn of it after the last line."""
+    from kto_workbench.runs.children import reap
+
+    reap()
+
+
 def wait_for(condition: Callable[[], Any], seconds: float = 90, what: str = "") -> Any:
     """The first true value of a condition; fails the test when it takes longer than anything should."""
     end = time.monotonic() + seconds

@@ -21,7 +21,8 @@ from kto_workbench.errors import WorkbenchError
 from kto_workbench.judging.records import Record, list_records, new_record
 from kto_workbench.judging.steps import checkpoints_of
 from kto_workbench.runs import Run
-from kto_workbench.ui import evaluate, outcome
+from kto_workbench.runs.children import reap
+from kto_workbench.ui import outcome
 from kto_workbench.ui.evaluate import Wish, begin_evaluation, cost_line, keep_prompts, prompt_files
 from kto_workbench.ui.words import retell
 from kto_workbench.ui.workbench import Workbench
@@ -47,7 +48,7 @@ def copied(trained, workspace):
 def bench(tmp_path, trained):
     copied(trained, tmp_path)
     yield Workbench(tmp_path)
-    wait_for(lambda: all(child.poll() is not None for child in evaluate._children))
+    wait_for(lambda: not reap())
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from conftest import wait_for
 
 from kto_workbench.config import KTOConfig
 from kto_workbench.errors import RunError
+from kto_workbench.runs.children import reap
 from kto_workbench.runs.directory import EXPORT_FORMATS, new_run
 from kto_workbench.ui import export
 
@@ -16,7 +17,7 @@ from kto_workbench.ui import export
 @pytest.fixture(autouse=True)
 def none_is_left_behind():
     yield
-    wait_for(lambda: all(child.poll() is not None for child in export._children))
+    wait_for(lambda: not reap())
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
     directory.py   Run, the only reader and writer of a run's directory
     launch.py      from a config to a run, from a run to a child process; follow, stop, resume
+    children.py    processes that outlive whoever started them
     turn.py        one device, one job: later ones wait their turn, in order, on disk
     sides.py       what can stand on a side of a comparison: tuned model, reference, checkpoint
     answering.py   answers from a child process that keeps models warm, asked without torch

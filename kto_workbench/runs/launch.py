@@ -7,9 +7,6 @@ started it, and nothing that it prints can block it.
 import contextlib
 import hashlib
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +19,7 @@ from kto_workbench.errors import ConfigError, RunError
 from kto_workbench.feedback import load_feedback, suggest_weights
 from kto_workbench.feedback.named import NAMES
 from kto_workbench.feedback.rendering import check_model_folder
+from kto_workbench.runs.children import reap, start_apart
 from kto_workbench.runs.directory import COMMANDS, Run, Status, find_run, new_run
 
 
@@ -102,26 +100,13 @@ def start(run: Run) -> int:
     """Start the training of a run in a child process and return its PID at once."""
     if run.status().active and run.status().pid is not None:
         raise RunError(f"Run {run.id} is {run.status().state} already.")
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with run.log_path.open("ab") as log:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "kto_workbench.engine.child", str(run.path.resolve())],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env=environment,
-        )
-    _children.append(child)
+        child = start_apart("kto_workbench.engine.child", [run.path.resolve()], log)
     # From here on the run is taken: a second start is refused, and a child that dies as it starts is seen at once.
     with contextlib.suppress(psutil.Error):
         begun = psutil.Process(child.pid).create_time()
         run.set_status(pid=child.pid, process_started=begun, message="Starting the training process.")
     return child.pid
-
-
-# Kept so that an ended child is reaped at the next start instead of staying a zombie, and never waited for.
-_children: list[subprocess.Popen] = []
 
 
 def resume(run: Run) -> int:
@@ -138,8 +123,7 @@ def resume(run: Run) -> int:
 def follow(run: Run, every: float = 0.2) -> Iterator[Status]:
     """Yield the run's status until it has ended; the last one says how."""
     while True:
-        for child in [child for child in _children if child.poll() is not None]:
-            _children.remove(child)
+        reap()
         status = run.status()
         yield status
         if not status.active:

@@ -6,8 +6,6 @@ What is known of it stands in runs/<id>/evaluations/ (see judging/records.py); t
 import contextlib
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ from kto_workbench.judging.records import ACTIVE, Record, list_records, new_reco
 from kto_workbench.judging.rules import KINDS, parse_judge
 from kto_workbench.judging.steps import checkpoints_of
 from kto_workbench.runs import Run
+from kto_workbench.runs.children import reap, start_apart
 from kto_workbench.runs.sides import Side
 from kto_workbench.ui import html
 from kto_workbench.ui.answers import ITS_REFERENCE, offered_sides, side_named, sides_named
@@ -35,8 +34,6 @@ LOOK_SECONDS = 1.0
 LIMIT = 64
 # A page may be open to people who don't know this machine: they may name a key for judges, and no other secret.
 KEY_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*_API_KEY")
-
-_children: list[subprocess.Popen] = []  # kept so that they are reaped
 
 
 @dataclass(frozen=True)
@@ -207,7 +204,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
         return ["", *look(wish.run, record.name, request)]
 
     def look(run_id: str | None, name: str | None, request: gr.Request) -> list[Any]:
-        _children[:] = [one for one in _children if one.poll() is None]  # reaped, so that none looks alive
+        reap()
         language, found = language_of(request), run_of(bench, run_id)
         records = list_records(found) if found else []
         chosen = next((one for one in records if one.name == name), records[0] if records else None)
@@ -345,7 +342,7 @@ def begin_evaluation(bench: Workbench, wish: Wish) -> Record:
         "checkpoints": bool(wish.checkpoints),
     }
     record = new_record(run, about)
-    command = [sys.executable, "-m", "kto_workbench", "compare", side.name, "--json"]
+    command = ["compare", side.name, "--json"]
     # With "=", so that nothing that was typed can be taken for an option.
     command += [f"--workspace={bench.workspace.resolve()}", f"--evaluation={record.name}"]
     command += [f"--prompts={wish.prompts if wish.prompts in (HELD_OUT, DEMO) else Path(wish.prompts).resolve()}"]
@@ -363,15 +360,8 @@ def begin_evaluation(bench: Workbench, wish: Wish) -> Record:
         ]
     try:
         with record.log_path.open("wb") as log:
-            child = subprocess.Popen(
-                list(map(str, command)),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,  # the record holds it all
-                stderr=log,
-                start_new_session=True,
-            )
+            child = start_apart("kto_workbench", command, log, mute=True)  # the record holds it all
     except OSError as error:
         raise RunError(f"Can't write to {record.path.parent}: {error.strerror}.") from None
-    _children[:] = [one for one in _children if one.poll() is None] + [child]
     record.belongs_to(child.pid)
     return record

@@ -8,22 +8,19 @@ runs/<id>/export/<format>.json    which process it is
 import contextlib
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import psutil
 
 from kto_workbench.errors import RunError, WorkbenchError
 from kto_workbench.runs import Run
+from kto_workbench.runs.children import reap, start_apart
 from kto_workbench.runs.directory import EXPORT_FORMATS
 from kto_workbench.runs.jsonlines import write_atomically
 from kto_workbench.ui import html
 from kto_workbench.ui.words import retell, say
 
 KINDS = {"working": "plain", "done": "fine", "failed": "error"}
-
-_children: list[subprocess.Popen] = []  # kept so that they are reaped
 
 
 def begin_export(run: Run, form: str) -> None:
@@ -35,19 +32,12 @@ def begin_export(run: Run, form: str) -> None:
     if export_state(run, form)[0] in ("working", "done"):
         return
     folder, log = _folder(run, form), _log(run, form)
-    command = [sys.executable, "-m", "kto_workbench", "export", run.path.resolve(), "--format", form, "--out", folder]
     try:
         shutil.rmtree(folder, ignore_errors=True)  # of an export that broke off, or of an older adapter
         folder.parent.mkdir(exist_ok=True)
         with log.open("wb") as output:
-            child = subprocess.Popen(
-                list(map(str, command)),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        _children.append(child)
+            wanted = ["export", run.path.resolve(), "--format", form, "--out", folder]
+            child = start_apart("kto_workbench", wanted, output)
         with contextlib.suppress(psutil.Error):
             known = {"pid": child.pid, "started": psutil.Process(child.pid).create_time()}
             write_atomically(log.with_suffix(".json"), json.dumps(known))
@@ -106,7 +96,7 @@ def _log(run: Run, form: str) -> Path:
 
 
 def _is_alive(path: Path) -> bool:
-    _children[:] = [child for child in _children if child.poll() is None]
+    reap()
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
         process = psutil.Process(known["pid"])
