@@ -57,6 +57,7 @@ HEAD = f"""<script>
 </script>"""
 # Within the browser: an answer of the server would come too late, and take the page from a tab chosen since.
 OPEN_TAB = """() => {
+  document.body.classList.add("kto-listens")  // see style.py
   const selected = ktoTab.asked()
   if (!selected) ktoTab.note()  // chosen before gradio listened
   return selected ? {__type__: "update", selected} : {__type__: "update"}

@@ -89,6 +89,10 @@ CSS = (
 .gradio-container main { width: 100%; }
 div.main.fillable { padding: 12px clamp(12px, 2.6vw, 32px) !important; }
 footer { display: none !important; }
+/* What is clicked before gradio listens would be lost without a word, but for the tabs. */
+body:not(.kto-listens) { cursor: progress; }
+body:not(.kto-listens) main { pointer-events: none; }
+body:not(.kto-listens) [role="tablist"] { pointer-events: auto; }
 .block.kto-bare { border: 0 !important; background: none !important; padding: 0 !important;
   box-shadow: none !important; }
 .kto-bare .html-container, .kto-bare > .html-container { padding: 0 !important; }

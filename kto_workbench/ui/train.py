@@ -44,7 +44,10 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
     with gr.Row(equal_height=False):
         with gr.Column(scale=7, min_width=300):
             with gr.Row(elem_classes="kto-buttons", equal_height=True):
-                begin = gr.Button(label("train.start"), variant="primary", elem_id="train-start", min_width=120)
+                # Not before the weights of the data have arrived: empty ones would reach the server as 0.
+                begin = gr.Button(
+                    label("train.start"), variant="primary", elem_id="train-start", interactive=False, min_width=120
+                )
                 stop = gr.Button(label("train.stop"), elem_id="train-stop", interactive=False, min_width=100)
                 again = gr.Button(label("train.resume"), elem_id="train-resume", visible=False, min_width=100)
                 run = gr.Dropdown(
@@ -142,13 +145,14 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
             return html.message(retell(language_of(request), error))
         return ""
 
-    def weights(source: str, ratio: float) -> tuple[float, float]:
+    def weights(source: str, ratio: float) -> tuple[Any, Any, gr.Button]:
+        ready = gr.Button(interactive=True)
         try:
             counts = bench.feedback(source).balance()
         except WorkbenchError:
-            return gr.skip(), gr.skip()
+            return gr.skip(), gr.skip(), ready
         up, down = suggest_weights(counts.n_desirable, counts.n_undesirable, ratio=float(ratio or 1.0))
-        return round(up, 4), round(down, 4)
+        return round(up, 4), round(down, 4), ready
 
     def follow(values: dict[Component, Any]) -> dict[Component, Any]:
         now = (str(values[widgets["model"]] or "").strip() or "demo", values[widgets["tuning"]] or "lora")
@@ -181,7 +185,7 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
         [opened, data.source.change, data.renewed.change, data.ratio.change],
         weights,
         [data.source, data.ratio],
-        [widgets["desirable_weight"], widgets["undesirable_weight"]],
+        [widgets["desirable_weight"], widgets["undesirable_weight"], begin],
         **quiet,
     )
     gr.on(
