@@ -261,6 +261,8 @@ def test_an_uploaded_file_goes_all_the_way(own, open_page, tmp_path):  # noqa: F
     wait_for_progress(page, "finished", 150)
     (run,) = list_runs(own.workspace)
     assert run.data()["rows"] == 46 and run.config().num_train_epochs == 2
+    # 15 thumbs up (of n = 0, 3, … 45 row 6 is torn) and 31 down: 31/15 on each thumb up would balance them.
+    assert run.config().desirable_weight == pytest.approx(31 / 15, abs=1e-3) and run.config().undesirable_weight == 1
     assert Path(run.config().data).parent.name == "uploads"
     wait_for(lambda: "thumbs up" in page.inner_text("#train-rewards-key"), 10)
     screenshot(page, "train-uploaded-390")
