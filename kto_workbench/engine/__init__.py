@@ -10,7 +10,7 @@ scoring.py     from a batch of sequences to log-probabilities
 step.py        one step: z0, loss, gradient
 reference.py   the reference's log-probabilities, kept on disk
 models.py      load a model, make it trainable
-masters.py     AdamW for bfloat16 weights
+masters.py     optimizers for bfloat16 weights
 trainer.py     KTO on transformers.Trainer
 recorder.py    from the trainer into the run's directory
 training.py    a run from config to adapter or model

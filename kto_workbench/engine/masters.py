@@ -1,4 +1,4 @@
-"""AdamW for bfloat16 weights: the weights that train are float32 copies, the model sees them rounded.
+"""Optimizers for bfloat16 weights: the weights that train are float32 copies, the model sees them rounded.
 
 A bfloat16 weight has 8 bits of mantissa: an update smaller than 1/256 of it is lost. Kept in float32 it adds up, while
 the activations that the adapter saves stay half as large.
