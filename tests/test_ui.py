@@ -233,6 +233,24 @@ def test_the_demo_trains_with_one_click_survives_a_reload_and_stops_with_a_usabl
 
 
 @pytest.mark.timeout(240)
+def test_start_waits_for_the_weights_of_the_data(own, open_page):  # noqa: F811
+    page, held = open_page(own.url + "/#train"), []
+
+    def hold(route) -> None:
+        """Keep back what asks for the weights of a source at a ratio, as a slow server would."""
+        asked = json.loads(route.request.post_data or "{}").get("data")
+        held.append(route) if asked == ["demo", 1] else route.continue_()
+
+    page.route("**/run/predict", hold)
+    page.reload()
+    page.wait_for_selector("#data-cards dd", state="attached")
+    assert held and page.locator("#train-start").is_disabled()
+    for route in held:
+        route.continue_()
+    wait_for(lambda: page.locator("#train-start").is_enabled(), 20)
+    assert page.locator("#train-desirable-weight input").input_value() == "3"  # 1 thumb up to 3 down
+
+
 def test_an_uploaded_file_goes_all_the_way(own, open_page, tmp_path):  # noqa: F811
     rows = [
         {
