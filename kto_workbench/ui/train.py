@@ -44,8 +44,7 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
     with gr.Row(equal_height=False):
         with gr.Column(scale=7, min_width=300):
             with gr.Row(elem_classes="kto-buttons", equal_height=True):
-                # Not before the weights of the data have arrived: empty ones would reach the server as 0, and after
-                # another file was chosen those of the one before.
+                # Not before the weights of the data have arrived: empty ones would reach the server as 0.
                 begin = gr.Button(
                     label("train.start"), variant="primary", elem_id="train-start", interactive=False, min_width=120
                 )
@@ -182,7 +181,6 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
     followed = gr.State(("demo", "lora"))  # the model and the tuning that the fields are filled in for
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
     opened = page.load
-    data.source.change(None, None, [begin], js='() => ({__type__: "update", interactive: false})')
     gr.on(
         [opened, data.source.change, data.renewed.change, data.ratio.change],
         weights,
