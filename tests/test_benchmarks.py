@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from benchmarks import gpu, machine, vs_trl, workload
+from benchmarks import machine, vs_trl, workload
 from benchmarks.ours import Ours, Timed, longest
 from benchmarks.workload import Example, Mix, Shape
 
@@ -49,7 +49,6 @@ def test_the_lean_setting_holds_the_longest_sequence():
 
 @pytest.mark.filterwarnings("ignore")
 def test_every_variant_computes_what_trl_computes_and_a_difference_stops_the_benchmark():
-    pytest.importorskip("trl")
     batches = workload.make_batches(MIX, 8, 4, TINY.vocabulary)
     engines = {variant: vs_trl.build(variant, TINY, batches) for variant in vs_trl.VARIANTS}
     for engine in engines.values():
@@ -70,9 +69,3 @@ def test_a_timed_step_leaves_weights_where_they_are_and_no_gradients():
     assert cost.wall > 0 and math.isfinite(cost.cpu)
     for p, was in zip((p for p in ours.model.parameters() if p.requires_grad), before, strict=True):
         assert p.grad is None and torch.allclose(p, was, atol=1e-7)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_the_suite_says_so(capsys):
-    assert gpu.main([]) == 2
-    assert capsys.readouterr().err.count("\n") == 1

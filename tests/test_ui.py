@@ -20,13 +20,13 @@ from browser import (
     workbench,  # noqa: F401
 )
 from fake_training import record_at
+from playwright.sync_api import Error as PlaywrightError
 
 from kto_workbench.config import KTOConfig
 from kto_workbench.runs import Run, list_runs
 from kto_workbench.runs.directory import new_run
 from kto_workbench.views.curves import HELD_OUT
 
-playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = needs_browser
 FAKE = Path(__file__).with_name("fake_training.py")
 FEEDBACK = {"rows": 400, "n_desirable": 100, "n_undesirable": 300}
@@ -63,7 +63,7 @@ def fake():
 def progress(page) -> str:
     try:
         return " ".join(page.locator("#train-progress").all_inner_texts())
-    except playwright.Error:
+    except PlaywrightError:
         return ""  # the page is reloading itself
 
 

@@ -13,7 +13,6 @@ from browser import (
 from fake_training import record_at
 from test_ui import make_run
 
-pytest.importorskip("playwright.sync_api")
 pytestmark = needs_browser
 TABS = ("Data", "Train", "Compare", "Feedback", "Runs", "Learn")
 # Some stops that a tab can't do without, in their order.

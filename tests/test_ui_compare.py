@@ -32,7 +32,6 @@ from kto_workbench.ui.heat import heat_map, scale_of, visible_pieces
 from kto_workbench.ui.workbench import Workbench
 from kto_workbench.views.differences import only_here
 
-pytest.importorskip("playwright.sync_api")
 QUESTIONS = [
     "What does the dog say?",
     "What colour is the sky?",

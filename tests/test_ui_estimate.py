@@ -44,7 +44,6 @@ def test_a_model_that_is_not_here_is_not_looked_for(feedback):
 
 
 def test_memory_is_a_range_beside_what_is_free(feedback, monkeypatch):
-    pytest.importorskip("kto_workbench.runs.memory")
     monkeypatch.setattr(estimate, "find_gpu", lambda: None)
     monkeypatch.setattr(estimate, "free_memory", lambda: 21_700_000_000)
     said = estimate.expected("en", KTOConfig(), feedback, [])

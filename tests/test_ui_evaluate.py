@@ -192,7 +192,6 @@ def test_what_weakens_a_win_is_said_beside_it(language):
 @needs_browser
 @pytest.mark.timeout(240)
 def test_an_evaluation_in_the_browser_survives_a_reload(workbench, open_page, trained, serve, tmp_path):  # noqa: F811
-    pytest.importorskip("playwright.sync_api")
     server, run = serve(prefers_please), copied(trained, workbench.workspace)
     prompts = tmp_path / "owls.txt"
     prompts.write_text("What does an owl eat?\nWhat sound does an owl make?\n")

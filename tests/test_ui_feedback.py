@@ -26,7 +26,6 @@ from kto_workbench.runs.directory import new_run
 from kto_workbench.ui.feedback import _say_more, next_round
 from kto_workbench.ui.review import AHEAD, Review
 
-playwright = pytest.importorskip("playwright.sync_api")
 QUESTIONS = ("What does the dog say?", "What colour is the sky?", "What does the cow say?", "How are you today?")
 
 

@@ -51,7 +51,7 @@ HEAD = f"""<script>
   }}
   window.ktoTab = {{
     asked: () => names.includes(asked) && asked,
-    note: () => setTimeout(note, 50),
+    note: () => setTimeout(note, 50),  // the page marks the open tab a moment after gradio tells of it
   }}
 }})()
 </script>"""
