@@ -13,6 +13,7 @@ models.py      load a model, make it trainable
 masters.py     optimizers for bfloat16 weights
 trainer.py     KTO on transformers.Trainer
 recorder.py    from the trainer into the run's directory
+sampler.py     what the model says while it trains
 training.py    a run from config to adapter or model
 generation.py  answers to prompts
 sides.py       the models behind the sides of a comparison, kept warm

@@ -17,7 +17,6 @@ from transformers.utils import logging as transformers_logging
 
 from kto_workbench.config import KTOConfig
 from kto_workbench.engine.batches import Batch, Pair, compose, mismatched_pairs
-from kto_workbench.engine.generation import generate
 from kto_workbench.engine.memory import calibrate
 from kto_workbench.engine.models import (
     adapter_off,
@@ -31,6 +30,7 @@ from kto_workbench.engine.models import (
 from kto_workbench.engine.passes import Budget
 from kto_workbench.engine.recorder import STATUS_SECONDS, Heartbeat, Recorder
 from kto_workbench.engine.reference import AsReference, cache_for, fill_in
+from kto_workbench.engine.sampler import Sampler
 from kto_workbench.engine.scoring import PaddedScorer, make_scorer
 from kto_workbench.engine.step import uses_mismatched, uses_reference
 from kto_workbench.engine.trainer import KTOTrainer
@@ -233,46 +233,6 @@ def _fill_in_reference(
     note = {"reused": reused, "computed": computed, "seconds": time.time() - started}
     write_atomically(run.path / "reference.json", json.dumps(note) + "\n")
     log.info("Reference: %d log-probabilities reused, %d computed, in %.1f s.", reused, computed, note["seconds"])
-
-
-class Sampler:
-    """Answers the watched prompts and records them; the reference's answers never change, so they are made once."""
-
-    def __init__(
-        self,
-        run: Run,
-        model: nn.Module,
-        tokenizer: PreTrainedTokenizerBase,
-        prompts: Sequence[Any],
-        config: KTOConfig,
-        as_reference: AsReference = adapter_off,
-    ) -> None:
-        self.run, self.model, self.tokenizer, self.prompts = run, model, tokenizer, prompts
-        self.as_reference = as_reference
-        self.settings = {
-            "seed": config.seed,
-            "temperature": config.temperature,
-            "max_new_tokens": config.sample_max_new_tokens,
-            "template": config.template,
-            "max_prompt_tokens": config.max_length,
-        }
-        self._reference: list[str] | None = None
-
-    def __call__(self, step: int) -> None:
-        """Record the answers of both sides at a step."""
-        if not self.prompts:
-            return
-        if self._reference is None:
-            self.answer_as_reference()
-        tuned = generate(self.model, self.tokenizer, self.prompts, **self.settings) if step else self._reference
-        for prompt, reference, answer in zip(self.prompts, self._reference, tuned, strict=True):
-            self.run.record_sample({"step": step, "prompt": prompt, "reference": reference, "tuned": answer})
-
-    def answer_as_reference(self) -> None:
-        """Have the reference answer; where it is the model as it starts, this must come before the first step."""
-        if self.prompts:
-            with self.as_reference(self.model):
-                self._reference = generate(self.model, self.tokenizer, self.prompts, **self.settings)
 
 
 def save_whole(model: nn.Module, tokenizer: PreTrainedTokenizerBase, run: Run) -> None:
