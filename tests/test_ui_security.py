@@ -1,6 +1,5 @@
 """The page against other sites, other machines, and files that are none of its business."""
 
-import asyncio
 import json
 import socket
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 from browser import Served
 
 from kto_workbench.errors import WorkbenchError
-from kto_workbench.ui import app, security
+from kto_workbench.ui import app
 from kto_workbench.ui.security import LOOPBACK, _host_name, is_loopback
 from kto_workbench.ui.workbench import Workbench
 
@@ -61,37 +60,6 @@ def test_it_can_be_reached_by_ipv6(tmp_path):
             assert client.get("/", headers={"host": "evil.example"}).status_code == 400
     finally:
         served.stop()
-
-
-def test_guessing_a_password_gets_slow_and_is_forgiven(monkeypatch):
-    waited, status = [], [400]
-
-    async def app(scope, receive, send):
-        await send({"type": "http.response.start", "status": status[0]})
-
-    async def sleep(seconds):
-        waited.append(seconds)
-
-    async def send(message):
-        pass
-
-    monkeypatch.setattr(security.asyncio, "sleep", sleep)
-    guard = security.PatientLogin(app)
-    login = {"type": "http", "method": "POST", "path": "/login", "headers": []}
-
-    def tries(count):
-        waited.clear()
-        for _ in range(count):
-            asyncio.run(guard(login, None, send))
-        return list(waited)
-
-    assert tries(10) == [0, 0, 0, 0, 0, 1, 2, 4, 8, 10]
-    status[0] = 200
-    assert tries(2) == [10, 0]
-    status[0] = 400
-    tries(9)
-    guard.last -= security.FORGIVEN_SECONDS + 1
-    assert tries(1) == [0]
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,11 @@ serve("workspace") opens http://127.0.0.1:7860; `build` makes the FastAPI app al
 
 import gc
 import os
-import secrets
 import socket
 import sys
 import webbrowser
 from pathlib import Path
 from threading import Thread
-from typing import Any
 
 # Read by gradio when it is imported: it shall not look anything up, nor keep a history of what was typed.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -24,7 +22,7 @@ from fastapi import FastAPI  # noqa: E402
 from kto_workbench.errors import WorkbenchError  # noqa: E402
 from kto_workbench.ui import compare, data, feedback, learn, runs, train  # noqa: E402
 from kto_workbench.ui.folder import has_screen  # noqa: E402
-from kto_workbench.ui.security import LOOPBACK, is_loopback, protect  # noqa: E402
+from kto_workbench.ui.security import LOOPBACK, add_logout, checker, is_loopback, protect  # noqa: E402
 from kto_workbench.ui.style import CSS, theme  # noqa: E402
 from kto_workbench.ui.words import TRANSLATIONS, label  # noqa: E402
 from kto_workbench.ui.workbench import Workbench  # noqa: E402
@@ -71,13 +69,14 @@ def build(workspace: str | Path = "workspace", *, host: str = "127.0.0.1", passw
     _private_uploads(bench)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.state.workbench = bench
+    add_logout(app)
     page = lay_out(bench, at_screen=is_loopback(host))
     gr.mount_gradio_app(
         app,
         page,
         path="/",
         server_name=host,
-        auth=_check(password) if password else None,
+        auth=checker(password) if password else None,
         allowed_paths=[],
         max_file_size=MAX_UPLOAD,
         show_error=False,
@@ -146,7 +145,11 @@ def serve(
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     address = f"http://{shown}:{found}"
     app = build(workspace, host=host, password=password)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
+    # Uvicorn would believe any program of this machine that says for whom it asks; a proxy in front is to be named.
+    proxied = bool(os.environ.get("FORWARDED_ALLOW_IPS"))
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, proxy_headers=proxied)
+    )
     print(f"KTO Workbench is on {address} (Ctrl+C stops the page; training goes on).", flush=True)
     if open_browser:
         Thread(target=_open_browser, args=(address,), daemon=True).start()
@@ -174,11 +177,6 @@ def refuse_open_door(host: str, password: str | None) -> None:
         raise WorkbenchError(
             f"Host {host} can be reached from other machines, so the page needs a password: add --password."
         )
-
-
-def _check(password: str) -> Any:
-    """Whoever knows the password may come in, under any name."""
-    return lambda name, given: secrets.compare_digest(str(given).encode(), password.encode())
 
 
 def _private_uploads(bench: Workbench) -> None:
