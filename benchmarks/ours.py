@@ -29,7 +29,7 @@ class Ours:
             lora_alpha=2 * shape.lora_r,
             tuning="full" if variant == "full" else "lora",
         )
-        base = make_model(shape, attention.register())
+        base = make_model(shape, attention.NAME)
         self.model = make_trainable(base.bfloat16() if variant == "bfloat16" else base, self.config)
         self.as_reference = as_it_is if variant == "full" else adapter_off
         if variant == "checkpointed":

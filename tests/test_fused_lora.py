@@ -7,7 +7,7 @@ from test_scoring import make_pairs, score_and_backward
 from tiny_models import tiny_lora, tiny_model
 
 from kto_workbench.config import KTOConfig
-from kto_workbench.engine.fused_lora import FusedLoraLinear, fuse
+from kto_workbench.engine.fused_lora import FusedLoraLinear, fuse, unfuse
 from kto_workbench.engine.models import adapter_off, add_lora, checkpoint_activations
 from kto_workbench.engine.scoring import PackedScorer, PaddedScorer, make_scorer
 
@@ -19,9 +19,11 @@ def test_fused_equals_peft(kind, checkpointing):
     if checkpointing:
         checkpoint_activations(model)
     pairs, mismatched = make_pairs()
-    want, want_kl, want_gradients = score_and_backward(make_scorer(model), pairs, mismatched)
-    assert fuse(model) == 3 * 7  # three layers: q, k, v, o, gate, up, down
-    got, got_kl, got_gradients = score_and_backward(make_scorer(model), pairs, mismatched)
+    scorer = make_scorer(model)
+    assert unfuse(model) == 3 * 7  # three layers: q, k, v, o, gate, up, down
+    want, want_kl, want_gradients = score_and_backward(scorer, pairs, mismatched)
+    assert fuse(model) == 3 * 7
+    got, got_kl, got_gradients = score_and_backward(scorer, pairs, mismatched)
     torch.testing.assert_close(got.logps, want.logps, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(got_kl, want_kl, rtol=1e-5, atol=1e-5)
     assert got_gradients.keys() == want_gradients.keys()

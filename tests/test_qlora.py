@@ -84,8 +84,9 @@ def test_fused_in_bfloat16_keeps_float32_gradients(folder, monkeypatch):
 
     config = KTOConfig(model=str(folder), load_in_4bit=True, lora_r=4)
     model = add_lora(load_model(str(folder), device=CPU, dtype=torch.bfloat16, load_in_4bit=True), config)
+    scorer = make_scorer(model)
     monkeypatch.setattr(Lora4bit, "forward", refuse)
-    assert gradient(make_scorer(model)).dtype == torch.float32
+    assert gradient(scorer).dtype == torch.float32
 
 
 def test_packed_equals_padded_in_4_bits(model):

@@ -92,11 +92,6 @@ def test_every_weight_of_a_fully_tuned_model_gets_the_gradient_of_the_padded_way
         assert (got[name] - gradient).norm() <= 1e-5 * max(gradient.norm(), 1e-2 * scale), name
 
 
-def test_a_model_whose_attention_is_not_ours_falls_back():
-    model = tiny_model("llama", attn_implementation="eager")
-    assert type(make_scorer(model)) is PaddedScorer
-
-
 @pytest.mark.parametrize(
     "scale, softcap, bias", [(1.0, None, False), (0.25, None, True), (1.0, 3.0, False), (2.0, 5.0, True)]
 )

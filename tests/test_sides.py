@@ -54,7 +54,9 @@ def logps(model, prompt, answer, tokenizer=None):
 
 
 def plain_base():
-    return load_model("demo", device=torch.device("cpu"), dtype=torch.float32, attn_implementation="eager")
+    model = load_model("demo", device=torch.device("cpu"), dtype=torch.float32)
+    model.set_attn_implementation("eager")
+    return model
 
 
 # names

@@ -12,8 +12,6 @@ from transformers import (
     Qwen3Config,
 )
 
-from kto_workbench.engine import attention
-
 VOCABULARY = 97
 
 _COMMON = dict(
@@ -46,13 +44,12 @@ CONFIGS = {
 
 def tiny_model(kind: str = "llama", seed: int = 0, attn_implementation: str | None = None):
     """A model with random weights, large enough to be far from uniform, no dropout, in train mode."""
-    attention.register()
     config = CONFIGS[kind]()
     for name in ("attn_pdrop", "resid_pdrop", "embd_pdrop"):
         if hasattr(config, name):
             setattr(config, name, 0.0)
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=attn_implementation or attention.NAME)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attn_implementation)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:

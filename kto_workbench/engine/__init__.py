@@ -6,6 +6,7 @@ passes.py      how many tokens go through the model at once
 head.py        log-probabilities without the full logits
 attention.py   attention over a packed batch
 fused_lora.py  LoRA layers that add in place
+trial.py       which way of scoring is right for a model
 scoring.py     from a batch of sequences to log-probabilities
 step.py        one step: z0, loss, gradient
 reference.py   the reference's log-probabilities, kept on disk

@@ -1,9 +1,15 @@
 """Attention over a packed batch: many sequences one behind another, no padding, prompts' keys and values kept.
 
 Registered with transformers as an attention implementation of its own, so any model whose attention goes through its
-AttentionInterface can use it. Without a `ragged` argument (generation, plain forward passes) it is ordinary SDPA.
+AttentionInterface can use it. How a layer's tokens see each other (all before, a window, chunks) is what the model asks
+of transformers' masks: in a packed pass they are `Packed` objects instead of tensors. Nothing is dropped: what this
+attention does not know raises NotKnown, and `trial.py` then leaves the model its own attention. Outside of packed
+passes (generation, padded batches) it is ordinary SDPA.
 """
 
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 NAME = "kto_ragged"
@@ -18,6 +25,17 @@ NAME = "kto_ragged"
 # One kernel for all sequences of a pass, on GPUs that have it. `scoring.make_scorer` tries it on short sequences and
 # switches it off where it fails or disagrees: the loop of SDPA calls is right everywhere.
 varlen = {"enabled": True}
+
+
+# What models hand down to their attention that changes nothing of it: what a call returns, and what its mask says too.
+BOOKKEEPING = {
+    "cache_position", "logits_to_keep", "output_attentions", "output_hidden_states", "output_router_logits",
+    "position_ids", "return_dict", "sliding_window", "use_cache",
+}  # fmt: skip
+
+
+class NotKnown(Exception):
+    """A model asks something of its attention that this one does not know; the message says what."""
 
 
 @dataclass
@@ -42,32 +60,104 @@ class Ragged:
         return self._starts[name]
 
 
+@dataclass(frozen=True)
+class Packed:
+    """What a layer gets as its mask in a packed pass.
+
+    `seen` tells for positions (batch, head, query, key) in one sequence what is visible, and differs from plain
+    causality only for sequences longer than `size`; None is never. `window`: it is a sliding window of so many tokens.
+    """
+
+    ragged: Ragged
+    seen: Callable[..., Tensor]
+    size: int | None = None
+    window: int | None = None
+
+
+_packing: ContextVar[Ragged | None] = ContextVar("packing", default=None)
+
+
+@contextlib.contextmanager
+def packing(ragged: Ragged) -> Iterator[None]:
+    """The model's forward pass in this context is one over packed sequences.
+
+    Give it an attention mask of two dimensions: without one, transformers would look for packed sequences itself.
+    """
+    token = _packing.set(ragged)
+    try:
+        yield
+    finally:
+        _packing.reset(token)
+
+
+def _mask(
+    *,
+    mask_function: Callable[..., Tensor],
+    local_size: int | None = None,
+    allow_is_causal_skip: bool = True,
+    config: Any = None,
+    **rest: Any,
+) -> Packed | Tensor | None:
+    """The mask that transformers asks for: for packed sequences a description, else a tensor as for SDPA."""
+    ragged = _packing.get()
+    if ragged is None:
+        return sdpa_mask(
+            mask_function=mask_function, local_size=local_size, allow_is_causal_skip=allow_is_causal_skip, **rest
+        )
+    if not allow_is_causal_skip:  # so transformers says that this is not causality within a window or chunk
+        raise NotKnown("its attention mask is of a kind of its own")
+    windowed = local_size is not None and local_size == getattr(config, "sliding_window", None)
+    chunked = local_size is not None and local_size == getattr(config, "attention_chunk_size", None)
+    return Packed(ragged, mask_function, local_size, local_size if windowed and not chunked else None)
+
+
 def _ragged_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Packed | Tensor | None,
     *,
     scaling: float | None = None,
     dropout: float = 0.0,
-    sliding_window: int | None = None,
     softcap: float | None = None,
-    ragged: Ragged | None = None,
+    s_aux: Tensor | None = None,
     is_causal: bool | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of `query` [1, heads, T, D] over `key` and `value` [1, kv_heads, T, D]; returns [1, T, heads, D]."""
-    if ragged is None:
+    """Attention of `query` [n, heads, T, D] over `key` and `value` [n, kv_heads, T, D]; returns [n, T, heads, D].
+
+    `s_aux` [heads] are sinks: one more score in each softmax, for nothing. Raises NotKnown.
+    """
+    unknown = sorted(name for name in others.keys() - BOOKKEEPING if others[name] is not None)
+    if unknown or dropout:
+        raise NotKnown(f"its attention takes {', '.join(unknown) or 'dropout'}")
+    if not isinstance(attention_mask, Packed):
+        if _packing.get() is not None:
+            raise NotKnown("it makes its attention masks by itself")
+        if softcap is None and s_aux is None:
+            return sdpa_attention_forward(
+                module, query, key, value, attention_mask, scaling=scaling, is_causal=is_causal
+            )
         causal = (
             query.shape[2] > 1 and attention_mask is None and (module.is_causal if is_causal is None else is_causal)
         )
-        out = _attend(query, key, value, attention_mask, causal, scaling, softcap)
+        out = _attend(query, key, value, attention_mask, causal, scaling, softcap, s_aux)
         return out.transpose(1, 2).contiguous(), None
+    if is_causal is False:
+        raise NotKnown("a layer of it is not causal")
+    packed, ragged = attention_mask, attention_mask.ragged
     layer, outputs, start = module.layer_idx, [], 0
     if ragged.keep is not None:
         ragged.kept[layer] = []
-    in_one = varlen["enabled"] and query.is_cuda and softcap is None and query.dtype in (torch.bfloat16, torch.float16)
+    in_one = (
+        varlen["enabled"]
+        and query.is_cuda
+        and query.dtype in (torch.bfloat16, torch.float16)
+        and softcap is None
+        and s_aux is None
+        and packed.size == packed.window
+    )
     keys, values = [], []
     for i, length in enumerate(ragged.lengths):
         part = slice(start, start + length)
@@ -83,9 +173,9 @@ def _ragged_attention(
             keys.append(k)
             values.append(v)
         else:
-            outputs.append(_attend_causally(q, k, v, scaling, softcap, sliding_window))
+            outputs.append(_attend_causally(q, k, v, packed, scaling, softcap, s_aux))
     if in_one:
-        return _attend_in_one(query, keys, values, ragged, scaling, sliding_window), None
+        return _attend_in_one(query, keys, values, ragged, scaling, packed.window), None
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 
 
@@ -114,47 +204,53 @@ def _attend_in_one(
 
 
 def _attend_causally(
-    q: Tensor, k: Tensor, v: Tensor, scaling: float | None, softcap: float | None, window: int | None
+    q: Tensor, k: Tensor, v: Tensor, packed: Packed, scaling: float | None, softcap: float | None, sinks: Tensor | None
 ) -> Tensor:
-    """Causal attention of one sequence's last tokens q over all its k and v, over at most `window` of them."""
+    """Attention of one sequence's last tokens q over all its k and v, as far as the mask lets them see."""
     n_q, n_k = q.shape[2], k.shape[2]
-    windowed = window is not None and n_k > window
-    if n_q == n_k and not windowed:
-        return _attend(q, k, v, None, True, scaling, softcap)
-    if n_q == 1 and not windowed:
-        return _attend(q, k, v, None, False, scaling, softcap)
-    at = torch.arange(n_k - n_q, n_k, device=q.device)[:, None]
-    seen = torch.arange(n_k, device=q.device)[None]
-    mask = seen <= at
-    if windowed:
-        mask &= seen > at - window
-    return _attend(q, k, v, mask, False, scaling, softcap)
+    plain = packed.size is None or n_k <= packed.size
+    if plain and n_q in (1, n_k):
+        return _attend(q, k, v, None, n_q > 1, scaling, softcap, sinks)
+    at = torch.arange(n_k, device=q.device)
+    queries = at[n_k - n_q :, None]
+    if plain:
+        return _attend(q, k, v, at <= queries, False, scaling, softcap, sinks)
+    seen = packed.seen(at.new_zeros(()), at.new_zeros(()), queries, at)
+    return _attend(q, k, v, seen, False, scaling, softcap, sinks)
 
 
 def _attend(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scaling: float | None, softcap: float | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    scaling: float | None,
+    softcap: float | None,
+    sinks: Tensor | None,
 ) -> Tensor:
     grouped = q.shape[1] != k.shape[1]
-    if softcap is None:
+    if softcap is None and sinks is None:
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=causal, scale=scaling, enable_gqa=grouped
         )
-    # Gemma 2 squeezes its scores through tanh, which SDPA has no place for.
+    # SDPA has no place for scores squeezed through tanh, nor for a sink beside them.
     if grouped:
         k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for t in (k, v))
     scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scaling is None else scaling)
-    scores = softcap * torch.tanh(scores / softcap)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
     if causal:
         mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
     if mask is not None:
         # Not −∞: a padding token of a padded batch may see nothing at all, and must not become NaN.
         lowest = torch.finfo(scores.dtype).min
         scores = scores.masked_fill(~mask, lowest) if mask.dtype == torch.bool else scores + mask
-    return scores.softmax(-1, dtype=torch.float32).to(q.dtype) @ v
+    if sinks is not None:
+        scores = torch.cat([scores, sinks.to(scores.dtype).view(1, -1, 1, 1).expand(*scores.shape[:3], 1)], dim=-1)
+    weights = scores.softmax(-1, dtype=torch.float32).to(q.dtype)
+    return (weights if sinks is None else weights[..., :-1]) @ v
 
 
-def register() -> str:
-    """Make the implementation known to transformers; returns the name to pass as `attn_implementation`."""
-    AttentionInterface.register(NAME, _ragged_attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
-    return NAME
+AttentionInterface.register(NAME, _ragged_attention)
+AttentionMaskInterface.register(NAME, _mask)

@@ -63,13 +63,13 @@ def merged(run: Run) -> nn.Module:
     """
     config = run.config()
     transformers_logging.disable_progress_bar()
-    load = {"device": torch.device("cpu"), "attn_implementation": "sdpa"}
+    cpu = torch.device("cpu")
     if config.tuning == "full":
         if not run.trained():
             raise RunError(f"Run {run.id} has no model yet; it is {run.status().state}.")
-        return load_model(str(run.model), dtype="auto", **load)
+        return load_model(str(run.model), device=cpu, dtype="auto")
     adapter = run.newest_adapter()
-    base = load_model(config.model, dtype=torch.float32 if config.dtype == "float32" else "auto", **load)
+    base = load_model(config.model, dtype=torch.float32 if config.dtype == "float32" else "auto", device=cpu)
     return load_adapter(base, adapter).merge_and_unload()
 
 

@@ -23,13 +23,15 @@ class _Fused:
         if self.disable_adapters or self.merged or len(active) != 1 or args or kwargs:
             return super().forward(x, *args, **kwargs)
         name = active[0]
+        if name in self.lora_variant or name not in self.lora_A or self.lora_B[name].bias is not None:
+            return super().forward(x)
         a, b, dropout = self.lora_A[name].weight, self.lora_B[name].weight, self.lora_dropout[name]
         kind = x.device.type
         if torch.is_autocast_enabled(kind):
             # As autocast would: a float32 adapter computes in the bfloat16 of the model that it is on.
             x, a, b = (t.to(torch.get_autocast_dtype(kind)) for t in (x, a, b))
         same = x.dtype == a.dtype == self.base_dtype
-        if not same or (self.training and getattr(dropout, "p", 0.0)) or name in self.lora_variant:
+        if not same or (self.training and getattr(dropout, "p", 0.0)):
             return super().forward(x)
         return self.add_up(x, a, b, self.scaling[name])
 
@@ -130,7 +132,20 @@ def fuse(model: nn.Module) -> int:
     count = 0
     for module in model.modules():
         fused = FUSED.get(type(module))
-        if fused and type(module.base_layer) in BASES and not module.base_layer.weight.requires_grad:
+        if fused and type(module.base_layer) in BASES and not _is_trained(module.base_layer):
             module.__class__ = fused
             count += 1
     return count
+
+
+def _is_trained(layer: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in layer.parameters())
+
+
+def unfuse(model: nn.Module) -> int:
+    """Let the layers compute as peft does again; returns how many there are."""
+    plain = {fused: kind for kind, fused in FUSED.items()}
+    layers = [module for module in model.modules() if type(module) in plain]
+    for module in layers:
+        module.__class__ = plain[type(module)]
+    return len(layers)

@@ -4,15 +4,17 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import logging as transformers_logging
 
 from kto_workbench.config import KTOConfig
-from kto_workbench.engine import attention
 from kto_workbench.engine.fused_lora import fuse
 from kto_workbench.errors import ModelError
 from kto_workbench.feedback.rendering import model_path, short_reason
@@ -40,22 +42,16 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def load_model(
-    model: str,
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-    load_in_4bit: bool = False,
-    attn_implementation: str | None = None,
+    model: str, *, device: torch.device, dtype: torch.dtype | str, load_in_4bit: bool = False
 ) -> PreTrainedModel:
     """Load the base model of `demo`, a folder or a hub id, without dropout, in train mode. Raises ModelError.
 
     Train mode, here and everywhere: bitsandbytes repacks 4-bit weights in place when a module in eval mode runs
     without gradients on some CPUs, and training is silently wrong from then on. Without dropout the modes are the same
-    otherwise.
+    otherwise; where they are not (a router that draws its experts), see `quieten`.
     """
     path = os.path.expanduser(model_path(model))
     local = Path(path).is_dir()
-    attention.register()
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=local)
         for part in {id(c): c for c in (config, config.get_text_config())}.values():
@@ -71,28 +67,83 @@ def load_model(
                 bnb_4bit_compute_dtype=dtype,
             )
             options["device_map"] = {"": device}
-        loaded = _from_pretrained(path, config, attn_implementation, dtype=dtype, local_files_only=local, **options)
-    except ModelError:
-        raise
+        loaded, info = AutoModelForCausalLM.from_pretrained(
+            path, config=config, dtype=dtype, local_files_only=local, output_loading_info=True, **options
+        )
     except Exception as error:  # transformers raises a dozen kinds for the one thing that the user wants to know
         raise ModelError(f"Can't load model {model!r}: {short_reason(error)}.") from error
+    if missing := sorted([*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])]):
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise ModelError(
+            f"The files of model {model!r} lack weights, which would be random: {', '.join(missing[:3])}{more}."
+        )
     if not load_in_4bit:
         loaded = loaded.to(device)
     for module in loaded.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    return loaded.train()
+    return quieten(loaded.train())
 
 
-def _from_pretrained(path: str, config, attn_implementation: str | None, **options) -> PreTrainedModel:
+@torch.no_grad()
+def quieten(model: PreTrainedModel) -> PreTrainedModel:
+    """A model in train mode that says the same twice: what draws by chance goes into eval mode for good.
+
+    Not the layers as such, which are checkpointed in train mode only, nor bitsandbytes' (see `load_model`).
+    """
+    ids = torch.tensor([vocabulary_of(model)[:8]], device=next(model.parameters()).device)
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            path, config=config, attn_implementation=attn_implementation or attention.NAME, **options
-        )
-    except (ValueError, ImportError) as error:
-        if attn_implementation or "attention" not in str(error).lower():
-            raise
-    return AutoModelForCausalLM.from_pretrained(path, config=config, **options)
+        first, second = (model(input_ids=ids, use_cache=False).logits for _ in range(2))
+    except Exception:  # whatever it is, the trial or the first answer tells
+        return model
+    if not torch.allclose(first.float(), second.float(), rtol=1e-3, atol=1e-3):
+        for module in model.modules():
+            if not isinstance(module, (PreTrainedModel, GradientCheckpointingLayer)) and not hasattr(
+                getattr(module, "weight", None), "quant_state"
+            ):
+                module.eval()
+                module.train = partial(_stay, module)
+    return model
+
+
+def _stay(module: nn.Module, mode: bool = True) -> nn.Module:
+    """What `train` is to a module that stays in eval mode."""
+    return module
+
+
+def base_of(model: nn.Module) -> PreTrainedModel:
+    """The causal language model itself, without what peft puts around it."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def vocabulary_of(model: PreTrainedModel) -> list[int]:
+    """Ids of ordinary tokens of a model: those that its config gives no special meaning."""
+    special: set[int] = set()
+    configs = [model.config.to_dict()]
+    while configs:
+        for name, value in configs.pop().items():
+            if isinstance(value, dict):
+                configs.append(value)
+            elif "token" in str(name):
+                special |= {n for n in (value if isinstance(value, list) else [value]) if isinstance(n, int)}
+    size = min(model.get_input_embeddings().weight.shape[0], model.config.get_text_config().vocab_size)
+    return [i for i in range(size) if i not in special] or list(range(size))
+
+
+def set_attention(model: nn.Module, name: str) -> None:
+    """Let a model compute its attention by another implementation. Raises ModelError if it can't."""
+    causal_lm = base_of(model)
+    text = causal_lm.config.get_text_config()
+    if text._attn_implementation == name:
+        return
+    noisy = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # it would tell the user what the trial asks and finds
+    try:
+        causal_lm.set_attn_implementation(name)
+    finally:
+        transformers_logging.set_verbosity(noisy)
+    if text._attn_implementation != name:
+        raise ModelError(f"its attention can't be exchanged for {name}")
 
 
 def make_trainable(model: PreTrainedModel, config: KTOConfig, start_adapter: Path | None = None) -> nn.Module:

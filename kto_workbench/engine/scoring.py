@@ -1,16 +1,16 @@
 """From a ragged batch of sequences to log π(completion | prompt), one number each.
 
-Two layouts with the same results:
+Layouts with the same results:
 
     PackedScorer   sequences one behind another without padding; logits of completion positions only, in chunks; and the
                    mismatched completions go on from the prompts' kept keys and values, so that prompts are read once
     PaddedScorer   the obvious way, a padded batch through the whole model: for architectures whose attention does not
                    go through transformers' AttentionInterface, and for unusual heads
+    LonelyScorer   the same, a row at a time
 
-`make_scorer` takes the packed one where a trial on two short sequences proves that it agrees with the model itself.
+`make_scorer` takes the fastest that a trial finds right; see trial.py.
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,9 +21,8 @@ from kto_workbench.engine import attention
 from kto_workbench.engine.attention import Ragged
 from kto_workbench.engine.batches import Pair
 from kto_workbench.engine.head import Head, token_logps
-from kto_workbench.engine.models import precision_of
-
-log = logging.getLogger(__name__)
+from kto_workbench.engine.models import base_of, precision_of
+from kto_workbench.engine.trial import choose
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +91,7 @@ class PackedScorer(PaddedScorer):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        causal_lm = model.get_base_model() if hasattr(model, "get_base_model") else model
+        causal_lm = base_of(model)
         self.head = Head.of(causal_lm)
         self.body = getattr(causal_lm, causal_lm.base_model_prefix)
 
@@ -146,10 +145,9 @@ class PackedScorer(PaddedScorer):
         """[T, H] last hidden states of packed tokens."""
         ids = _to([token for sequence in tokens for token in sequence], self.device)[None]
         at = _to([position for sequence in positions for position in sequence], self.device)[None]
-        # A mask of four dimensions is handed through as it is; the attention goes by `ragged` alone.
-        mask = torch.empty(1, 1, 1, 1, dtype=torch.bool, device=self.device)
-        with self.precision():
-            out = self.body(input_ids=ids, position_ids=at, attention_mask=mask, use_cache=False, ragged=ragged)
+        with self.precision(), attention.packing(ragged):
+            mask = torch.ones_like(ids, dtype=torch.bool)
+            out = self.body(input_ids=ids, position_ids=at, attention_mask=mask, use_cache=False)
         return out.last_hidden_state[0]
 
     def _scores(self, hidden: Tensor, pairs: Sequence[Pair], entropy: bool) -> Scores:
@@ -167,46 +165,27 @@ class PackedScorer(PaddedScorer):
         )
 
 
+class LonelyScorer(PaddedScorer):
+    """Log-probabilities by one row at a time: slow, and right where other rows of a batch would disturb."""
+
+    name = "one by one"
+
+    def score(self, pairs: Sequence[Pair], *, entropy: bool = False) -> Scores:
+        """Log π(completion | prompt) of each pair."""
+        scores = [super(LonelyScorer, self).score([pair], entropy=entropy) for pair in pairs]
+        entropies = torch.cat([s.entropy for s in scores]) if entropy else None
+        return Scores(torch.cat([s.logps for s in scores]), entropies)
+
+
 def make_scorer(model: nn.Module) -> PaddedScorer:
-    """The packed scorer if it agrees with the model's own logits on a trial; else the padded one, and a log line."""
-    plain = PaddedScorer(model)
-    config = model.config.get_text_config()
-    if config._attn_implementation != attention.NAME:
-        return plain
-    vocabulary = config.vocab_size
-    trial = [Pair(tuple(i % vocabulary for i in range(5, 14)), (7, 3, 11)), Pair((1, 9, 4), tuple(range(2, 9)))]
-    trial = [Pair(*(tuple(t % vocabulary for t in ids) for ids in (p.prompt_ids, p.completion_ids))) for p in trial]
-    other = [Pair(trial[0].prompt_ids, trial[1].completion_ids), Pair(trial[1].prompt_ids, trial[0].completion_ids)]
-    exact = {p.dtype for p in model.parameters() if p.is_floating_point()} == {torch.float32}
-    with torch.no_grad():
-        want = torch.cat([plain.score(trial).logps, plain.score(other).logps])
-    packed = PackedScorer(model)
-    if packed.head is None:
-        log.warning("This model is scored the slow way, in padded batches: its head is not a plain linear layer.")
-        return plain
-    # A GPU's one kernel for all sequences first; where it is missing, a call for each sequence.
-    reason = ""
-    for in_one in (True, False) if plain.device.type == "cuda" else (False,):
-        attention.varlen["enabled"] = in_one
-        reason = _disagreement(packed, trial, other, want, tolerance=1e-3 if exact else 5e-2)
-        if not reason:
-            return packed
-    log.warning("This model is scored the slow way, in padded batches: %s.", reason)
-    return plain
-
-
-def _disagreement(
-    packed: PackedScorer, trial: Sequence[Pair], other: Sequence[Pair], want: Tensor, tolerance: float
-) -> str:
-    """What is wrong with the packed scorer's log-probabilities; nothing if they are as wanted."""
-    try:
-        with torch.no_grad():
-            scores, kl_logps = packed.score_both(trial, other)
-        got = torch.cat([scores.logps, kl_logps])
-        worst = ((got - want).abs() / want.abs().clamp(min=1)).max().item()
-    except Exception as error:  # whatever an unknown architecture does on an unusual input, the plain way remains
-        return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-    return "" if worst <= tolerance else f"its log-probabilities came out {worst:.1e} apart"
+    """The fastest scorer that a trial finds right for a model. Raises ModelError if none is."""
+    causal_lm = base_of(model)
+    return choose(
+        model,
+        packed=lambda: PackedScorer(model) if Head.of(causal_lm) else None,
+        padded=lambda: PaddedScorer(model),
+        alone=lambda: LonelyScorer(model),
+    )
 
 
 def _inputs(pairs: Sequence[Pair]) -> list[tuple[int, ...]]:

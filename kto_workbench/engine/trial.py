@@ -1,0 +1,274 @@
+"""Does a model score as it should? Tried on a few short rows before anything is scored or trained.
+
+What is right is said by the model itself: one row at a time, without padding, with its own attention and with peft's
+own layers. It must say the same twice, and a later token must change nothing before it; else it is refused. Then the
+ways of scoring are tried from the fastest on, and the first is taken that gives the same log-probabilities, the same
+gradients of what is trained, and to each row the same whatever stands beside it:
+
+    packed        many rows one behind another, attention.py's attention
+    padded        rows side by side, filled up to the longest, the model's own attention
+    one by one    a row at a time, as the model says it
+
+Windows of attention are a few tokens short during the trial, so that rows are longer than they are.
+"""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from kto_workbench.engine import attention
+from kto_workbench.engine.batches import Pair
+from kto_workbench.engine.fused_lora import fuse, unfuse
+from kto_workbench.engine.models import base_of, dropout_off, set_attention, vocabulary_of
+from kto_workbench.errors import ModelError
+from kto_workbench.feedback.rendering import short_reason
+
+log = logging.getLogger(__name__)
+
+# Numbers of a config, and of modules that copy them, that rows of the trial have to reach beyond.
+WINDOWS = ("sliding_window", "attention_chunk_size", "attention_window_size", "local_window_size", "floor_scale")
+WINDOW = 6
+
+# What rounding may do: (nats a token, share of the gradient).
+ROUNDING = {torch.float32: (2e-5, 1e-3), torch.float16: (1e-2, 5e-2), torch.bfloat16: (3e-2, 2e-1)}
+
+# Gradients of this many trained numbers are compared, the smallest tensors first.
+COMPARED = 2**25
+
+
+class Scorer(Protocol):
+    """What is tried: see `scoring.py`."""
+
+    name: str
+    model: nn.Module
+
+    def score(self, pairs: Sequence[Pair], *, entropy: bool = False) -> Any:
+        """Log π(completion | prompt) of each pair, as `.logps`."""
+
+    def score_both(self, pairs: Sequence[Pair], mismatched: Sequence[Pair], *, entropy: bool = False) -> Any:
+        """The same, and log-probabilities of other completions after the same prompts."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of scoring: the attention and the kind of LoRA layers that its scorer needs."""
+
+    make: Callable[[], Scorer | None]
+    attention: str
+    fused: bool
+    varlen: bool = False
+
+    def begin(self, model: nn.Module) -> Scorer | None:
+        """The scorer, with the model made ready for it."""
+        set_attention(model, self.attention)
+        (fuse if self.fused else unfuse)(model)
+        attention.varlen["enabled"] = self.varlen
+        return self.make()
+
+
+def choose(
+    model: nn.Module, *, packed: Callable[[], Scorer | None], padded: Callable[[], Scorer], alone: Callable[[], Scorer]
+) -> Scorer:
+    """The fastest right way of scoring a model, which is left ready for it. Raises ModelError if there is none.
+
+    Args:
+        model: with its adapter, if it has one.
+        packed: makes that scorer, or None for a head that it can't compute.
+        padded: makes that scorer.
+        alone: makes the one that takes a row at a time.
+    """
+    rows = Rows.of(model)
+    with _short_windows(base_of(model)), dropout_off(model):
+        own, want = _ask_itself(model, alone, rows)
+        ways = [
+            *[Way(packed, attention.NAME, fused, varlen) for fused in (True, False) for varlen in _kernels(model)],
+            *[Way(padded, own, fused) for fused in (True, False)],
+            *[Way(alone, own, fused) for fused in (True, False)],
+        ]
+        told: dict[str, str] = {}
+        for way in ways:
+            scorer, reason = _try(way, model, rows, want)
+            if not reason:
+                break
+            told[reason] = told.get(reason, "")
+        else:
+            raise ModelError(f"This model can't be scored: {'; '.join(told)}.")
+    if told:
+        log.warning("This model is scored %s, which is slower: %s.", scorer.name, "; ".join(told))
+    return scorer
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of the trial: `pairs` of several lengths, `other` completions after the same prompts, and strangers."""
+
+    pairs: list[Pair]
+    other: list[Pair]
+    strangers: list[Pair]  # the first row, and the last with the same prompt, changed; the rest is as in `pairs`
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "Rows":
+        """Rows of ordinary tokens of a model's vocabulary, the same every time."""
+        ordinary = vocabulary_of(base_of(model))
+        draw = torch.Generator().manual_seed(0)
+
+        def ids(n: int) -> tuple[int, ...]:
+            return tuple(ordinary[i] for i in torch.randint(len(ordinary), (n,), generator=draw).tolist())
+
+        prompts = [ids(9), ids(3), ids(11), ids(9)]
+        answers = [ids(6), ids(13), ids(5), ids(6), ids(9)]
+        first, second, third, another = prompts
+        pairs = [Pair(p, a) for p, a in zip([first, second, third, first], answers, strict=False)]
+        other = [Pair(p.prompt_ids, a) for p, a in zip(pairs, answers[1:], strict=True)]
+        strangers = [Pair(another, answers[3]), *pairs[1:3], Pair(another, answers[0])]
+        return cls(pairs, other, strangers)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a way of scoring says of the rows: log-probabilities a token, and gradients by name."""
+
+    logps: Tensor
+    other: Tensor
+    gradients: dict[str, Tensor | None]
+
+
+def _ask_itself(model: nn.Module, alone: Callable[[], Scorer], rows: Rows) -> tuple[str, Said]:
+    """The model's own word, and the attention that it gives it with. Raises ModelError."""
+    reason = ""
+    for own in _own_attentions(base_of(model)):
+        scorer = Way(alone, own, fused=False).begin(model)
+        try:
+            _check_steady(scorer, rows)
+            _check_causal(scorer, rows)
+            return own, _ask(scorer, rows)
+        except ModelError:
+            raise
+        except Exception as error:  # an attention that it names as its own, and can't compute with
+            reason = reason or short_reason(error)
+    raise ModelError(f"This model can't be trained: it can't score a row of text itself ({reason}).")
+
+
+def _check_steady(scorer: Scorer, rows: Rows) -> None:
+    """The same rows twice."""
+    with torch.no_grad():
+        first, second = (scorer.score(rows.pairs[:3]).logps for _ in range(2))
+    if _apart(first, second, rows.pairs[:3]) > _rounding(scorer.model)[0]:
+        raise ModelError("This model can't be trained: it gives the same text another score each time.")
+
+
+def _check_causal(scorer: Scorer, rows: Rows) -> None:
+    """A row whose last tokens are others: nothing changes before them."""
+    row, changed = rows.pairs[1], 3
+    end = rows.pairs[2].completion_ids[:changed]
+    with torch.no_grad():
+        before, after = (
+            scorer.score_tokens(Pair(row.prompt_ids, row.completion_ids[:-changed] + last))[:-changed]
+            for last in (row.completion_ids[-changed:], end)
+        )
+    if not bool(torch.isfinite(before).all()):
+        raise ModelError("This model can't be trained: its log-probabilities are no numbers.")
+    if (before - after).abs().mean() > _rounding(scorer.model)[0]:
+        raise ModelError(
+            "This model can't be trained: it is no causal language model, a later token changes what it says before."
+        )
+
+
+def _try(way: Way, model: nn.Module, rows: Rows, want: Said) -> tuple[Scorer | None, str]:
+    """The scorer of a way, and what is wrong with it; nothing if it says what the model itself says."""
+    nats, share = _rounding(model)
+    try:
+        scorer = way.begin(model)
+        if scorer is None:
+            return None, "its head is not a plain linear layer"
+        got = _ask(scorer, rows)
+        with torch.no_grad():
+            beside = scorer.score(rows.strangers).logps[1:3]
+    except Exception as error:  # whatever an unknown architecture does on an unusual input, a plainer way remains
+        return None, short_reason(error)
+    if (worst := max(_apart(got.logps, want.logps, rows.pairs), _apart(got.other, want.other, rows.other))) > nats:
+        return None, f"{scorer.name}, its log-probabilities come out {worst:.1e} nats a token apart"
+    if (worst := _apart(beside, got.logps[1:3], rows.pairs[1:3])) > nats:
+        return None, f"{scorer.name}, a row's log-probability changes by {worst:.1e} nats a token with its neighbour"
+    missing = [name for name, gradient in want.gradients.items() if (gradient is None) != (got.gradients[name] is None)]
+    if missing:
+        return None, f"{scorer.name}, {len(missing)} of {len(want.gradients)} trained tensors get no gradient"
+    if (worst := _gradients_apart(got.gradients, want.gradients)) > share:
+        return None, f"{scorer.name}, its gradients come out {worst:.1e} apart"
+    return scorer, ""
+
+
+def _ask(scorer: Scorer, rows: Rows) -> Said:
+    trained = [(n, p) for n, p in scorer.model.named_parameters() if p.requires_grad]
+    compared: list[tuple[str, nn.Parameter]] = []
+    numbers = 0
+    for name, parameter in sorted(trained, key=lambda item: item[1].numel()):
+        numbers += parameter.numel()
+        if compared and numbers > COMPARED:
+            break
+        compared.append((name, parameter))
+    with torch.set_grad_enabled(bool(compared)):
+        scores, other = scorer.score_both(rows.pairs, rows.other)
+        gradients: Sequence[Tensor | None] = ()
+        if compared:
+            loss = (scores.logps * torch.linspace(-1, 2, len(rows.pairs), device=scores.logps.device)).sum()
+            gradients = torch.autograd.grad(loss, [p for _, p in compared], allow_unused=True)
+    return Said(scores.logps.detach(), other.detach(), {n: g for (n, _), g in zip(compared, gradients, strict=True)})
+
+
+def _apart(a: Tensor, b: Tensor, pairs: Sequence[Pair]) -> float:
+    """The largest difference of rows' log-probabilities, in nats a token; infinite where one is no number."""
+    lengths = torch.tensor([len(pair.completion_ids) for pair in pairs], device=a.device)
+    return torch.nan_to_num((a - b).abs() / lengths, nan=torch.inf).max().item()
+
+
+def _gradients_apart(got: dict[str, Tensor | None], want: dict[str, Tensor | None]) -> float:
+    """The largest difference of a tensor's gradients, as a share of its norm; small tensors weigh little."""
+    norms = {name: gradient.float().norm() for name, gradient in want.items() if gradient is not None}
+    if not norms:
+        return 0.0
+    least = 1e-2 * max(norms.values())
+    apart = [(got[n].float() - want[n].float()).norm() / norm.clamp(min=least) for n, norm in norms.items()]
+    return torch.nan_to_num(torch.stack(apart), nan=torch.inf).max().item() if least > 0 else 0.0
+
+
+def _rounding(model: nn.Module) -> tuple[float, float]:
+    kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    coarse = [kind for kind in (torch.bfloat16, torch.float16) if kind in kinds]
+    return ROUNDING[coarse[0] if coarse else torch.float32]
+
+
+def _kernels(model: nn.Module) -> tuple[bool, ...]:
+    """A GPU's one kernel for all sequences first; where it is missing, a call for each sequence."""
+    return (True, False) if next(model.parameters()).is_cuda else (False,)
+
+
+def _own_attentions(causal_lm: nn.Module) -> list[str]:
+    """Names of a model's own attention: the one it was loaded with first."""
+    loaded = causal_lm.config.get_text_config()._attn_implementation
+    if loaded == attention.NAME:
+        loaded = "sdpa" if causal_lm._supports_sdpa else "eager"
+    return [loaded, "eager"] if loaded != "eager" else ["eager"]
+
+
+@contextlib.contextmanager
+def _short_windows(causal_lm: nn.Module) -> Iterator[None]:
+    """Windows of a few tokens for a while."""
+    holders = {id(c): c for c in (causal_lm.config, causal_lm.config.get_text_config())}
+    holders |= {id(module): module for module in causal_lm.modules()}
+    changed = []
+    for holder in holders.values():
+        for name in WINDOWS:
+            if isinstance(length := vars(holder).get(name), int | float) and length > WINDOW:
+                changed.append((holder, name, length))
+                setattr(holder, name, WINDOW)
+    try:
+        yield
+    finally:
+        for holder, name, length in changed:
+            setattr(holder, name, length)
