@@ -472,6 +472,42 @@ def test_runs_are_laid_over_each_other_named_deleted_and_taken_back(own, open_pa
     assert named.metrics()
 
 
+# The labels of a chart's axes, each with how far it lies within the picture on its left: below 0, it is cut off.
+LABELS = """plot => [...document.querySelectorAll(`#train-${plot}-plot svg.marks .role-axis-label text`)].map(text =>
+  [text.textContent, text.getBoundingClientRect().left - text.closest("svg").getBoundingClientRect().left])"""
+
+
+def signs(labels: list[tuple[str, float]]) -> set[str]:
+    """Of labels other than 0."""
+    return {
+        "-" if text.startswith("\u2212") else "" for text, _ in labels if float(text.strip("\u2212").replace(",", ""))
+    }
+
+
+def test_no_label_of_an_axis_is_cut_off_as_curves_grow(own, open_page):  # noqa: F811
+    pages = [open_page(own.url + "/#train", width=width) for width in (1280, 390)]  # before there is any run
+    run = make_run(own.workspace)
+    run.set_status(state="stopped", step=0, total_steps=20)
+    for page in pages:
+        wait_for_progress(page, "step 0 of 20", 20)  # the charts are there, without a value
+    step = 0
+    # Rewards of one step at 0, tiny ones, small ones on both sides of 0, large ones.
+    for size, steps in ((0.0, 1), (2e-4, 3), (0.4, 5), (30.0, 5), (4000.0, 4)):
+        for _ in range(steps):
+            step += 1
+            record = {"kl": 0.0, "kl_raw": -size / 3, "loss": 0.5 + size / 7, "rewards/margins": 1.5 * size}
+            run.record({"step": step, **record, "rewards/chosen": 0.5 * size, "rewards/rejected": -size})
+        run.set_status(state="stopped", step=step, total_steps=20)
+        for page in pages:
+            wait_for_progress(page, f"step {step} of 20", 20)
+            for plot in ("rewards", "z0", "other"):
+                labels = lambda: page.evaluate(LABELS, plot)  # noqa: B023
+                wait_for(lambda: labels() and min(left for _, left in labels()) >= 0, 10, labels)  # noqa: B023
+            if size:  # rewards lie on both sides of 0, and the labels say so
+                wait_for(lambda: signs(page.evaluate(LABELS, "rewards")) == {"-", ""}, 10)  # noqa: B023
+    screenshot(pages[1], "labels-390")
+
+
 def test_the_value_function_moves_with_its_sliders(workbench, open_page):  # noqa: F811
     page = open_page(workbench.url + "/#learn", width=390)
     curve = page.locator("#learn-values .kto-narrow path[stroke]").first

@@ -49,17 +49,18 @@ def number(value: float | None) -> str:
     """A measured value in three digits; a dash for none."""
     if value is None:
         return "–"
-    return "0" if abs(value) < 1e-9 else f"{value:.3g}"
+    return "0" if abs(value) < 1e-9 else f"{value:.3g}".replace("-", "−")
 
 
-def chart_head(title: str, keys: Iterable[tuple[str, str, float | None]], values: bool = True) -> str:
-    """A chart's title and its legend, with the newest values: (name, colour, value)."""
+def chart_head(title: str, keys: Iterable[tuple[str, str, float | None]], values: bool = True, when: str = "") -> str:
+    """A chart's title and its legend, with the values of the moment `when`: (name, colour, value)."""
     cells = "".join(
         f'<span class="kto-curve" style="--curve:{esc(color)}">{esc(name)}'
         f"{f' <b>{number(value)}</b>' if values else ''}</span>"
         for name, color, value in keys
     )
-    return f'<div class="kto-chart-head"><h3>{esc(title)}</h3><div class="kto-curves">{cells}</div></div>'
+    at = f" <small>{esc(when)}</small>" if when else ""
+    return f'<div class="kto-chart-head"><h3>{esc(title)}{at}</h3><div class="kto-curves">{cells}</div></div>'
 
 
 def cards(items: Iterable[tuple[str, str, str]]) -> str:

@@ -5,11 +5,13 @@ server, or that opens a second time, simply gets everything at its next tick.
 """
 
 import contextlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 import pandas as pd
 
 from kto_workbench.errors import WorkbenchError
@@ -18,11 +20,14 @@ from kto_workbench.ui import html
 from kto_workbench.ui.words import LANGUAGES, label, language_of, retell, say
 from kto_workbench.ui.workbench import RUNS_OFFERED, Workbench
 from kto_workbench.views.curves import CHARTS, HELD_OUT, LAID_OVER, chart_points, downsample, points
+from kto_workbench.views.drawing import bounds, ticks
 from kto_workbench.views.notes import notes_on
 from kto_workbench.views.records import Records, records_of
 
 TICK_SECONDS = 1.0
 HELD_OUT_POINTS = 100
+HEIGHTS = {"rewards": 300, "z0": 220, "other": 220}
+PIXELS_A_LABEL = 40  # as vega counts
 OTHER_CHARTS = [chart for chart in CHARTS if chart not in ("rewards", "z0")]
 
 COLORS = {
@@ -41,10 +46,11 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
     """Lay out the live view of the chosen run; the buttons `stop` and `again` follow its state."""
     progress = gr.HTML(elem_id="train-progress", elem_classes="kto-bare")
     noted = gr.HTML(elem_id="train-notes", elem_classes="kto-bare kto-told")
-    rewards_key, rewards = _chart("rewards", 300)
+    rewards_key, rewards = _chart("rewards")
     with gr.Row():
-        z0_key, z0 = _chart("z0", 220)
-        other_key, other = _chart("other", 220)
+        z0_key, z0 = _chart("z0")
+        other_key, other = _chart("other")
+    plots = {"rewards": rewards, "z0": z0, "other": other}
     part, chart, smoothing = _controls()
     with gr.Row(elem_classes="kto-toolbar"):
         gr.HTML(label("samples.title"), elem_classes="kto-bare kto-section")
@@ -75,6 +81,10 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
         except WorkbenchError as error:
             return in_order({progress: html.message(retell(language, error))}, shown)
         status, records = found.status(), records_of(found)
+        if titles := shown.marks.pop("due", None):
+            # Alone: a chart that is born with its new values in the same moment would show the old ones.
+            updates |= {plots[name]: gr.LinePlot(y_title=title) for name, title in titles.items()}
+            return in_order(updates, shown)
         drawn = (part, smoothing, language, records.version)
         if shown.changed("progress", (_visible(status), language)):
             updates[progress] = show_progress(language, found, status)
@@ -93,6 +103,15 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
             updates[other_key], updates[other] = draw(records, known, part, language, 1.0, smoothing, OTHER_CHARTS)
         if shown.changed("samples", (_size(found.path / "samples.jsonl"), language)):
             updates[watched] = html.samples(language, found.samples())
+        titles = {
+            name: title_as_wide_as_labels(updates[plot], HEIGHTS[name])
+            for name, plot in plots.items()
+            if plot in updates
+        }
+        known = shown.marks.get("titles", {})
+        if due := {name: title for name, title in titles.items() if name in known and known[name] != title}:
+            shown.marks["due"] = due  # at the next look
+        shown.marks["titles"] = known | titles
         return in_order(updates, shown)
 
     def in_order(updates: dict[Any, Any], shown: Shown) -> list[Any]:
@@ -130,7 +149,7 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
     page.load(attach, None, [run], **quiet).then(look, inputs, outputs, **quiet)
     gr.on([tick, run.change, part.change, smoothing.release, chart.change], look, inputs, outputs, **quiet)
     now.click(sample_now, [run], [now], **quiet)
-    for plot in (rewards, z0, other):
+    for plot in plots.values():
         plot.select(_zoom, None, [plot], **quiet)
         plot.double_click(lambda: gr.LinePlot(x_lim=None), None, [plot], **quiet)
 
@@ -138,7 +157,7 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
 class Shown:
     """What the page shows already, so that a tick sends only what is new."""
 
-    def __init__(self, marks: dict[str, str] | None) -> None:
+    def __init__(self, marks: dict[str, Any] | None) -> None:
         self.marks = dict(marks or {})
 
     def changed(self, part: str, mark: Any) -> bool:
@@ -179,7 +198,7 @@ def _controls() -> tuple[gr.Dropdown, gr.Dropdown, gr.Slider]:
     return part, chart, smoothing
 
 
-def _chart(name: str, height: int) -> tuple[gr.HTML, gr.LinePlot]:
+def _chart(name: str) -> tuple[gr.HTML, gr.LinePlot]:
     """A chart under its legend, which also tells the newest values to those who can't see the curves."""
     with gr.Column(elem_classes="kto-chart", min_width=260):
         key = gr.HTML(elem_id=f"train-{name}-key", elem_classes="kto-bare")
@@ -189,9 +208,10 @@ def _chart(name: str, height: int) -> tuple[gr.HTML, gr.LinePlot]:
             color="curve",
             x_title=" ",
             y_title=" ",
+            x_axis_format="~r",
             colors_in_legend=[],
             color_map=COLORS,
-            height=height,
+            height=HEIGHTS[name],
             show_label=False,
             elem_id=f"train-{name}-plot",
             buttons=["fullscreen", "export"],
@@ -208,6 +228,8 @@ def draw(
 ) -> tuple[str, pd.DataFrame]:
     """A chart's heading with its legend, and its curves as the long table that gr.LinePlot draws.
 
+    The legend tells the values of the newest step as they were logged, as the Runs tab does; only curves are smoothed.
+
     gr.LinePlot gives colours to the names in the first table it gets, and to no others: every table must name all
     curves of the `family` of charts that take turns in that plot, if only with a gap.
 
@@ -219,7 +241,7 @@ def draw(
     name = {curve.name: say(language, f"curve.{curve.name}") for other in family for curve in CHARTS[other]}
     keys = []
     for curve in CHARTS[chart]:
-        values = curves[curve.name][1]
+        values = points(columns, curve, beta)[1]
         keys.append((name[curve.name], curve.color, float(values[-1]) if len(values) else None))
     for other in family:
         if laid_over := LAID_OVER.get(other):
@@ -230,7 +252,9 @@ def draw(
         if len(held_out[0]):
             curves[f"held out {laid_over}"] = held_out
             keys.append((name[f"held out {laid_over}"], HELD_OUT, float(held_out[1][-1])))
-    head = html.chart_head(say(language, f"chart.{chart}"), keys)
+    steps = columns["step"]
+    when = say(language, "live.at_step", step=int(steps[-1])) if len(steps) and np.isfinite(steps[-1]) else ""
+    head = html.chart_head(say(language, f"chart.{chart}"), keys, when=when)
     drawn = {key: steps_values for key, steps_values in curves.items() if len(steps_values[0])}
     # Never nothing at all: a LinePlot that is emptied while it takes its size ends in a script error.
     first = min((steps[0] for steps, _ in drawn.values()), default=0)
@@ -240,6 +264,20 @@ def draw(
         for key, word in name.items()
     ]
     return head, pd.concat(tables).astype({"step": int})
+
+
+def title_as_wide_as_labels(table: pd.DataFrame, height: int) -> str:
+    """A blank title about as long as the widest label of a chart's upright axis.
+
+    gr.LinePlot makes room for the labels that a chart is born with, and draws it anew only when a title changes: those
+    of a run's first step are short, and the minus signs of later ones would be cut off.
+    """
+    values = table["value"].to_numpy()
+    if not np.isfinite(values).any():
+        return " "  # a chart without values has no labels at all: whatever comes needs more room
+    found = ticks(*bounds(values), max(2, height // PIXELS_A_LABEL))
+    decimals = max(0, -math.floor(math.log10(found[1] - found[0]) + 1e-9)) if len(found) > 1 else 0
+    return " " * (1 + max((len(f"{value:,.{decimals}f}") for value in found), default=1))
 
 
 def show_progress(language: str, run: Run, status: Status) -> str:

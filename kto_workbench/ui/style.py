@@ -221,6 +221,7 @@ svg.kto-thumb.kto-down { fill: var(--kto-down); transform: rotate(180deg); }
 #learn-sliders > .form { display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); }
 #learn-values .kto-plain { padding: 8px 2px 0; font-size: 13px; }
 .kto-chart-head h3 { font-size: 14px !important; font-weight: 550; margin: 0 0 3px !important; }
+.kto-chart-head h3 small { font-size: 12px; font-weight: 400; color: var(--block-info-text-color); }
 .kto-curves { display: flex; gap: 4px 16px; flex-wrap: wrap; font-size: 13px; color: var(--block-info-text-color); }
 .kto-curve::before { content: ""; display: inline-block; width: 14px; height: 3px; border-radius: 2px;
   background: var(--curve); vertical-align: middle; margin-right: 6px; }

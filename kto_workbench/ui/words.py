@@ -134,6 +134,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "live.train": ("training rows", "训练数据"),
     "live.eval": ("held-out rows", "留出数据"),
     "live.smoothing": ("Smoothing", "平滑"),
+    "live.at_step": ("at step {step:,}", "第 {step:,} 步"),
     "live.chart": ("Third chart", "第三张图"),
     "chart.rewards": ("Rewards, and β·z0 between them", "奖励，以及其间的 β·z0"),
     "chart.z0": ("Reference point z0 (KL, in nats)", "参考点 z0（KL，单位 nat）"),

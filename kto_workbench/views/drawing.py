@@ -49,8 +49,8 @@ def line_chart(
     dots, verticals = list(dots), list(verticals)
     xs = np.concatenate([np.asarray(line.x, float) for line in lines] or [np.zeros(0)])
     ys = np.concatenate([np.asarray(line.y, float) for line in lines] or [np.zeros(0)])
-    x_low, x_high = x_range or _range(xs)
-    y_low, y_high = y_range or _range(np.append(ys, [dot.y for dot in dots]), margin=0.06)
+    x_low, x_high = x_range or bounds(xs)
+    y_low, y_high = y_range or bounds(np.append(ys, [dot.y for dot in dots]), margin=0.06)
 
     def at(x: float, y: float) -> tuple[float, float]:
         across = LEFT + (x - x_low) / (x_high - x_low) * (width - LEFT - RIGHT)
@@ -132,7 +132,7 @@ def ticks(low: float, high: float, about: int) -> list[float]:
     return [round((first + index) * step, 12) + 0.0 for index in range(count + 1)]
 
 
-def _range(values: np.ndarray, margin: float = 0.0) -> tuple[float, float]:
+def bounds(values: np.ndarray, margin: float = 0.0) -> tuple[float, float]:
     """The bounds of what is finite; never empty."""
     values = values[np.isfinite(values)]
     if not len(values):
