@@ -96,7 +96,10 @@ def test_llama_factory():
     assert load([sharegpt]) == [([user("q"), assistant("f()"), {"role": "tool", "content": "5"}], "five", True)]
     image = [{"role": "user", "content": [{"type": "image", "url": "x"}]}, assistant("a")]
     feedback = load_feedback([sharegpt, {"conversations": image, "label": True}])
-    assert "block of type 'image'" in feedback.problems[0].reason
+    assert feedback.problems[0].reason == "conversations holds an image, which can't be read yet"
+    sound = [{"role": "user", "content": [{"type": "audio", "url": "x"}]}, assistant("a")]
+    feedback = load_feedback([sharegpt, {"conversations": sound, "label": True}])
+    assert "block of type 'audio'" in feedback.problems[0].reason
 
 
 def test_ultrafeedback_scores_have_a_threshold_that_is_shown():

@@ -4,8 +4,12 @@
     balance.py     thumbs up against thumbs down, the weights λ
     labels.py      which values are a thumb up, which a thumb down
     messages.py    texts and conversations in the shapes that files have them
-    wrappers.py    rows that hide their feedback inside: logs, exports, several rated answers
-    formats.py     what the columns of a file mean; how a record becomes examples
+    winners.py     which of two answers won: words, numbers, scores
+    trees.py       conversations that branch: the judged answer in one, the rankings in another
+    shapes.py      how known sources publish and export feedback, as mappings
+    wrappers.py    rows that hide their feedback inside: logs, exports of annotation tools
+    formats.py     what the columns of a file mean: recognised, or as a mapping says
+    adapters.py    how a record becomes examples
     columns.py     the same for plain columns, vectorised
     files.py       opening a file safely: packed, UTF-16, a pipe, a bomb
     containers.py  JSON lines, JSON, CSV, Parquet, Arrow as chunks of raw rows

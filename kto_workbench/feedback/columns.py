@@ -1,6 +1,6 @@
 """The fast way from a table of plain columns to rows: vectorised, and only for what it is sure of.
 
-Whatever is not plainly a text or a known label is left to `formats.make_adapter`, which decides what a row means; the
+Whatever is not plainly a text or a known label is left to `adapters.make_adapter`, which decides what a row means; the
 tests hold that both ways give the same rows.
 """
 
@@ -21,12 +21,12 @@ _LABEL_TYPES = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.
 
 _SPACE = r"\s\x1c-\x1f"  # what Python strips: more than what Rust's regular expressions call space
 _MAYBE_MESSAGES = r"^[\[{]"
-_MAYBE_TRANSCRIPT = rf"^[{_SPACE}]*H(?:uman)?:"
+_MAYBE_TRANSCRIPT = rf"^[{_SPACE}]*H(?:uman)?:|<extra_id_1>"
 
 
 def plain_schema(known: Format, sample: Sequence[dict[str, Any]]) -> pa.Schema | None:
     """The columns and types to read a JSON file with, if it has one flat column for each part; else None."""
-    if known.wrapper is not None or known.columns.keys() not in (JUDGED, PAIRS) or len(set(known.columns.values())) < 3:
+    if not _is_plain(known) or len(set(known.columns.values())) < 3:
         return None
     fields = []
     for part, name in known.columns.items():
@@ -40,17 +40,17 @@ def plain_schema(known: Format, sample: Sequence[dict[str, Any]]) -> pa.Schema |
     return pa.schema(fields)
 
 
+def _is_plain(known: Format) -> bool:
+    return known.wrapper is None and not known.images and known.columns.keys() in (JUDGED, PAIRS)
+
+
 def convert(table: pa.Table, lines: np.ndarray, known: Format) -> tuple[pa.Table | None, np.ndarray]:
     """The rows of a table that are plainly fine, and the positions of all others.
 
     That is (None, all positions) if the table's columns are not plain. A pair gives two rows, one after the other.
     """
     everything = np.arange(len(lines))
-    if (
-        known.wrapper is not None
-        or known.columns.keys() not in (JUDGED, PAIRS)
-        or not set(known.columns.values()) <= set(table.column_names)
-    ):
+    if not _is_plain(known) or not set(known.columns.values()) <= set(table.column_names):
         return None, everything
     parts = {part: table.column(name) for part, name in known.columns.items()}
     texts = [part for part in parts if part != "label"]

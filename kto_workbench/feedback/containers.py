@@ -96,7 +96,7 @@ def read_json_lines(stream: Utf8Stream, schema: pa.Schema | None = None, block_b
         if not lines[-1]:
             lines.pop()
         numbers = np.arange(first, first + len(lines), dtype=np.int64)
-        if not all(lines) or any(line[0] in b" \t\r" for line in lines):
+        if not all(lines) or any(line[0] in b" \t\r\v\f" for line in lines):
             kept = [i for i, line in enumerate(lines) if not line.isspace() and line]
             lines, numbers = [lines[i] for i in kept], numbers[kept]
         if lines:

@@ -28,14 +28,15 @@ class UnclearLabel(ValueError):
     """A value that says neither up nor down; its text is the reason."""
 
 
-def _normalise(word: str) -> str:
+def normalise(word: str) -> str:
+    """The word without case, punctuation around it and the like."""
     word = word.strip().lower().translate(_SKIN_TONES_AND_VARIANTS)
     if word[:1] not in "-+":
         word = word.replace("-", " ")
     return word.replace("_", " ").strip(" .!\"'")
 
 
-def _number(value: Any) -> float | None:
+def finite_number(value: Any) -> float | None:
     """The value as a finite number, None if it is none; True and False are words, not numbers."""
     if isinstance(value, bool) or value is None:
         return None
@@ -63,13 +64,13 @@ class LabelRule:
         """True for a thumb up, False for a thumb down; raises UnclearLabel with the reason."""
         if value is None or (isinstance(value, str) and not value.strip()):
             raise UnclearLabel(f"{field} is missing")
-        number = _number(value)
+        number = finite_number(value)
         if isinstance(value, float) and number is None:
             raise UnclearLabel(f"{field} is missing")  # NaN is how pandas writes an absent value
         if isinstance(value, bool):
             return value
         if isinstance(value, (int, float, str)):
-            word = _normalise(value if isinstance(value, str) and number is None else f"{number:g}")
+            word = normalise(value if isinstance(value, str) and number is None else f"{number:g}")
             if word in self.up:
                 return True
             if word in self.down:
@@ -84,10 +85,11 @@ class LabelRule:
                 return True
             if word in DOWN_WORDS:
                 return False
-        raise UnclearLabel(f"{field} {_shown(value)} is neither thumbs up nor thumbs down")
+        raise UnclearLabel(f"{field} {shown(value)} is neither thumbs up nor thumbs down")
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """The value as a reason quotes it."""
     text = repr(value)
     return text if len(text) <= 40 else text[:37] + "…"
 
@@ -95,7 +97,7 @@ def _shown(value: Any) -> str:
 def choose_rule(values: Iterable[Any], name: str = "label") -> LabelRule:
     """The rule that fits a sample of a column's values: words, 1/0, 1/−1, or a rating with a cut in its middle."""
     values = [value for value in values if value is not None and value != ""]
-    numbers = [number for number in map(_number, values) if number is not None]
+    numbers = [number for number in map(finite_number, values) if number is not None]
     if not numbers or len(numbers) < len(values) / 2:
         return LabelRule()
     outside = [number for number in numbers if number not in (-1, 0, 1)]

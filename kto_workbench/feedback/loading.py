@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kto_workbench.errors import DataError
+from kto_workbench.feedback.adapters import make_adapter
 from kto_workbench.feedback.balance import Balance
 from kto_workbench.feedback.columns import convert, plain_schema
 from kto_workbench.feedback.containers import BadRow, Chunk
-from kto_workbench.feedback.formats import Example, Format, make_adapter, recognise
+from kto_workbench.feedback.formats import Example, Format, recognise
 from kto_workbench.feedback.messages import RowProblem, dump_json
 from kto_workbench.feedback.rows import SCHEMA, Problems, Rows
 from kto_workbench.feedback.sources import Source, open_source

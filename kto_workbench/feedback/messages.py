@@ -17,6 +17,8 @@ ROLES = {
 }  # fmt: skip
 _EXTRA_KEYS = ("tool_calls", "tool_call_id", "name")
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant|H|A): ?")
+_STEER = "<extra_id_1>"  # before each turn but the first, as in HelpSteer2
+_STEER_TURN = re.compile(rf"\n?{_STEER}(User|Assistant)\n")
 
 
 class RowProblem(Exception):
@@ -57,6 +59,8 @@ def _block_text(block: Any, field: str) -> str:
     for key in ("text", "value", "content"):
         if isinstance(block.get(key), str) and kind in ("text", "input_text", "output_text"):
             return block[key]
+    if "image" in kind:
+        raise RowProblem(field, f"{field} holds an image, which can't be read yet")
     raise RowProblem(field, f"{field} holds a block of type {kind!r}; only text can be trained on")
 
 
@@ -107,6 +111,8 @@ def _read_message(message: Any, field: str) -> Message:
     role = message.get("role") or message.get("from")
     if not isinstance(role, str) or role.lower() not in ROLES:
         raise RowProblem(field, f"{field} holds a message with the role {role!r}"[:120])
+    if len(message) > 2 and _holds_images(message):
+        raise RowProblem(field, f"{field} holds an image, which can't be read yet")
     extra = {key: message[key] for key in _EXTRA_KEYS if message.get(key)} if len(message) > 2 else {}
     content = next((message[key] for key in ("content", "value", "text") if message.get(key) is not None), None)
     if content is None and "tool_calls" in extra:
@@ -114,16 +120,26 @@ def _read_message(message: Any, field: str) -> Message:
     return {"role": ROLES[role.lower()], "content": read_text(content, field), **extra}
 
 
+def _holds_images(message: dict[str, Any]) -> bool:
+    """Whether images come with a message, as Ollama and Open WebUI attach them."""
+    files = message.get("files") or ()
+    return bool(message.get("images")) or any(
+        isinstance(file, dict) and str(file.get("type")).startswith("image") for file in files
+    )
+
+
 def is_transcript(value: Any) -> bool:
-    r"""Whether the text is written as "\n\nHuman: … \n\nAssistant: …", as Anthropic's HH data is."""
-    return isinstance(value, str) and value.lstrip().startswith(("Human:", "H:")) and "\n\nA" in value
+    r"""Whether the text is written as "\n\nHuman: … \n\nAssistant: …", as Anthropic-HH is, or as HelpSteer2 is."""
+    if not isinstance(value, str):
+        return False
+    return (value.lstrip().startswith(("Human:", "H:")) and "\n\nA" in value) or _STEER in value
 
 
 def parse_transcript(text: str, field: str) -> list[Message]:
     """The messages of a transcript; raises RowProblem."""
-    parts = _TURN.split(text.lstrip())
+    parts = ["", "H", *_STEER_TURN.split(text)] if _STEER in text else _TURN.split(text.lstrip())
     messages = [
-        {"role": "user" if who[0] == "H" else "assistant", "content": read_text(said.strip(), field)}
+        {"role": "user" if who[0] in "HU" else "assistant", "content": read_text(said.strip(), field)}
         for who, said in zip(parts[1::2], parts[2::2], strict=True)
     ]
     if not messages or parts[0].strip():

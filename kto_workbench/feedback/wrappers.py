@@ -1,4 +1,4 @@
-"""Rows that hide their feedback inside: logs, exports of annotation tools, several rated answers in one row.
+"""Rows that hide their feedback inside: logs, exports of annotation tools, trees of messages.
 
 A wrapper turns a record into flat records with the columns that formats.py knows; one record may hold several answers.
 """
@@ -10,6 +10,7 @@ from typing import Any
 
 from kto_workbench.feedback.labels import LABEL_NAMES
 from kto_workbench.feedback.messages import RowProblem, parse_json_text, read_text
+from kto_workbench.feedback.trees import rankings_in_tree
 
 Record = dict[str, Any]
 
@@ -108,65 +109,26 @@ def _unwrap_preference(record: Record) -> list[Record]:
     ]
 
 
-# Several rated answers in a row --------------------------------------------------------------------------------------
-
-_ANSWERS = ("completions", "responses", "generations", "answers", "candidates", "outputs")
-_SCORES = ("ratings", "scores", "rating", "score", "labels", "rewards")
-_SCORE_OF_ANSWER = ("overall_score", "score", "rating", "fine-grained_score", "reward", "label", "feedback", "thumb")
-_TEXT_OF_ANSWER = ("response", "completion", "text", "content", "answer", "output", "message")
+# Open Assistant ------------------------------------------------------------------------------------------------------
 
 
-def _answers(record: Record) -> list[Any] | None:
-    for name in _ANSWERS:
-        value = parse_json_text(record.get(name))
-        if isinstance(value, list) and value:
-            return value
-    return None
+def _is_tree(record: Record) -> bool:
+    root = parse_json_text(record.get("prompt"))
+    return isinstance(root, dict) and "replies" in root and "text" in root
 
 
-def _scores(record: Record, count: int) -> list[Any] | None:
-    for name in _SCORES:
-        value = parse_json_text(record.get(name))
-        if isinstance(value, list) and len(value) == count:
-            return value
-    return None
-
-
-def _is_rated(record: Record) -> bool:
-    answers = _answers(record)
-    if not answers:
-        return False
-    if all(isinstance(answer, dict) for answer in answers):
-        return any(key in answer for answer in answers for key in _SCORE_OF_ANSWER) and any(
-            key in answer for answer in answers for key in _TEXT_OF_ANSWER
-        )
-    return all(isinstance(answer, str) for answer in answers) and _scores(record, len(answers)) is not None
-
-
-def _unwrap_rated(record: Record) -> list[Record]:
-    answers = _answers(record)
-    if not answers:
-        raise RowProblem("completions", "completions is missing")
-    shared = {key: value for key, value in record.items() if key not in (*_ANSWERS, *_SCORES)}
-    if all(isinstance(answer, dict) for answer in answers):
-        return [
-            {
-                **shared,
-                "completion": next((answer[key] for key in _TEXT_OF_ANSWER if answer.get(key) is not None), None),
-                "score": next((answer[key] for key in _SCORE_OF_ANSWER if answer.get(key) is not None), None),
-            }
-            for answer in answers
-        ]
-    scores = _scores(record, len(answers))
-    if scores is None:
-        raise RowProblem("ratings", f"ratings does not hold one number for each of {len(answers)} answers")
-    return [{**shared, "completion": text, "score": score} for text, score in zip(answers, scores, strict=True)]
+def _unwrap_tree(record: Record) -> list[Record]:
+    rankings = list(rankings_in_tree(parse_json_text(record.get("prompt"))))
+    if not rankings:
+        raise RowProblem("replies", "replies holds no ranked answers")
+    return rankings
 
 
 # Argilla -------------------------------------------------------------------------------------------------------------
 
 
 def _is_response(value: Any) -> bool:
+    value = parse_json_text(value)
     return (
         isinstance(value, list)
         and bool(value)
@@ -208,7 +170,7 @@ def _unwrap_argilla(record: Record) -> list[Record]:
                     answer for answer, state in zip(value or [], status, strict=False) if state in (None, "submitted")
                 ]
             elif _is_response(value):
-                said[key] = _submitted(value)
+                said[key] = _submitted(parse_json_text(value))
             elif "." not in key and not key.endswith("-suggestion"):
                 flat[key] = value
     for question, answers in said.items():
@@ -271,5 +233,5 @@ WRAPPERS = (
     Wrapper("OpenAI chat log", lambda r: isinstance(_choices(r), list) and isinstance(_asked(r), list), _unwrap_log),
     Wrapper("Label Studio", _is_label_studio, _unwrap_label_studio),
     Wrapper("Argilla", _is_argilla, _unwrap_argilla),
-    Wrapper("rated answers, as in UltraFeedback", _is_rated, _unwrap_rated),
+    Wrapper("OASST trees", _is_tree, _unwrap_tree),
 )

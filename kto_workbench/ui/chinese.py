@@ -334,7 +334,17 @@ REASONS_ZH: dict[str, str] = {
     r"choices holds (.+) answers, and one thumb can't tell which is meant": "choices 含有 {0} 个回答，"
     "一个评价无法说明指的是哪一个",
     r"choices holds no message": "choices 中没有消息",
-    r"ratings does not hold one number for each of (.+) answers": "ratings 没有为 {0} 个回答各给一个数值",
+    r"(.+) does not hold one value for each of (.+) answers": "{0} 没有为 {1} 个回答各给一个数值",
+    r"(.+) does not hold one answer for each of (.+) prompts": "{0} 没有为 {1} 个提示各给一个回答",
+    r"(.+) holds an image, which can't be read yet": "{0} 含有图片，目前还不能读取",
+    r"(.+) holds an image or the like, which can't be read yet": "{0} 含有图片一类的内容，目前还不能读取",
+    r"(.+) is a tie, which makes no thumb": "{0} 为平局，不产生评价",
+    r"(\S+) (.+) names neither answer": "{0} 的取值 {1} 没有指明任何一个回答",
+    r"(.+) rates all answers alike": "{0} 对所有回答的评分相同",
+    r"(.+) lies between the best and the worst": "{0} 介于最好与最差之间",
+    r"replies holds no ranked answers": "replies 中没有排过名次的回答",
+    r"(.+) holds no message with the id of the judged one": "{0} 中没有被评价的那条消息",
+    r"(.+) has a message of the (.+) where the judged answer should be": "{0} 中被评价处是 {1} 的消息，而不是回答",
     r"selected names the left or right answer, and which these are can't be told": "selected 只说左边或右边的回答，"
     "而无法得知哪个是哪个",
     r"(.+): its annotators disagree \((.+), (.+)\)": "{0}：标注者意见不一（{1}，{2}）",
@@ -380,6 +390,7 @@ REASONS_ZH: dict[str, str] = {
     r"A mapping is written part=column, such as prompt=question, not `(.+)`\.": "对应关系写作“部分=列”，"
     "例如 prompt=question，而不是 `{0}`。",
     r"A mapping has no part `(.+)`; its parts are (.+)\.": "对应关系中没有 `{0}` 这一部分；可用的有 {1}。",
+    r"The mapping's take should be (.+), not (.+)\.": "对应关系中的 take 应为 {0}，而不是 {1}。",
     r"The mapping's threshold should be a number, not (.+)\.": "对应关系中的阈值应为数字，而不是 {0}。",
     r"There is no file (.+), and no such dataset can be had from the hub: (.+)\.": "没有文件 {0}，"
     "也无法从 Hub 获得同名数据集：{1}。",
