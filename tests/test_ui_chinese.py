@@ -17,6 +17,7 @@ SAY = {
     "BadRow": 1,
     "UnclearLabel": 0,
     "DataError": 0,
+    "UnknownColumns": 0,
     "ModelError": 0,
     "WorkbenchError": 0,
     "RunError": 0,
