@@ -31,7 +31,8 @@ class Plain:
         from peft import PeftModel
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        from kto_workbench.feedback.rendering import model_path, prompt_messages
+        from kto_workbench.feedback.rendering import model_path
+        from kto_workbench.feedback.templates import prompt_messages
 
         path = model_path(run.config().model)
         self.tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")

@@ -91,6 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("file", help="a file, or a name such as `demo` or `thumbs`")
     check.add_argument("--model", default=None, help="also count tokens and render rows as this model sees them")
     check.add_argument("--max-length", type=int, default=1024, help="with --model: what training would cut at")
+    check.add_argument("--template", choices=("auto", "none"), default="auto", help="with --model: as kto train has it")
+    check.add_argument("--template-kwargs", default="", metavar="JSON", help="with --model: as kto train has them")
     check.add_argument(
         "--map",
         nargs="+",
@@ -150,6 +152,7 @@ def _app(arguments: argparse.Namespace) -> None:
 def _check(arguments: argparse.Namespace) -> None:
     from tqdm import tqdm
 
+    from kto_workbench.config import read_template_kwargs
     from kto_workbench.feedback import check
     from kto_workbench.feedback.formats import parse_mapping
 
@@ -163,6 +166,8 @@ def _check(arguments: argparse.Namespace) -> None:
             arguments.file,
             model=arguments.model,
             max_length=arguments.max_length,
+            template=arguments.template,
+            template_kwargs=read_template_kwargs(arguments.template_kwargs),
             mapping=parse_mapping(arguments.map) or None,
             workspace=workspace_of(arguments),
             progress=tell,

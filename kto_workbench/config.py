@@ -9,13 +9,14 @@ The YAML keys, the flags of `kto train`, the widgets of the page and the option 
 """
 
 import difflib
+import json
 import typing
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from kto_workbench.errors import ConfigError
@@ -41,6 +42,13 @@ DEMO_DEFAULTS: dict[str, Any] = {
 DEMO_FULL_DEFAULTS: dict[str, Any] = {"learning_rate": 3e-4}
 # Full fine-tuning moves every weight, so it takes smaller steps than an adapter; applied likewise.
 FULL_DEFAULTS: dict[str, Any] = {"learning_rate": 5e-6}
+
+# What rendering a conversation says itself; the rest is the template's own business.
+TEMPLATE_TAKEN = {
+    "messages", "conversation", "tools", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize",
+    "sanitize_control_tokens", "padding", "truncation", "max_length", "return_tensors", "return_dict",
+    "return_assistant_tokens_mask", "tokenizer_kwargs",
+}  # fmt: skip
 
 GROUPS = {
     "basics": "What is trained, on what",
@@ -86,6 +94,12 @@ class KTOConfig(BaseModel):
     template: Literal["auto", "none"] = _option(
         "auto",
         "`auto`: prompts and answers go through the model's chat template if it has one; `none`: plain text.",
+        group="basics",
+    )
+    template_kwargs: dict[str, JsonValue] = _option(
+        {},
+        'What the chat template is told besides, as a JSON object, such as `{"enable_thinking": false}`: in training, '
+        "checks and answers alike, and written into exported templates.",
         group="basics",
     )
     seed: int = _option(
@@ -308,12 +322,16 @@ class KTOConfig(BaseModel):
         if not isinstance(values, dict):
             return values
         values = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+        if isinstance(values.get("template_kwargs"), str):  # from the shell and the page
+            values["template_kwargs"] = read_template_kwargs(values["template_kwargs"])
         return {**recommended(values.get("model", DEMO_MODEL), values.get("tuning", "lora")), **values}
 
     @model_validator(mode="after")
     def _refuse_what_does_not_go_together(self) -> "KTOConfig":
         if isinstance(self.tokens_per_pass, int) and self.tokens_per_pass < 1:
             raise ValueError("option `tokens_per_pass` must be `auto` or at least 1")
+        if taken := sorted(TEMPLATE_TAKEN & self.template_kwargs.keys()):
+            raise ValueError(f"option `template_kwargs` can't set `{taken[0]}`, which the workbench itself sets")
         if self.max_steps == 0:
             raise ValueError("option `max_steps` must be at least 1, or -1 to leave it to `num_train_epochs`")
         if self.desirable_weight == 0 and self.undesirable_weight == 0:
@@ -351,6 +369,18 @@ class KTOConfig(BaseModel):
     def replace(self, **values: Any) -> "KTOConfig":
         """The same config with some options changed, checked again."""
         return KTOConfig(**{**self.model_dump(), **values})
+
+
+def read_template_kwargs(text: str) -> dict[str, Any]:
+    """The JSON object in a text, {} if it is blank. Raises ConfigError."""
+    try:
+        found = json.loads(text) if text.strip() else {}
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        given = text if len(text) <= 80 else text[:77] + "..."
+        raise ConfigError(f"Option `template_kwargs` should be {_EXPECTED['dict_type'].format()}, not {given!r}.")
+    return found
 
 
 def recommended(model: str, tuning: str = "lora") -> dict[str, Any]:
@@ -403,6 +433,8 @@ def _first_sentence(error: ValidationError) -> str:
 
 
 _EXPECTED = {
+    "invalid-json-value": "made of texts, numbers, lists and objects alone",
+    "dict_type": 'a JSON object such as {{"enable_thinking": false}}',
     "float_parsing": "a number",
     "float_type": "a number",
     "finite_number": "a finite number",
@@ -424,6 +456,8 @@ _EXPECTED = {
 
 def _expected(error: Any) -> str:
     """What pydantic would rather have had, in our words."""
+    if error["loc"][0] == "template_kwargs" and error["type"] != "dict_type":
+        return _EXPECTED["invalid-json-value"]
     if len(error["loc"]) > 1 and isinstance(error["loc"][1], int):
         return "a list of texts"
     if error["type"] == "literal_error":

@@ -9,7 +9,8 @@ import torch
 
 from kto_workbench import KTOConfig
 from kto_workbench.errors import WorkbenchError
-from kto_workbench.feedback.rendering import load_tokenizer, model_path, render_prompt
+from kto_workbench.feedback.rendering import load_tokenizer, model_path
+from kto_workbench.feedback.templates import render_prompt
 from kto_workbench.runs.answering import Answerer
 from kto_workbench.runs.directory import Run, new_run
 

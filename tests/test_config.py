@@ -1,5 +1,6 @@
 """Options: one definition each, from which come YAML keys, keywords and flags; what is refused, and how."""
 
+import json
 import math
 from pathlib import Path
 
@@ -31,6 +32,7 @@ PROMISED = (
 # A value for every option that is nobody's default; those that have to go together are chosen, the rest are made.
 CHOSEN = dict(
     model="some/model",
+    template_kwargs={"enable_thinking": False, "date": "1 May"},
     sft_weight=0.0,
     tuning="lora",  # full goes with none of the adapter's options
     lora_dropout=0.0,
@@ -78,7 +80,8 @@ def test_every_option_is_a_flag_of_kto_train(dash):
     arguments = ["train"]
     for name, value in OTHER.items():
         flag = "--" + (name.replace("_", "-") if dash else name)
-        arguments += [flag, *(value if isinstance(value, tuple) else [str(value)])]
+        text = json.dumps(value) if isinstance(value, dict) else str(value)
+        arguments += [flag, *(value if isinstance(value, tuple) else [text])]
     parsed = vars(_parser().parse_args(arguments))
     given = {name: parsed[name] for name in OTHER}
     assert KTOConfig(**given) == KTOConfig(**OTHER)
@@ -179,6 +182,22 @@ def test_they_never_win_over_what_the_user_said(name):
         ({"tokens_per_pass": 0}, "Option `tokens_per_pass` must be `auto` or at least 1."),
         ({"max_steps": 0}, "Option `max_steps` must be at least 1, or -1 to leave it to `num_train_epochs`."),
         ({"model": ""}, "Option `model` should be text, not empty."),
+        (
+            {"template_kwargs": "thinking"},
+            "Option `template_kwargs` should be a JSON object such as {\"enable_thinking\": false}, not 'thinking'.",
+        ),
+        (
+            {"template_kwargs": [1]},
+            'Option `template_kwargs` should be a JSON object such as {"enable_thinking": false}, not [1].',
+        ),
+        (
+            {"template_kwargs": {"date": math.nan}},
+            "Option `template_kwargs` should be made of texts, numbers, lists and objects alone, not nan.",
+        ),
+        (
+            {"template_kwargs": {"tools": []}},
+            "Option `template_kwargs` can't set `tools`, which the workbench itself sets.",
+        ),
         ({"data": ["a", "b"]}, "Option `data` should be text, not ['a', 'b']."),
         ({"sample_prompts": "Hello!"}, "Option `sample_prompts` should be a list of texts, not 'Hello!'."),
         ({"sample_prompts": [1]}, "Option `sample_prompts` should be a list of texts, not 1."),

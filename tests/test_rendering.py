@@ -1,6 +1,8 @@
 """A row as the model sees it: where the completion starts, how it ends, what max_length cuts."""
 
+import hashlib
 import itertools
+import json
 
 import pytest
 from tiny_models import TEMPLATE, tiny_tokenizer
@@ -9,7 +11,9 @@ from tokenizers import AddedToken
 from kto_workbench.errors import DataError, ModelError
 from kto_workbench.feedback import Row, load_feedback
 from kto_workbench.feedback.prompts import load_prompts
-from kto_workbench.feedback.rendering import encode, encode_rows, load_tokenizer, model_path, render
+from kto_workbench.feedback.rendering import encode, encode_rows, load_tokenizer, model_path
+from kto_workbench.feedback.rows import Problem
+from kto_workbench.feedback.templates import Turn, render
 
 # Words that the tiny tokenizer keeps whole, one token each: arithmetic can be done by counting words.
 TEN = "the cat sat on a mat yes no good bad"
@@ -38,20 +42,34 @@ def words(tokenizer, ids):
 # where the completion starts, and how it ends ------------------------------------------------------------------------
 
 
-def test_the_completion_starts_where_the_renderings_part(tiny):
+def test_the_completion_starts_behind_the_generation_prompt(tiny):
     encoded = encode(tiny, Row("the cat", "sat on", True))
     assert words(tiny, encoded.prompt_ids) == ["<|user|>", "the", "cat", END, "<|assistant|>"]
     assert words(tiny, encoded.completion_ids) == ["sat", "on", END]
-    assert (encoded.prompt_cut, encoded.completion_cut, encoded.diverged, len(encoded)) == (0, 0, False, 8)
+    assert (encoded.prompt_cut, encoded.completion_cut, encoded.lead, len(encoded)) == (0, 0, 0, 8)
 
 
 def test_every_row_of_the_demo_has_its_prompt_as_an_exact_prefix_and_ends_its_turn(demo):
     rows = load_feedback("demo").rows[:100]
     for row, encoded in zip(rows, encode_rows(demo, rows), strict=True):
-        prompt, whole = render(demo, row)
-        assert list(encoded.prompt_ids) == demo(prompt, add_special_tokens=False)["input_ids"]
-        assert demo.decode(encoded.prompt_ids + encoded.completion_ids) == whole == prompt + row.completion + END
-        assert encoded.completion_ids[-1] == demo.eos_token_id and not encoded.diverged
+        ids = demo.apply_chat_template(row.prompt, add_generation_prompt=True, return_dict=False)
+        prompt = demo.apply_chat_template(row.prompt, add_generation_prompt=True, tokenize=False)
+        whole = [*row.prompt, {"role": "assistant", "content": row.completion}]
+        assert list(encoded.prompt_ids) == ids
+        assert list(encoded.prompt_ids + encoded.completion_ids) == demo.apply_chat_template(whole, return_dict=False)
+        assert demo.decode(encoded.prompt_ids + encoded.completion_ids) == prompt + row.completion + END
+        assert encoded.completion_ids[-1] == demo.eos_token_id
+
+
+def test_the_demo_is_read_as_it_always_was(demo):
+    # The demo's figures rest on these ids, which were taken when its templates were rendered in another way.
+    ids = hashlib.sha256()
+    for encoded in encode_rows(demo, load_feedback("demo").rows, 512):
+        ids.update(json.dumps([encoded.prompt_ids, encoded.completion_ids]).encode())
+    assert ids.hexdigest() == "8e4a784cffabcf30cb5f45d6f6745e2e4d9766cc6d1e47db0b4d666caf5ae31f"
+    first = encode(demo, load_feedback("demo").rows[0])
+    assert first.prompt_ids == (3, 595, 728, 367, 359, 664, 455, 35, 1, 4)
+    assert first.completion_ids == (721, 310, 403, 5, 480, 83, 664, 271, 969, 18, 895, 893, 16, 894, 411, 5, 1)
 
 
 def test_many_rows_at_once_are_the_same_as_one_by_one(tiny):
@@ -119,7 +137,22 @@ def test_plain_text_without_a_template(how, plain, tiny):
     assert words(tokenizer, encoded.prompt_ids) == ["the", "cat"]
     assert words(tokenizer, encoded.completion_ids) == ["sat", "on", END]
     chat = [{"role": "user", "content": "the"}, {"role": "user", "content": "cat\n"}]
-    assert render(tokenizer, Row(chat, "sat", True), template=template) == ("the\n\ncat\n", "the\n\ncat\nsat")
+    assert render(tokenizer, Row(chat, "sat", True), template=template) == Turn("the\n\ncat\n", "", "sat", "")
+
+
+@pytest.mark.parametrize("template", ["auto", "none"])
+def test_messages_without_text_and_tools_are_no_error_without_a_template(template, plain):
+    call = {"type": "function", "function": {"name": "moon", "arguments": {}}}
+    chat = [
+        {"role": "user", "content": "the cat"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": [{"type": "text", "text": "sat "}, {"type": "text", "text": "on"}]},
+        {"role": "assistant"},
+    ]
+    turn = render(plain, Row(chat, "a mat", True, tools=[{"type": "function"}]), template=template)
+    said = json.dumps([call])
+    assert turn == Turn(f"the cat\n\n{said}\n\nsat on\n\n", "", "a mat", "")
+    assert isinstance(encode(plain, Row(chat, "a mat", True), template=template).prompt_ids, tuple)
 
 
 def test_an_empty_prompt_begins_as_texts_begin(plain):
@@ -127,36 +160,49 @@ def test_an_empty_prompt_begins_as_texts_begin(plain):
     assert encoded.prompt_ids == (plain.bos_token_id,) and words(plain, encoded.completion_ids) == ["sat", "on", END]
 
 
-def test_tokens_that_grow_together_belong_to_the_completion(plain):
-    # "c" + "at" is one token: the prompt ends before it, and nothing of the text is lost or there twice.
+def test_tokens_never_grow_together_across_the_end_of_the_prompt(plain):
+    # "c" + "at" is one token, but answering is fed with "the", "c": what follows begins with "at".
     encoded = encode(plain, Row("the c", "at sat", True))
-    assert words(plain, encoded.prompt_ids) == ["the"] and encoded.diverged
-    assert words(plain, encoded.completion_ids) == ["cat", "sat", END]
+    assert plain("the c")["input_ids"] == list(encoded.prompt_ids)
+    assert words(plain, encoded.prompt_ids) == ["the", "c"]
+    assert words(plain, encoded.completion_ids) == [*words(plain, plain("at")["input_ids"]), "sat", END]
 
 
 # templates with minds of their own -----------------------------------------------------------------------------------
 
 
 def test_a_template_that_renders_the_prompt_differently_before_an_answer():
-    # Reasoning templates open a thought in the generation prompt and leave it out of finished turns.
+    # Some leave out of finished turns what the generation prompt has: the answer still stands behind all of it.
     thinks = TEMPLATE.replace("<|assistant|>{% endif %}", "<|assistant|> good <|system|>{% endif %}")
     tokenizer = tiny_tokenizer(thinks)
     encoded = encode(tokenizer, Row("the cat", "sat on", True))
-    # The generation prompt goes on with "good", the answer with "sat": they part behind <|assistant|>.
-    assert encoded.diverged and words(tokenizer, encoded.prompt_ids)[-1] == "<|assistant|>"
+    assert words(tokenizer, encoded.prompt_ids)[-3:] == ["<|assistant|>", "good", "<|system|>"]
     assert words(tokenizer, encoded.completion_ids) == ["sat", "on", END]
 
 
 def test_a_template_that_refuses_a_role_is_one_sentence():
-    refuses = "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
+    refuses = "{% for m in messages %}{% if m['role'] == 'tool' %}{{ raise_exception('Tool role not supported') }}"
     tokenizer = tiny_tokenizer(refuses + "{% endif %}" + TEMPLATE.removeprefix("{% for m in messages %}"))
-    chat = [{"role": "system", "content": "good"}, {"role": "user", "content": "the cat"}]
+    chat = [{"role": "user", "content": "the cat"}, {"role": "tool", "content": "good"}]
+    said = "he model's chat template refuses messages of roles user, tool: Tool role not supported"
     with pytest.raises(ModelError) as caught:
         encode(tokenizer, Row(chat, "sat", True))
-    assert str(caught.value) == (
-        "The model's chat template refuses messages of roles system, user: System role not supported."
-    )
-    assert encode(tokenizer, Row(chat[1:], "sat", True))
+    assert str(caught.value) == f"T{said}."
+    # It costs this row, and no other.
+    rows = [Row("the cat", "sat", True, line=1), Row(chat, "sat", True, line=2), Row("a mat", "on", False, line=3)]
+    first, refused, last = encode_rows(tokenizer, rows, 64)
+    assert refused == Problem(2, "prompt", f"t{said}")
+    assert [first, last] == [encode(tokenizer, rows[0], 64), encode(tokenizer, rows[2], 64)]
+
+
+def test_a_template_without_a_system_role_has_the_system_text_before_the_first_user_text():
+    refuses = "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
+    system = [{"role": "system", "content": "good"}, {"role": "user", "content": "the cat"}]
+    drops = TEMPLATE.replace("{% for m in messages %}", "{% for m in messages if m['role'] != 'system' %}")
+    for template in (refuses + "{% endif %}" + TEMPLATE.removeprefix("{% for m in messages %}"), drops):
+        encoded = encode(tiny_tokenizer(template), Row(system, "sat", True))
+        tiny = tiny_tokenizer()
+        assert words(tiny, encoded.prompt_ids) == ["<|user|>", "good", "the", "cat", END, "<|assistant|>"]
 
 
 # what max_length cuts ------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 from kto_workbench.__main__ import _parser
 from kto_workbench.config import GROUPS, KTOConfig, options
 from kto_workbench.errors import ConfigError
-from kto_workbench.feedback import check, findings, load_feedback, tokens
+from kto_workbench.feedback import check, findings, load_feedback
 from kto_workbench.feedback.store import ThumbStore
 from kto_workbench.runs import Status
 from kto_workbench.ui import feedback, fields, html, words
@@ -49,6 +49,7 @@ def test_values_go_there_and_back(widgets):
         model="demo",
         sample_prompts=("Hello!", "Tell me a tale."),
         tokens_per_pass=4096,
+        template_kwargs={"enable_thinking": False},
         desirable_weight=2.5,
         max_steps=7,
     )
@@ -87,6 +88,7 @@ def test_full_tuning_brings_its_learning_rate():
         KTOConfig(model="some/model", tuning="full", learning_rate=5e-5),
         KTOConfig(start_adapter="latest", reference="base"),
         KTOConfig(start_adapter="latest", reference="start"),
+        KTOConfig(template_kwargs={"enable_thinking": False, "date_string": "1 Mai “2030”"}),
     ],
 )
 def test_the_command_shown_means_the_same_config(config):
@@ -123,9 +125,9 @@ def test_every_word_is_used_and_every_used_word_exists():
 
 
 def test_every_finding_is_told_in_chinese(tmp_path):
-    source = inspect.getsource(findings) + inspect.getsource(tokens)
-    names = set(re.findall(r'(?:Finding\(|_flagged\(\s*facts,)\s*"([a-z-]+)"', source)) - {"unusable", "truncated"}
-    assert names == set(words.FINDINGS_ZH)  # "unusable" is the list of skipped rows, "truncated" is not asked for here
+    source = inspect.getsource(findings)  # what a model makes of the rows is not asked for here
+    names = set(re.findall(r'(?:Finding\(|_flagged\(\s*facts,)\s*"([a-z-]+)"', source)) - {"unusable"}
+    assert names == set(words.FINDINGS_ZH)  # "unusable" is the list of skipped rows
     rows = [
         {"prompt": "Hello?", "completion": said, "label": up}
         for said, up in [

@@ -25,7 +25,7 @@ sys.addaudithook(lambda event, args: asked.append(event) if event in ("socket.co
 from kto_workbench import KTOConfig, load_feedback
 from kto_workbench.ui import check, data, estimate
 feedback = load_feedback("demo")
-seen_by = data.as_seen("{MADE_UP}", 1024, "auto")
+seen_by = data.as_seen("{MADE_UP}", 1024, "auto", "")
 drawn, *_ = data.show_rows("en", feedback, "all", 0, seen_by)
 assert "{MADE_UP} is not on this machine" in drawn and drawn.count("<li") == data.PAGE_ROWS, drawn
 assert estimate.token_lengths(feedback, **seen_by) is None

@@ -15,7 +15,7 @@ from kto_workbench.engine.passes import split
 from kto_workbench.engine.sides import Models, Opened, load_base, source_of
 from kto_workbench.errors import RunError
 from kto_workbench.feedback import Row
-from kto_workbench.feedback.rendering import encode_rows, load_tokenizer
+from kto_workbench.feedback.rendering import encode, load_tokenizer
 from kto_workbench.runs.directory import Run
 from kto_workbench.runs.sides import REFERENCE, Side
 
@@ -89,6 +89,7 @@ def answer_as(
             temperature=temperature,
             max_new_tokens=max_new_tokens,
             template=opened.config.template,
+            template_kwargs=opened.config.template_kwargs,
             **more,
         )
 
@@ -158,7 +159,8 @@ def as_pairs(opened: Opened, prompts: Sequence[Any], answers: Sequence[str]) -> 
     """Prompts and answers as token ids, as a training of the side's config would see them."""
     rows = [Row(prompt, answer, True) for prompt, answer in zip(prompts, answers, strict=True)]
     config = opened.config
-    encoded = encode_rows(opened.tokenizer, rows, config.max_length, template=config.template)
+    how = {"template": config.template, "template_kwargs": config.template_kwargs}
+    encoded = [encode(opened.tokenizer, row, config.max_length, **how) for row in rows]
     return [Pair(e.prompt_ids, e.completion_ids) for e in encoded]
 
 

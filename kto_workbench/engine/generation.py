@@ -1,6 +1,6 @@
 """Answers to prompts: in batches, with kept keys and values, the same for the same seed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,7 +8,8 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from kto_workbench.engine.models import checkpoint_activations, dropout_off, precision_of
-from kto_workbench.feedback.rendering import render_prompt, uses_template
+from kto_workbench.feedback.rendering import cut_start, feed
+from kto_workbench.feedback.templates import render_prompt
 
 
 @torch.no_grad()
@@ -21,6 +22,7 @@ def generate(
     temperature: float = 0.7,
     max_new_tokens: int = 128,
     template: str = "auto",
+    template_kwargs: Mapping[str, Any] | None = None,
     max_prompt_tokens: int | None = None,
     batch_size: int = 32,
     on_text: Callable[[int, str], None] | None = None,
@@ -36,12 +38,14 @@ def generate(
         temperature: 0 is greedy.
         max_new_tokens: longest answer.
         template: see the option of this name.
+        template_kwargs: see the option of this name.
         max_prompt_tokens: a longer prompt loses its start; None leaves it as long as the model's positions allow.
         batch_size: prompts answered at once.
         on_text: told (number of the prompt, its text so far) while answers grow.
         on_answered: told how many prompts are answered, after each batch.
     """
     answers: list[str] = []
+    texts = [render_prompt(tokenizer, one, template=template, template_kwargs=template_kwargs) for one in prompts]
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     room = max(1, longest - max_new_tokens) if longest else None
     limit = min((n for n in (room, max_prompt_tokens) if n), default=None)
@@ -54,7 +58,7 @@ def generate(
         with torch.random.fork_rng(devices), dropout_off(model), precision_of(model)():
             torch.manual_seed(seed)
             for start in range(0, len(prompts), batch_size):
-                part = prompts[start : start + batch_size]
+                part = texts[start : start + batch_size]
                 tell = (lambda i, text, start=start: on_text(start + i, text)) if on_text else None
                 answers += _generate_batch(model, tokenizer, part, temperature, max_new_tokens, template, limit, tell)
                 on_answered(len(answers))
@@ -67,18 +71,15 @@ def generate(
 def _generate_batch(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[Any],
+    prompts: Sequence[str],
     temperature: float,
     max_new_tokens: int,
     template: str,
     max_prompt_tokens: int | None,
     on_text: Callable[[int, str], None] | None,
 ) -> list[str]:
-    texts = [render_prompt(tokenizer, prompt, template=template) for prompt in prompts]
-    special = not uses_template(tokenizer, template)
-    ids = [tokenizer(text, add_special_tokens=special)["input_ids"] for text in texts]
-    ids = [row[-max_prompt_tokens:] if max_prompt_tokens else row for row in ids]
-    ids = [row or [tokenizer.eos_token_id] for row in ids]
+    ids = feed(tokenizer, prompts, template=template)
+    ids = [cut_start(tokenizer, row, max_prompt_tokens) if max_prompt_tokens else row for row in ids]
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     width = max(map(len, ids))
     device = next(model.parameters()).device

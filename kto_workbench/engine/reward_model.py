@@ -12,7 +12,8 @@ from transformers.utils import logging as transformers_logging
 from kto_workbench.engine.models import pick_device, pick_dtype
 from kto_workbench.engine.passes import split
 from kto_workbench.errors import ModelError
-from kto_workbench.feedback.rendering import check_model_folder, load_tokenizer, prompt_messages, short_reason
+from kto_workbench.feedback.rendering import check_model_folder, load_tokenizer
+from kto_workbench.feedback.templates import prompt_messages, short_reason
 from kto_workbench.judging.verdicts import Case, Progress, Verdicts, by_score
 
 TOKENS_PER_PASS = 8192

@@ -32,6 +32,7 @@ class Sampler:
             "temperature": config.temperature,
             "max_new_tokens": config.sample_max_new_tokens,
             "template": config.template,
+            "template_kwargs": config.template_kwargs,
             "max_prompt_tokens": config.max_length,
         }
         self._reference: list[str] | None = None

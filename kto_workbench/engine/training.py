@@ -38,6 +38,7 @@ from kto_workbench.errors import DataError, WorkbenchError
 from kto_workbench.feedback import Row, load_feedback
 from kto_workbench.feedback.held_out import hold_out, prompt_key
 from kto_workbench.feedback.rendering import encode_rows, load_tokenizer, model_path
+from kto_workbench.feedback.rows import Problem
 from kto_workbench.runs.directory import Run
 from kto_workbench.runs.jsonlines import write_atomically
 from kto_workbench.runs.launch import create_run
@@ -153,9 +154,19 @@ def prepare(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, config: KTO
     """Encode rows, hold some out by prompt, and compose batches. Raises DataError if too little is left."""
     if len(rows) < 2:
         raise DataError(f"{config.data} holds {len(rows)} usable row; KTO needs at least two, for a mismatched pair.")
-    encoded = encode_rows(tokenizer, rows, config.max_length, template=config.template)
+    encoded = encode_rows(
+        tokenizer, rows, config.max_length, template=config.template, template_kwargs=config.template_kwargs
+    )
     keys = [prompt_key(row.prompt) for row in rows]
+    # Drawn from all rows, so that one more that can't be used holds out no others.
     train, held = hold_out(keys, config.eval_fraction, config.seed)
+    refused = [one for one in encoded if isinstance(one, Problem)]
+    train, held = ([i for i in part if not isinstance(encoded[i], Problem)] for part in (train, held))
+    held = held if len(held) > 1 else []
+    if len(train) < 2:
+        raise DataError(
+            f"{config.data} holds fewer than two rows to train on: line {refused[0].line}: {refused[0].reason}."
+        )
     if config.objective == "sft":
         train = [i for i in train if rows[i].label]
         if len(train) < 2:
@@ -168,16 +179,16 @@ def prepare(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, config: KTO
         return [[(rows[numbers[i]], encoded[numbers[i]]) for i in part] for part in parts]
 
     remarks = [f"{len(train)} rows to train on, {len(held)} of other prompts held out to evaluate."]
-    cut_prompts = sum(e.prompt_cut > 0 for e in encoded)
-    cut_completions = sum(e.completion_cut > 0 for e in encoded)
+    if refused:
+        first = "; ".join(f"line {one.line}: {one.reason}" for one in refused[:3])
+        remarks.append(f"{len(refused)} of {len(rows)} rows can't be used. {first}.")
+    usable = [e for e in encoded if not isinstance(e, Problem)]
+    cut_prompts = sum(e.prompt_cut > 0 for e in usable)
+    cut_completions = sum(e.completion_cut > 0 for e in usable)
     if cut_prompts or cut_completions:
         remarks.append(
             f"max_length {config.max_length} cuts the start of {cut_prompts} prompts and the end of {cut_completions} "
             f"completions, of {len(rows)} rows."
-        )
-    if any(e.diverged for e in encoded):
-        remarks.append(
-            "The chat template renders prompts differently before an answer; completions start where the two part."
         )
     return Prepared(batches(train), batches(held), remarks)
 

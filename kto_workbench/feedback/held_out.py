@@ -5,7 +5,7 @@ import random
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-from kto_workbench.feedback.rendering import prompt_messages
+from kto_workbench.feedback.templates import prompt_messages
 
 
 def prompt_key(prompt: Any) -> str:

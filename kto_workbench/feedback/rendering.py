@@ -1,11 +1,11 @@
-"""A row as the model will see it: chat template, token ids, where the completion starts, what max_length cuts.
+"""A row as the model will see it: token ids, where the completion starts, what max_length cuts.
 
-The engine, the check and the page all use this one definition. It needs a tokenizer and no torch.
+The engine, the check and the page all use this one definition, and answering feeds a model with the same prompts. It
+needs a tokenizer and no torch. What a chat template makes of a row is in templates.py.
 """
 
-import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 from kto_workbench.config import DEMO_MODEL
 from kto_workbench.errors import ModelError
 from kto_workbench.feedback.named import asset
+from kto_workbench.feedback.rows import Problem
+from kto_workbench.feedback.templates import Thought, Turn, render, short_reason, special_tokens, uses_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from kto_workbench.feedback.rows import Message, Row
+    from kto_workbench.feedback.rows import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +28,16 @@ class Encoded:
 
     `prompt_ids` and `completion_ids` each hold at least one id; the completion ends in the end-of-turn token unless
     `completion_cut`. `prompt_cut` and `completion_cut` count the tokens that max_length took from the prompt's start
-    and the completion's end. `diverged` says that the template renders the prompt differently once an answer follows
-    (some reasoning templates do); the completion then starts where the two renderings part.
+    and the completion's end. The prompt's last `lead` ids are not the generation prompt's: they stand between it and
+    the answer; see Turn, also for `thought`.
     """
 
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
     prompt_cut: int = 0
     completion_cut: int = 0
-    diverged: bool = False
+    lead: int = 0
+    thought: Thought = ""
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.completion_ids)
@@ -70,47 +73,22 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def prompt_messages(prompt: "str | Sequence[Message]") -> "list[Message]":
-    """A prompt as chat messages: text is one user's turn."""
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-
-
-def uses_template(tokenizer: "PreTrainedTokenizerBase", template: str = "auto") -> bool:
-    """Whether prompts are rendered with the model's chat template (`auto`: where it has one) or as plain text."""
-    return template == "auto" and bool(tokenizer.chat_template)
-
-
-def render_prompt(
+def encode(
     tokenizer: "PreTrainedTokenizerBase",
-    prompt: "str | Sequence[Message]",
+    row: "Row",
+    max_length: int | None = None,
     *,
     template: str = "auto",
-    tools: Any = None,
-) -> str:
-    """The text that the model continues: prompt and generation prompt as the chat template writes them.
-
-    Without a template, messages are joined by blank lines.
-    """
-    if uses_template(tokenizer, template):
-        return _apply(tokenizer, prompt_messages(prompt), tools, add_generation_prompt=True)
-    return prompt if isinstance(prompt, str) else "\n\n".join(message["content"] for message in prompt)
-
-
-def render(tokenizer: "PreTrainedTokenizerBase", row: "Row", *, template: str = "auto") -> tuple[str, str]:
-    """A row's prompt, and its prompt with the completion, as text."""
-    tools = getattr(row, "tools", None)
-    prompt = render_prompt(tokenizer, row.prompt, template=template, tools=tools)
-    if not uses_template(tokenizer, template):
-        return prompt, prompt + row.completion
-    messages = [*prompt_messages(row.prompt), {"role": "assistant", "content": row.completion}]
-    return prompt, _apply(tokenizer, messages, tools, add_generation_prompt=False)
-
-
-def encode(
-    tokenizer: "PreTrainedTokenizerBase", row: "Row", max_length: int | None = None, *, template: str = "auto"
+    template_kwargs: Mapping[str, Any] | None = None,
 ) -> Encoded:
-    """Render and tokenize one row; a row over `max_length` tokens loses the start of its prompt first."""
-    return encode_rows(tokenizer, [row], max_length, template=template)[0]
+    """Render and tokenize one row; a row over `max_length` tokens loses the start of its prompt first.
+
+    Raises ModelError where the template refuses it.
+    """
+    (found,) = encode_rows(tokenizer, [row], max_length, template=template, template_kwargs=template_kwargs)
+    if isinstance(found, Problem):
+        raise ModelError(found.reason[0].upper() + found.reason[1:] + ".")
+    return found
 
 
 def encode_rows(
@@ -119,88 +97,124 @@ def encode_rows(
     max_length: int | None = None,
     *,
     template: str = "auto",
-) -> list[Encoded]:
-    """`encode` for many rows at once, which the tokenizer does in parallel."""
-    rendered = [render(tokenizer, row, template=template) for row in rows]
-    if not rendered:
+    template_kwargs: Mapping[str, Any] | None = None,
+) -> list[Encoded | Problem]:
+    """`encode` for many rows at once, which the tokenizer does in parallel.
+
+    A row that the chat template refuses is a Problem in its place.
+    """
+    found: list[Any] = []
+    for row in rows:
+        try:
+            found.append(render(tokenizer, row, template=template, template_kwargs=template_kwargs))
+        except ModelError as error:
+            sentence = str(error).rstrip(".")
+            found.append(Problem(row.line, "prompt", sentence[0].lower() + sentence[1:]))
+    turns = [one for one in found if isinstance(one, Turn)]
+    encoded = iter(_encode_turns(tokenizer, turns, max_length, plain=not uses_template(tokenizer, template)))
+    return [next(encoded) if isinstance(one, Turn) else one for one in found]
+
+
+def decode(tokenizer: "PreTrainedTokenizerBase", encoded: Encoded) -> tuple[str, str, str]:
+    """The text of a row's ids: the generation prompt, what stands between it and the answer, and what is scored."""
+    ids, start = encoded.prompt_ids + encoded.completion_ids, len(encoded.prompt_ids)
+    ends = (start - encoded.lead, start, len(ids))
+    texts = [tokenizer.decode(ids[:end], clean_up_tokenization_spaces=False) for end in ends]
+    # Not each by itself: some tokenizers leave out the blank that a text begins with.
+    return texts[0], texts[1][len(texts[0]) :], texts[2][len(texts[1]) :]
+
+
+def feed(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str], *, template: str = "auto") -> list[list[int]]:
+    """Rendered prompts as the ids that a model is fed with, to answer and to be scored; none is empty."""
+    return [_begun(tokenizer, ids) for ids in _ids(tokenizer, prompts, plain=not uses_template(tokenizer, template))]
+
+
+def cut_start(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], room: int) -> list[int]:
+    """A prompt's last `room` ids."""
+    cut = list(ids[-room:])
+    if len(ids) > room > 1 and ids[0] == tokenizer.bos_token_id:
+        cut[0] = ids[0]  # models lean on their first token
+    return cut
+
+
+def _begun(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> list[int]:
+    """Nothing predicts the first token of an empty prompt: begin as the model was taught to begin a text."""
+    return ids or [tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id]
+
+
+def _ids(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], *, plain: bool = False) -> list[list[int]]:
+    """Texts as ids. A template writes its own beginning-of-sequence token; plain text gets it from the tokenizer."""
+    if not texts:
         return []
-    # A template writes its own beginning-of-sequence token; plain text gets it from the tokenizer.
-    special = not uses_template(tokenizer, template)
-
-    def ids(texts: list[str]) -> list[list[int]]:
-        return tokenizer(texts, add_special_tokens=special, return_attention_mask=False, verbose=False)["input_ids"]
-
-    prompts, wholes = ids([prompt for prompt, _ in rendered]), ids([whole for _, whole in rendered])
-    if special:  # some tokenizers end every text
-        prompts = [p[:-1] if len(p) > 1 and p[-1] == tokenizer.eos_token_id else p for p in prompts]
-    ends = _turn_ends(tokenizer)
-    return [_split(tokenizer, ends, prompt, whole, max_length) for prompt, whole in zip(prompts, wholes, strict=True)]
+    found = tokenizer(list(texts), add_special_tokens=plain, return_attention_mask=False, verbose=False)["input_ids"]
+    if plain:  # some tokenizers end every text
+        found = [ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids for ids in found]
+    return found
 
 
-def _split(
-    tokenizer: "PreTrainedTokenizerBase", ends: set[int], prompt: list[int], whole: list[int], max_length: int | None
+def _encode_turns(
+    tokenizer: "PreTrainedTokenizerBase", turns: Sequence[Turn], max_length: int | None, *, plain: bool
+) -> list[Encoded]:
+    prompts = _ids(tokenizer, [turn.prompt for turn in turns], plain=plain)
+    wholes = _ids(tokenizer, [turn.prompt + turn.lead + turn.answer + turn.end for turn in turns], plain=plain)
+    ends = set(special_tokens(tokenizer).values())
+    encoded = []
+    for turn, prompt, whole in zip(turns, prompts, wholes, strict=True):
+        lead, completion = _behind(tokenizer, turn, prompt, whole)
+        if not completion or completion[-1] not in ends:
+            completion = [*completion, tokenizer.eos_token_id]
+        context = _begun(tokenizer, [*prompt, *lead])
+        encoded.append(_cut(tokenizer, context, completion, max_length, lead=len(lead), thought=turn.thought))
+    return encoded
+
+
+def _behind(
+    tokenizer: "PreTrainedTokenizerBase", turn: Turn, prompt: list[int], whole: list[int]
+) -> tuple[list[int], list[int]]:
+    """The ids of the lead, and of the answer with its end, behind those of the prompt."""
+    # White space at an answer's edge would merge with what stands beside it, or be swallowed by a special token.
+    edges = turn.answer[:1].isspace() or turn.answer[-1:].isspace()
+    if not edges and whole[: len(prompt)] == prompt:
+        rest = whole[len(prompt) :]
+    elif edges:
+        rest = _go_on(tokenizer, turn.lead + turn.answer) + _go_on(tokenizer, turn.end)
+    else:
+        rest = _go_on(tokenizer, turn.lead + turn.answer + turn.end)
+    lead = _go_on(tokenizer, turn.lead)
+    # A lead that grows together with the answer (a blank, with its first word) is scored with it.
+    return (lead, rest[len(lead) :]) if rest[: len(lead)] == lead else ([], rest)
+
+
+def _go_on(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    """A text's ids where it stands behind another: without the blank that some tokenizers put before a text."""
+    if not text:
+        return []
+    for before in ("\n", "a"):  # one of them keeps to itself
+        (short,), (long,) = _ids(tokenizer, [before]), _ids(tokenizer, [before + text])
+        if long[: len(short)] == short:
+            return long[len(short) :]
+    return _ids(tokenizer, [text])[0]
+
+
+def _cut(
+    tokenizer: "PreTrainedTokenizerBase",
+    head: list[int],
+    completion: list[int],
+    max_length: int | None,
+    *,
+    lead: int,
+    thought: Thought,
 ) -> Encoded:
-    start = 0
-    for a, b in zip(prompt, whole, strict=False):
-        if a != b:
-            break
-        start += 1
-    diverged = start < len(prompt)
-    head, completion = whole[:start], _closed(tokenizer, ends, whole[start:])
-    if not head:
-        # Nothing predicts the first token: begin as the model was taught to begin a text.
-        head = [tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id]
     if max_length is None or len(head) + len(completion) <= max_length:
-        return Encoded(tuple(head), tuple(completion), diverged=diverged)
+        return Encoded(tuple(head), tuple(completion), lead=lead, thought=thought)
     # A quarter of the length is the prompt's, if it is that long; what the completion leaves is, too.
-    room = max(max_length - len(completion), min(len(head), max(1, max_length // 4)))
-    cut_completion = completion[: max_length - min(room, len(head))]
-    cut_head = head[-room:] if room < len(head) else head
-    if len(cut_head) < len(head) and len(cut_head) > 1 and head[0] == tokenizer.bos_token_id:
-        cut_head = [head[0], *cut_head[1:]]  # models lean on their first token
+    room = min(len(head), max(max_length - len(completion), min(len(head), max(1, max_length // 4))))
+    cut_head, cut_completion = cut_start(tokenizer, head, room), completion[: max_length - room]
     return Encoded(
         tuple(cut_head),
         tuple(cut_completion),
         prompt_cut=len(head) - len(cut_head),
         completion_cut=len(completion) - len(cut_completion),
-        diverged=diverged,
+        lead=min(lead, len(cut_head)),
+        thought=thought,
     )
-
-
-def _turn_ends(tokenizer: "PreTrainedTokenizerBase") -> set[int]:
-    """The tokens that can end a turn: special ones, also those that the tokenizer's config gives no role."""
-    added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    # An unknown character at the end of an answer is no end.
-    return ({*tokenizer.all_special_ids, *added} - {tokenizer.unk_token_id}) | {tokenizer.eos_token_id}
-
-
-def _closed(tokenizer: "PreTrainedTokenizerBase", ends: set[int], completion: list[int]) -> list[int]:
-    """The completion ending in its end-of-turn token: white space behind it goes, a missing one is added."""
-    end = len(completion)
-    while end and completion[end - 1] not in ends and not tokenizer.decode(completion[end - 1 : end]).strip():
-        end -= 1
-    if end and completion[end - 1] in ends:
-        return completion[:end]
-    return [*completion, tokenizer.eos_token_id]
-
-
-def _apply(
-    tokenizer: "PreTrainedTokenizerBase", messages: "list[Message]", tools: Any, *, add_generation_prompt: bool
-) -> str:
-    if isinstance(tools, str):
-        tools = json.loads(tools)
-    try:
-        return tokenizer.apply_chat_template(
-            messages, tools=tools or None, tokenize=False, add_generation_prompt=add_generation_prompt
-        )
-    except Exception as error:  # jinja's own kinds, raised by the template's author
-        roles = ", ".join(message["role"] for message in messages)
-        raise ModelError(
-            f"The model's chat template refuses messages of roles {roles}: {short_reason(error)}."
-        ) from None
-
-
-def short_reason(error: Exception) -> str:
-    """The first line of an exception's message, fit to stand inside a sentence."""
-    line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return line.strip().rstrip(".")[:200]

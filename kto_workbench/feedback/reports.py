@@ -11,7 +11,7 @@ from kto_workbench.feedback.facts import gather_facts
 from kto_workbench.feedback.findings import Finding, diagnose
 from kto_workbench.feedback.fixes import free_path, write_fixed
 from kto_workbench.feedback.loading import Feedback, Progress, load_feedback
-from kto_workbench.feedback.tokens import TOKEN_SAMPLE, TokenCheck, check_tokens, find_cuts
+from kto_workbench.feedback.tokens import TOKEN_SAMPLE, TokenCheck, check_tokens, find_in_tokens
 
 SHOWN_PROBLEMS = 5
 SHOWN_LINES = 6
@@ -131,8 +131,11 @@ class CheckReport:
             title = name.replace("_tokens", "").replace("tokens", "together")
             lines.append(f"  {title:<12}half up to {q['median']:,}, 95 % up to {q['p95']:,}, longest {q['max']:,}")
         rendered = found["rendered"]
+        if not rendered:
+            return lines
         lines += ["", f"{self.feedback.unit} {rendered['line']} as the model sees it; what stands in ⟦ ⟧ is trained:"]
-        return lines + [f"  {line}" for line in f"{rendered['prompt']}⟦{rendered['completion']}⟧".splitlines()]
+        text = f"{rendered['prompt']}{rendered['lead']}⟦{rendered['completion']}⟧"
+        return lines + [f"  {line}" for line in text.splitlines()]
 
 
 def check(
@@ -140,6 +143,8 @@ def check(
     *,
     model: str | None = None,
     max_length: int = 1024,
+    template: str = "auto",
+    template_kwargs: Mapping[str, Any] | None = None,
     token_sample: int | None = TOKEN_SAMPLE,
     workspace: str | Path = "workspace",
     mapping: Mapping[str, Any] | None = None,
@@ -148,7 +153,8 @@ def check(
     """Load a source (or take a Feedback) and look at it like a doctor.
 
     With a model, its tokenizer counts the tokens of at most `token_sample` rows (None: of all), and `max_length` is
-    what training would cut at. `progress` is called with "read", "looked at" or "tokenized" and the rows so far.
+    what training would cut at; `template` and `template_kwargs` are the options of these names. `progress` is called
+    with "read", "looked at" or "tokenized" and the rows so far.
     Raises DataError if there is nothing to look at, ModelError if the model's tokenizer can't be loaded.
     """
     if isinstance(source, Feedback):
@@ -159,8 +165,9 @@ def check(
     findings = diagnose(feedback, facts)
     tokens = None
     if model:
-        tokens = check_tokens(feedback, model, max_length, sample=token_sample, progress=progress)
-        cuts = find_cuts(tokens)
-        findings = [*([cuts] if cuts and cuts.severity == "warning" else []), *findings]
-        findings += [cuts] if cuts and cuts.severity == "note" else []
+        how: dict[str, Any] = {"template": template, "template_kwargs": template_kwargs}
+        tokens = check_tokens(feedback, model, max_length, sample=token_sample, progress=progress, **how)
+        found = find_in_tokens(tokens)
+        notes = [finding for finding in found if finding.severity == "note"]
+        findings = [*(finding for finding in found if finding.severity != "note"), *findings, *notes]
     return CheckReport(feedback, facts, findings, tokens)

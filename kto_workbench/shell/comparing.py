@@ -164,7 +164,7 @@ def _judge(arguments: argparse.Namespace, workspace: str) -> Any:
         raise ConfigError(f"Option `judge-url` belongs to judge `endpoint`, not to `{kind}`.")
     if kind == "demo":
         from kto_workbench.demo.judge import judge as verdict_of
-        from kto_workbench.feedback.rendering import prompt_messages
+        from kto_workbench.feedback.templates import prompt_messages
 
         def kind_and_brief(prompt: Any, answer: str, expected: Any) -> bool:
             verdict = verdict_of(prompt_messages(prompt), answer)

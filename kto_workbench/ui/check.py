@@ -6,9 +6,12 @@ from typing import Any
 
 import gradio as gr
 
+from kto_workbench.config import read_template_kwargs
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.feedback import CheckReport, Feedback, Row, check
-from kto_workbench.feedback.rendering import check_model_folder, encode_rows, load_tokenizer
+from kto_workbench.feedback.rendering import Encoded, check_model_folder, decode, encode_rows, load_tokenizer
+from kto_workbench.feedback.rows import Problem
+from kto_workbench.feedback.templates import knows_system, uses_template
 from kto_workbench.ui import html
 from kto_workbench.ui.estimate import model_folder
 from kto_workbench.ui.words import finding_words, label, language_of, retell, say
@@ -86,27 +89,46 @@ def _tokenizer(folder: str) -> Any:
     return load_tokenizer(folder)
 
 
-def rendered_rows(language: str, rows: list[Row], model: str, max_length: int, template: str) -> str:
+def rendered_rows(
+    language: str, rows: list[Row], model: str, max_length: int, template: str, template_kwargs: str = ""
+) -> str:
     """Rows as the model sees them: the prompt as its template writes it, then, marked, what is trained.
 
     Looking fetches nothing: rows for a model that is not on this machine are shown as they are, and that is said.
-    Raises ModelError for a folder that does not exist, or without a tokenizer.
+    Raises ModelError for a folder that does not exist, or without a tokenizer; ConfigError for template_kwargs that are
+    no JSON object.
     """
     check_model_folder(model)
+    how = {"template": template, "template_kwargs": read_template_kwargs(template_kwargs)}
     folder = model_folder(model)
     if folder is None:
         said = html.message(say(language, "check.elsewhere", model=model), "info")
         return f'<div class="kto-stack">{said}{html.rows(language, rows)}</div>'
     tokenizer = _tokenizer(str(folder))
+    merges = uses_template(tokenizer, template) and not knows_system(tokenizer, how["template_kwargs"])
     items = []
-    for row, encoded in zip(rows, encode_rows(tokenizer, rows, max_length, template=template), strict=True):
-        cut = encoded.prompt_cut + encoded.completion_cut
-        counts = say(
-            language, "check.tokens", prompt=len(encoded.prompt_ids), completion=len(encoded.completion_ids)
-        ) + (say(language, "check.cut", count=cut) if cut else "")
+    for row, encoded in zip(rows, encode_rows(tokenizer, rows, max_length, **how), strict=True):
+        if isinstance(encoded, Problem):
+            shown = f'<p class="kto-prompt">{html.esc(retell(language, encoded.reason))}</p>'
+        else:
+            prompt, lead, completion = decode(tokenizer, encoded)
+            told = _told(language, encoded, merges and bool(row.system))
+            shown = (
+                f'<p class="kto-rendered">{html.esc(prompt + lead)}<mark>{html.esc(completion)}</mark></p>'
+                f"<small>{html.esc(told)}</small>"
+            )
         items.append(
-            f'<li class="kto-row">{html.thumb(language, row.label)}<div><p class="kto-rendered">'
-            f"{html.esc(tokenizer.decode(encoded.prompt_ids))}<mark>{html.esc(tokenizer.decode(encoded.completion_ids))}"
-            f'</mark></p><small>{html.esc(counts)}</small></div><span class="kto-line">{html.esc(row.line)}</span></li>'
+            f'<li class="kto-row">{html.thumb(language, row.label)}<div>{shown}</div>'
+            f'<span class="kto-line">{html.esc(row.line)}</span></li>'
         )
     return f'<ul class="kto-rows">{"".join(items)}</ul>'
+
+
+def _told(language: str, encoded: Encoded, merged: bool) -> str:
+    """How many tokens a row has, and what its template made of it."""
+    told = say(language, "check.tokens", prompt=len(encoded.prompt_ids), completion=len(encoded.completion_ids))
+    if cut := encoded.prompt_cut + encoded.completion_cut:
+        told += say(language, "check.cut", count=cut)
+    if encoded.thought:
+        told += say(language, f"check.thought.{encoded.thought}")
+    return told + (say(language, "check.system") if merged else "")

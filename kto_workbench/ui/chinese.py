@@ -9,6 +9,8 @@ OPTION_HELP_ZH: dict[str, str] = {
     "`thumbs`（在此工作区收集的反馈）。",
     "workspace": "存放训练、上传文件、缓存与收集到的反馈的文件夹。",
     "template": "`auto`：若模型有对话模板，则提示与回答都经过模板；`none`：纯文本。",
+    "template_kwargs": '另外告诉对话模板的内容，为一个 JSON 对象，例如 `{"enable_thinking": false}`：'
+    "训练、检查与回答时一律使用，并写入导出的模板。",
     "seed": "适配器、批次与观察回答的随机种子：种子相同，训练相同。",
     "objective": "`kto` 同时从点赞与点踩中学习；`sft` 只模仿点赞，作为对照基线。",
     "beta": "奖励饱和得多快，也就是模型可以离参考模型多远；越小走得越远。",
@@ -415,7 +417,12 @@ REASONS_ZH: dict[str, str] = {
     r"assets/(.+) is missing; `(.+)` makes the demo's files again\.": "缺少 assets/{0}；`{1}` 可重新生成示例文件。",
     r"The tokenizer of model (.+) names no end-of-sequence token, so answers could not end\.": "模型 {0} "
     "的分词器没有结束词元，回答将无法结束。",
-    r"The model's chat template refuses messages of roles (.+): (.+)\.": "模型的对话模板不接受角色为 {0} 的消息：{1}。",
+    r"[Tt]he model's chat template refuses messages of roles (.+?): (.+?)\.?": "模型的对话模板不接受角色为 {0} "
+    "的消息：{1}。",
+    r"Option `template_kwargs` should be a JSON object such as (.+), not (.+)\.": "选项 `template_kwargs` "
+    "应为 JSON 对象，例如 {0}，而不是 {1}。",
+    r"Option `template_kwargs` can't set (.+), which the workbench itself sets\.": "选项 `template_kwargs` "
+    "不能设置 {0}，它由工作台自己设置。",
 }
 
 # What may stand inside these sentences: kinds of values, and reasons of Python and of the system.

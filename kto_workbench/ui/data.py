@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
+from gradio.components import Component
 
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.feedback import Feedback, suggest_weights
@@ -24,7 +25,7 @@ class DataTab:
     ratio: gr.Slider
     train: gr.Button
     renewed: gr.State  # counts up when the feedback chosen has grown
-    follow: Callable[[gr.Dropdown, gr.Number, gr.Dropdown], None]  # the model, length and template chosen elsewhere
+    follow: Callable[..., None]  # the widgets of the model, length, template and its arguments, which are elsewhere
 
 
 def build(bench: Workbench, page: gr.Blocks) -> DataTab:
@@ -75,7 +76,7 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
         before = gr.Button(label("rows.before"), size="sm", scale=0, min_width=84, elem_id="data-before")
         after = gr.Button(label("rows.after"), size="sm", scale=0, min_width=84, elem_id="data-after")
     position = gr.State(0)
-    seen_by = gr.State({})  # the model, length and template of the Train tab
+    seen_by = gr.State({})  # what as_seen makes of the Train tab
     # A reload comes back to the feedback that was chosen; nothing in it is secret.
     chosen = gr.BrowserState("demo", storage_key="kto-workbench-feedback", secret="kto-workbench")
     rows = gr.HTML(elem_id="data-rows", elem_classes="kto-bare")
@@ -105,8 +106,10 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
         found = html.problems(language, feedback.problems)
         return "", counted, weighed, found, 0, *show_rows(language, feedback, side, 0, seen_by if rendered else {})
 
-    def measure(source: str, model: str, max_length: float, template: str, request: gr.Request) -> Iterator[str]:
-        language, seen_by = language_of(request), as_seen(model, max_length, template)
+    def measure(
+        source: str, model: str, max_length: float, template: str, template_kwargs: str, request: gr.Request
+    ) -> Iterator[str]:
+        language, seen_by = language_of(request), as_seen(model, max_length, template, template_kwargs)
         try:
             feedback = bench.feedback(source)
             yield length_cards(language, feedback, say(language, "card.tokens.waiting"))
@@ -153,8 +156,7 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
     for event, by in ((side.change, 0), (rendered.change, 0), (before.click, -1), (after.click, 1)):
         event(turn(by), [source, side, position, rendered, seen_by], [position, rows, where, before, after], **quiet)
 
-    def follow(model: gr.Dropdown, max_length: gr.Number, template: gr.Dropdown) -> None:
-        seen = [model, max_length, template]
+    def follow(*seen: Component) -> None:
         events = [page.load, *(widget.change for widget in seen)]
         gr.on(events, as_seen, seen, [seen_by], **quiet)
         # Not with the rest: the first look loads the tokenizer.
@@ -163,9 +165,14 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
     return DataTab(source, ratio, train, renewed, follow)
 
 
-def as_seen(model: str, max_length: float, template: str) -> dict[str, Any]:
-    """What decides how rows look to a model, as keyword arguments."""
-    return {"model": str(model or "demo").strip(), "max_length": int(max_length or 1024), "template": template}
+def as_seen(model: str, max_length: float, template: str, template_kwargs: str) -> dict[str, Any]:
+    """What decides how rows look to a model, as keyword arguments; the template's own as they are typed."""
+    return {
+        "model": str(model or "demo").strip(),
+        "max_length": int(max_length or 1024),
+        "template": template,
+        "template_kwargs": template_kwargs or "",
+    }
 
 
 def sources(bench: Workbench) -> list[tuple[Any, str]]:

@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from kto_workbench.config import KTOConfig
+from kto_workbench.config import KTOConfig, read_template_kwargs
 from kto_workbench.feedback import Feedback
 from kto_workbench.feedback.rendering import encode_rows, load_tokenizer, model_path
+from kto_workbench.feedback.rows import Problem
 from kto_workbench.runs import Run
 from kto_workbench.ui import html
 from kto_workbench.ui.words import say
@@ -71,22 +72,31 @@ def _tokenizer(folder: str):
 
 
 @functools.lru_cache(maxsize=8)
-def _lengths(feedback: Feedback, folder: str, max_length: int, template: str) -> Lengths:
+def _lengths(feedback: Feedback, folder: str, max_length: int, template: str, template_kwargs: str) -> Lengths | None:
     count = len(feedback.rows)
     chosen = np.sort(np.random.default_rng(0).choice(count, min(SAMPLE, count), replace=False))
-    encoded = encode_rows(_tokenizer(folder), feedback.rows.take(chosen), max_length, template=template)
+    how = {"template": template, "template_kwargs": read_template_kwargs(template_kwargs)}
+    encoded = encode_rows(_tokenizer(folder), feedback.rows.take(chosen), max_length, **how)
+    encoded = [row for row in encoded if not isinstance(row, Problem)]
+    if not encoded:
+        return None
     kept = np.array([(len(row.prompt_ids), len(row.completion_ids)) for row in encoded])
     cut = np.array([(row.prompt_cut, row.completion_cut) for row in encoded])
     return Lengths(*(kept + cut).T, *kept.T)
 
 
-def token_lengths(feedback: Feedback, model: str, max_length: int, template: str) -> Lengths | None:
-    """Lengths in the model's tokens; None without rows or without the model's files. Raises ModelError."""
+def token_lengths(
+    feedback: Feedback, model: str, max_length: int, template: str, template_kwargs: str = ""
+) -> Lengths | None:
+    """Lengths in the model's tokens; None without rows that its template takes, or without the model's files.
+
+    Raises ModelError or, for template_kwargs that are no JSON object, ConfigError.
+    """
     folder = model_folder(model)
     if folder is None or not len(feedback.rows):
         return None
     with _one_at_a_time:  # loading a tokenizer takes a second or two, and pages ask together
-        return _lengths(feedback, str(folder), max_length, template)
+        return _lengths(feedback, str(folder), max_length, template, template_kwargs)
 
 
 def different_prompts(feedback: Feedback) -> int:
@@ -110,7 +120,8 @@ def _memory(language: str, config: KTOConfig, feedback: Feedback) -> str:
         return ""
     gpu = find_gpu() if config.device in ("auto", "cuda") else None
     half = config.dtype == "bfloat16" or config.dtype == "auto" and gpu is not None and gpu.bfloat16
-    lengths = token_lengths(feedback, config.model, config.max_length, config.template)
+    kwargs = json.dumps(config.template_kwargs)
+    lengths = token_lengths(feedback, config.model, config.max_length, config.template, kwargs)
     estimate = estimate_memory(
         config,
         shape,

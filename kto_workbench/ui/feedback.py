@@ -27,7 +27,7 @@ LONGEST_CHAT = 60  # turns
 DAYS_SHOWN = 7
 WORDS_SHOWN = 34  # characters of an answer in a list
 # What the next round takes over from the run that was talked with, and what its two questions decide.
-ROUND_OPTIONS = ("model", "template", "tuning", "load_in_4bit", "start_adapter", "reference")
+ROUND_OPTIONS = ("model", "template", "template_kwargs", "tuning", "load_in_4bit", "start_adapter", "reference")
 
 WEIGHTS = ("desirable_weight", "undesirable_weight")  # follow from the thumbs
 
@@ -335,7 +335,9 @@ def next_round(run: Run | None, start: str, reference: str) -> dict[str, Any]:
     if run is None:
         return options
     config = run.config()
-    options |= {name: getattr(config, name) for name in ("model", "template", "tuning", "load_in_4bit")}
+    options |= {
+        name: getattr(config, name) for name in ("model", "template", "template_kwargs", "tuning", "load_in_4bit")
+    }
     if start == "adapter" and config.tuning == "full":
         options["model"] = str(run.model)
     elif start == "adapter":

@@ -3,6 +3,7 @@
 An option added to config.py shows up here by itself: its type chooses the widget, its bounds and help come along.
 """
 
+import json
 import shlex
 import typing
 from typing import Any
@@ -60,6 +61,8 @@ def to_widget(name: str, value: Any) -> Any:
     """An option's value as its widget shows it."""
     if isinstance(value, tuple):
         return "\n".join(value)
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False) if value else ""
     if _kind(options()[name]) is str and value is not None:
         return str(value)
     return value
@@ -134,4 +137,6 @@ def _flag(name: str, value: Any) -> list[str]:
         return [flag, str(value).lower()]
     if isinstance(value, tuple):
         return [flag, *value]
+    if isinstance(value, dict):
+        return [flag, json.dumps(value, ensure_ascii=False)]
     return [flag, f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)]

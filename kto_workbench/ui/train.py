@@ -202,7 +202,7 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
         trigger_mode="always_last",
         **quiet,
     )
-    data.follow(*(widgets[name] for name in ("model", "max_length", "template")))
+    data.follow(*(widgets[name] for name in ("model", "max_length", "template", "template_kwargs")))
     opened(lambda: gr.Dropdown(choices=presets.names()), None, [preset], **quiet)
     keep.click(save_preset, {*asked, preset}, [preset, preset_told], **quiet)
     take.click(load_preset, [preset], [preset_told, followed, *keyed], **quiet)

@@ -94,6 +94,12 @@ WORDS: dict[str, tuple[str, str]] = {
         "提示 {prompt:,} 个词元，训练 {completion:,} 个",
     ),
     "check.cut": ("; {count:,} cut off", "；截去 {count:,} 个"),
+    "check.system": ("; the system text goes before the first user text", "；系统文本置于首条用户文本之前"),
+    "check.thought.whole": ("; with its thought", "；连同其思考过程"),
+    "check.thought.inside": ("; from inside of its thought on", "；从思考过程之中开始"),
+    "check.thought.closed": ("; without a thought, which is closed for it", "；没有思考过程，已代为结束"),
+    "check.thought.skipped": ("; without the thought that the model begins with", "；没有模型通常先写的思考过程"),
+    "check.thought.doubled": ("; with a second thought behind a closed one", "；在已结束的思考之后又有一段思考"),
     # train
     "train.new": ("<h2>Settings of the next run</h2>", "<h2>下一次训练的设置</h2>"),
     "train.more": ("More options", "更多选项"),

@@ -1,0 +1,323 @@
+"""Chat templates: the text that a model continues, and where in it an answer stands.
+
+The context of an answer is the generation prompt, as answering makes it; what is scored is the text that was rated,
+then the template's own end of turn. A template's rendering of a finished answer is never scored: it may delete a
+thought, put one in, or strip white space. It is only asked what stands around an answer, by having it render a mark.
+"""
+
+import functools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from kto_workbench.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from kto_workbench.feedback.rows import Message, Row
+
+MARK = "\u2402\u2402"  # in nobody's template
+# How the families of reasoning models write a thought.
+THOUGHTS = (
+    ("<think>", "</think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<seed:think>", "</seed:think>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|channel>thought", "<channel|>"),
+)
+
+Thought = Literal["", "whole", "inside", "closed", "skipped", "doubled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """An answer in its place: prompt + lead + answer + end is the text of the row.
+
+    Attributes:
+        prompt: what the model continues, exactly as answering renders it.
+        lead: what has to stand between prompt and answer, "" for most templates: the header of a channel, the end of a
+            thought that the prompt opens and the answer doesn't have. Context, not scored.
+        answer: the text that was rated, without the opening of a thought that the prompt has written already.
+        end: the template's own end of turn; "" where it has none.
+        thought: how the answer stands to the thought that a reasoning model has before it. `whole`: it brings the whole
+            of it; `inside`: it begins inside of the one that the prompt opens; `closed`: it brings none, and the one
+            that the prompt opens is closed for it; `skipped`: it brings none where the model would begin one;
+            `doubled`: it brings one where the prompt has closed one already; "" where there is none at all.
+    """
+
+    prompt: str
+    lead: str
+    answer: str
+    end: str
+    thought: Thought = ""
+
+
+def uses_template(tokenizer: "PreTrainedTokenizerBase", template: str = "auto") -> bool:
+    """Whether prompts are rendered with the model's chat template (`auto`: where it has one) or as plain text."""
+    return template == "auto" and bool(tokenizer.chat_template)
+
+
+def prompt_messages(prompt: "str | Sequence[Message]") -> "list[Message]":
+    """A prompt as chat messages: text is one user's turn."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+
+
+def render_prompt(
+    tokenizer: "PreTrainedTokenizerBase",
+    prompt: "str | Sequence[Message]",
+    *,
+    template: str = "auto",
+    template_kwargs: Mapping[str, Any] | None = None,
+    tools: Any = None,
+) -> str:
+    """The text that the model continues: prompt and generation prompt as the chat template writes them.
+
+    Without a template, messages are joined by blank lines. Raises ModelError where the template refuses.
+    """
+    if uses_template(tokenizer, template):
+        return _render(tokenizer, prompt_messages(prompt), tools, template_kwargs, add_generation_prompt=True)
+    return prompt if isinstance(prompt, str) else "\n\n".join(message_text(message) for message in prompt)
+
+
+def render(
+    tokenizer: "PreTrainedTokenizerBase",
+    row: "Row",
+    *,
+    template: str = "auto",
+    template_kwargs: Mapping[str, Any] | None = None,
+) -> Turn:
+    """A row's answer in its place. Raises ModelError where the template refuses."""
+    prompt = render_prompt(tokenizer, row.prompt, template=template, template_kwargs=template_kwargs, tools=row.tools)
+    if not uses_template(tokenizer, template):
+        return Turn(prompt, "", row.completion, "")
+    marked = [*prompt_messages(row.prompt), {"role": "assistant", "content": MARK}]
+    whole = _render(tokenizer, marked, row.tools, template_kwargs, add_generation_prompt=False)
+    head, found, after = whole.rpartition(MARK)
+    end = _first_end(tokenizer, after) if found else ""
+    lead, answer, thought = _place(tokenizer, prompt, head, row.completion)
+    return Turn(prompt, lead, answer, end, thought)
+
+
+def message_text(message: "Message") -> str:
+    """What a message says: its text, that of its blocks, or its tool calls as JSON."""
+    content = message.get("content")
+    if isinstance(content, list):
+        content = "".join(block if isinstance(block, str) else block.get("text") or "" for block in content)
+    if not content and message.get("tool_calls"):
+        return json.dumps(message["tool_calls"], ensure_ascii=False)
+    return content or ""
+
+
+def knows_system(tokenizer: "PreTrainedTokenizerBase", template_kwargs: Mapping[str, Any] | None = None) -> bool:
+    """Whether the chat template writes a system message; if not, its text goes before the first user's."""
+    return _manners(tokenizer, template_kwargs).system
+
+
+# an answer's place ---------------------------------------------------------------------------------------------------
+
+
+def _place(tokenizer: "PreTrainedTokenizerBase", prompt: str, head: str, answer: str) -> tuple[str, str, Thought]:
+    """Lead, answer and thought. `head` is what the template writes before a finished answer."""
+    between = head.removeprefix(prompt) if head.startswith(prompt) else ""
+    bare = answer.lstrip()
+    for opening, closing in THOUGHTS:
+        brings = bare.startswith(opening)
+        if prompt.rstrip().endswith(opening):
+            if brings:
+                return "", _without(bare, prompt[prompt.rindex(opening) :], opening), "whole"
+            if closing in answer:
+                return "", answer, "inside"
+            # As the template itself goes on from a thought without words.
+            written = between or head[head.rindex(opening) :] if opening in head else between
+            return closing_of(written, closing), answer, "closed"
+        if brings and prompt.rstrip().endswith(closing):
+            block = prompt[prompt.rindex(opening) :] if opening in prompt else closing
+            return ("", bare.removeprefix(block), "") if bare.startswith(block) else ("", answer, "doubled")
+        if opening in between:
+            before = between[: between.index(opening)]
+            return _needed(tokenizer, before, answer), answer, "whole" if brings else "skipped"
+        if brings:
+            return _needed(tokenizer, between, answer), answer, "whole"
+    return _needed(tokenizer, between, answer), answer, ""
+
+
+def closing_of(written: str, closing: str) -> str:
+    """The end of a thought as a template writes it, with the white space around it."""
+    start = written.find(closing)
+    if start < 0:
+        return f"\n{closing}\n\n"
+    blank = len(written[:start]) - len(written[:start].rstrip())
+    return written[start - blank :]
+
+
+def _without(answer: str, *openings: str) -> str:
+    """The answer without the first of these that it begins with."""
+    return next(answer.removeprefix(one) for one in openings if answer.startswith(one))
+
+
+def _needed(tokenizer: "PreTrainedTokenizerBase", lead: str, answer: str) -> str:
+    """What a template writes before an answer, unless the answer brings it along."""
+    if not lead.strip():
+        return "" if answer[:1].isspace() else lead
+    written = [token.content for token in tokenizer.added_tokens_decoder.values() if token.content in lead]
+    return "" if any(token in answer for token in written) else lead
+
+
+def _first_end(tokenizer: "PreTrainedTokenizerBase", after: str) -> str:
+    """The end of a turn in what a template writes behind an answer: up to its special tokens that stand together.
+
+    What comes later ends the conversation, or begins the next turn. A text without a special token is an end without
+    its white space.
+    """
+    tokens = sorted(special_tokens(tokenizer), key=len, reverse=True)
+    special = re.compile("|".join(map(re.escape, tokens)))
+    found = special.search(after)
+    if found is None:
+        return after.rstrip()
+    while found[0] != tokenizer.eos_token and (more := special.match(after, found.end())):
+        found = more
+    return after[: found.end()]
+
+
+def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:
+    """The tokens that can end a turn, with their ids: special ones, also those that the config gives no role."""
+    found = {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    found |= dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+    # An unknown character at the end of an answer is no end.
+    found.pop(tokenizer.unk_token, None)
+    return found | {tokenizer.eos_token: tokenizer.eos_token_id}
+
+
+# a conversation as a template takes it -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Manners:
+    """What a template wants: texts as lists of blocks, and whether it writes system messages."""
+
+    blocks: bool = False
+    system: bool = True
+
+
+def _manners(tokenizer: "PreTrainedTokenizerBase", template_kwargs: Mapping[str, Any] | None) -> _Manners:
+    template, kwargs = json.dumps(tokenizer.chat_template), json.dumps(dict(template_kwargs or {}))
+    return _learn_manners(tokenizer, template, kwargs)
+
+
+@functools.lru_cache(maxsize=16)
+def _learn_manners(tokenizer: "PreTrainedTokenizerBase", template: str, kwargs: str) -> _Manners:
+    """Found by having it render a mark; `template` is the tokenizer's, as part of the key."""
+
+    def writes(blocks: bool, *roles: str) -> bool:
+        """Whether a mark in the first message is in the text."""
+        messages = [{"role": role, "content": "a"} for role in roles]
+        messages[0]["content"] = MARK
+        try:
+            said = _apply(tokenizer, _in_blocks(messages) if blocks else messages, None, json.loads(kwargs), True)
+        except Exception:  # jinja's own kinds, raised by the template's author
+            return False
+        return MARK in said
+
+    if writes(False, "user"):
+        return _Manners(False, writes(False, "system", "user"))
+    return _Manners(True, writes(True, "system", "user")) if writes(True, "user") else _Manners()
+
+
+def _render(
+    tokenizer: "PreTrainedTokenizerBase",
+    messages: "list[Message]",
+    tools: Any,
+    template_kwargs: Mapping[str, Any] | None,
+    *,
+    add_generation_prompt: bool,
+) -> str:
+    manners = _manners(tokenizer, template_kwargs)
+    plain = [
+        {**message, "content": "" if message.get("content") is None else message["content"]} for message in messages
+    ]
+    if not manners.system:
+        plain = _system_before_user(plain)
+    if manners.blocks:
+        plain = _in_blocks(plain)
+    calls = any(message.get("tool_calls") for message in plain)
+    # Templates want the arguments of a call as an object; a few want its JSON text, as logs have it.
+    forms = [_with_arguments(plain, read) for read in (_as_object, _as_text)] if calls else [plain]
+    refusals = []
+    for form in forms:
+        try:
+            tools = json.loads(tools) if isinstance(tools, str) else tools
+            return _apply(tokenizer, form, tools or None, template_kwargs, add_generation_prompt)
+        except Exception as error:  # jinja's own kinds, raised by the template's author
+            refusals.append(short_reason(error))
+    roles = ", ".join(str(message.get("role")) for message in messages if message.get("content") != MARK)
+    raise ModelError(f"The model's chat template refuses messages of roles {roles}: {refusals[0]}.")
+
+
+def _apply(
+    tokenizer: "PreTrainedTokenizerBase",
+    messages: "list[Message]",
+    tools: Any,
+    template_kwargs: Mapping[str, Any] | None,
+    add_generation_prompt: bool,
+) -> str:
+    return tokenizer.apply_chat_template(
+        messages, tools=tools, tokenize=False, add_generation_prompt=add_generation_prompt, **(template_kwargs or {})
+    )
+
+
+def _system_before_user(messages: "list[Message]") -> "list[Message]":
+    """System messages at the start, as text before the first user's."""
+    systems = 0
+    while systems < len(messages) and messages[systems]["role"] == "system":
+        systems += 1
+    rest = messages[systems:]
+    if not systems or not rest or rest[0]["role"] != "user":
+        return messages
+    texts = [message_text(message) for message in messages[: systems + 1]]
+    return [{**rest[0], "content": "\n\n".join(filter(None, texts))}, *rest[1:]]
+
+
+def _in_blocks(messages: "list[Message]") -> "list[Message]":
+    return [
+        {**message, "content": [{"type": "text", "text": message["content"]}]}
+        if isinstance(message["content"], str)
+        else message
+        for message in messages
+    ]
+
+
+def _with_arguments(messages: "list[Message]", read: Any) -> "list[Message]":
+    def call(given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        if isinstance(given.get("function"), dict):
+            return {**given, "function": call(given["function"])}
+        return {**given, "arguments": read(given["arguments"])} if "arguments" in given else given
+
+    return [
+        {**message, "tool_calls": [call(one) for one in message["tool_calls"]]}
+        if message.get("tool_calls")
+        else message
+        for message in messages
+    ]
+
+
+def _as_object(arguments: Any) -> Any:
+    try:
+        found = json.loads(arguments) if isinstance(arguments, str) else arguments
+    except ValueError:
+        return arguments
+    return found if isinstance(found, dict) else arguments
+
+
+def _as_text(arguments: Any) -> Any:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+
+
+def short_reason(error: Exception) -> str:
+    """The first line of an exception's message, fit to stand inside a sentence."""
+    line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return line.strip().rstrip(".")[:200]
