@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from kto_workbench.config import unknown_option
 from kto_workbench.errors import ConfigError, WorkbenchError
 from kto_workbench.runs.directory import EXPORT_FORMATS, find_run, list_runs
-from kto_workbench.shell import comparing, training
+from kto_workbench.shell import comparing, endpoints, training
 from kto_workbench.shell.common import as_json, last_metrics, workspace_of
 
 
@@ -63,11 +63,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--workspace", default=None, metavar="DIR", help="where runs, uploads and caches are (default: workspace)"
-    )
-    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    common = _common()
     parser = _Parser(prog="kto", description="Turn thumbs up and thumbs down into a better language model.")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -121,6 +117,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     comparing.add_arguments(compare)
 
+    endpoint = verb("endpoint", None, "Name OpenAI-compatible servers, which then answer and judge under these names.")
+    # An option that was given before the second verb must not be lost to the second one's default.
+    endpoints.add_arguments(endpoint, _common(argument_default=argparse.SUPPRESS))
+
     export = verb("export", _export, "Write a run's model in a form that other programs take.")
     export.add_argument("run", help="a run's id, a part of it, its directory, or `latest`")
     export.add_argument(
@@ -134,6 +134,14 @@ def _parser() -> argparse.ArgumentParser:
         "--push", metavar="OWNER/NAME", help="also upload it to the Hugging Face hub, as a private model"
     )
     return parser
+
+
+def _common(**settings: Any) -> argparse.ArgumentParser:
+    """What every verb takes."""
+    common = argparse.ArgumentParser(add_help=False, **settings)
+    common.add_argument("--workspace", metavar="DIR", help="where runs, uploads and caches are (default: workspace)")
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return common
 
 
 def _app(arguments: argparse.Namespace) -> None:

@@ -311,9 +311,9 @@ def test_compare_in_words_and_one_checkpoint_against_another(moved, prompts_file
     ("options", "sentence"),
     [
         ("--judge polite", "There is no judge 'polite'; there are "),
-        ("--judge endpoint", "Judge `endpoint` needs an address, such as "),
-        ("--judge-url http://127.0.0.1:9/v1", "The judge at an endpoint needs the name of its model."),
-        ("--judge-url http://127.0.0.1:9/v1 --judge-model m", "Nobody answers at http://127.0.0.1:9/v1/"),
+        ("--judge endpoint", "Judge `endpoint` needs a name, `endpoint:NAME`, or an address, "),
+        ("--judge-url http://127.0.0.1:9/v1", "An endpoint needs the name of its model, as the server calls it."),
+        ("--judge-url http://127.0.0.1:9/v1 --judge-model m", "Nobody answers at http://127.0.0.1:9/v1; "),
         ("--judge-url x --judge json", "Option `judge-url` belongs to judge `endpoint`, not to `json`."),
         ("--judge exact --prompts none.txt", "There is no file none.txt."),
         ("--prompts demo --limit 0", "Option `limit` should be at least 1, not 0."),

@@ -15,7 +15,7 @@ from kto_workbench.config import KTOConfig
 from kto_workbench.errors import ConfigError, DataError, RunError, WorkbenchError
 from kto_workbench.feedback.prompts import load_prompts, load_questions
 from kto_workbench.judging import endpoint, statistics
-from kto_workbench.judging.endpoint import EndpointJudge, Prices, combine, completions_url, estimate_cost, parse_verdict
+from kto_workbench.judging.endpoint import EndpointJudge, Prices, combine, estimate_cost, parse_verdict
 from kto_workbench.judging.questions import find_questions
 from kto_workbench.judging.records import Record, list_records, new_record
 from kto_workbench.judging.report import in_words
@@ -30,6 +30,7 @@ from kto_workbench.judging.verdicts import (
     summarize,
 )
 from kto_workbench.runs.directory import new_run
+from kto_workbench.runs.endpoints import Endpoint
 from kto_workbench.runs.launch import create_run
 
 # statistics ----------------------------------------------------------------------------------------------------------
@@ -162,6 +163,7 @@ def test_a_judge_that_can_not_be_read_is_one_sentence(spec, sentence):
 def test_other_judges_are_named_here_and_made_elsewhere():
     assert parse_judge("reward:./folder:1") == ("reward", "./folder:1")
     assert parse_judge("demo") == ("demo", "") and parse_judge("endpoint") == ("endpoint", "")
+    assert parse_judge("endpoint:local") == ("endpoint", "local")
 
 
 # questions -----------------------------------------------------------------------------------------------------------
@@ -293,13 +295,14 @@ PAIRS = 3  # the last one's answers are the same
 
 
 def ask(server, cases=CASES, **options):
-    return EndpointJudge(server.url, "judge", **{"backoff": 0.001, **options}).verdicts(cases)
+    named = Endpoint(server.url, options.pop("model", "judge"), options.pop("key_env", ""))
+    return EndpointJudge(named, **{"backoff": 0.001, **options}).verdicts(cases)
 
 
 def test_a_fair_judge_is_asked_in_both_orders(serve):
     server = serve(prefers_please)
     progress = []
-    judge = EndpointJudge(server.url + "/", "judge", criteria="Politeness is all.")
+    judge = EndpointJudge(Endpoint(server.url + "/", "judge"), criteria="Politeness is all.")
     found = judge.verdicts(CASES, lambda *done: progress.append(done))
     assert found.winners == ["tuned", "reference", "tie", "tie"]
     assert found.notes == {"position_bias": 0.5, "requests": 2 * PAIRS, "cached": 0, "unparsed": 0}
@@ -367,7 +370,7 @@ def test_an_answer_can_not_speak_for_the_judge(serve):
 
 
 def test_markers_can_not_be_known_beforehand():
-    judge = EndpointJudge("http://x/v1", "m")
+    judge = EndpointJudge(Endpoint("http://x/v1", "m"))
     asked = [
         judge.messages(Case("Hi", reference, tuned), False) for reference, tuned in [("a", "b"), ("a", "c"), ("d", "b")]
     ]
@@ -393,7 +396,7 @@ def test_a_server_that_keeps_failing_is_one_sentence(serve, trouble, sentence, r
     server = serve(lambda body: trouble)
     with pytest.raises(WorkbenchError) as caught:
         ask(server, CASES[:1], workers=1)
-    assert str(caught.value) == f"The judge at {server.url}/chat/completions {sentence}"
+    assert str(caught.value) == f"The endpoint {server.url} {sentence}"
     assert requests <= len(server.asked) <= 2 * requests  # the other order may have begun
 
 
@@ -407,7 +410,7 @@ def test_redirects_are_not_followed(serve):
 
 def test_nobody_there_and_somebody_else_there_are_sentences(serve):
     server = serve(lambda body: "A")
-    judge = EndpointJudge(server.url, "judge")
+    judge = EndpointJudge(Endpoint(server.url, "judge"))
     judge.reach()
     server.http.RequestHandlerClass.do_POST = lambda self: self.reply(200, ["hello"])
     with pytest.raises(WorkbenchError, match="does not answer like an OpenAI-compatible endpoint"):
@@ -415,9 +418,9 @@ def test_nobody_there_and_somebody_else_there_are_sentences(serve):
     server.http.RequestHandlerClass.do_GET = lambda self: self.reply(401, {"error": "who are you?"})
     with pytest.raises(WorkbenchError, match=r"refused: HTTP 401 \(who are you\?\)\.$"):
         judge.reach()
-    nobody = "http://127.0.0.1:9/v1"  # "discard", which no machine serves any more
-    for ask_it in (EndpointJudge(nobody, "m").reach, lambda: EndpointJudge(nobody, "m").verdicts(CASES)):
-        with pytest.raises(WorkbenchError, match="^Nobody answers at http://127.0.0.1:9/v1/chat/completions; "):
+    nobody = EndpointJudge(Endpoint("http://127.0.0.1:9/v1", "m"))  # "discard", which no machine serves any more
+    for ask_it in (nobody.reach, lambda: nobody.verdicts(CASES)):
+        with pytest.raises(WorkbenchError, match="^Nobody answers at http://127.0.0.1:9/v1; is its server running"):
             ask_it()
 
 
@@ -449,7 +452,7 @@ def test_replies_are_kept_and_a_second_time_asks_nothing(serve, tmp_path):
     ask(server, [changed], cache=tmp_path / "judgments")
     ask(server, CASES[:1], cache=tmp_path / "judgments", criteria="Other.")
     ask(server, CASES[:1], cache=tmp_path / "judgments", max_tokens=17)
-    EndpointJudge(server.url, "other", cache=tmp_path / "judgments").verdicts(CASES[:1])
+    ask(server, CASES[:1], cache=tmp_path / "judgments", model="other")
     assert len(server.asked) == 6 + 4 * 2
 
 
@@ -464,46 +467,22 @@ def test_the_key_goes_into_the_header_and_nowhere_else(serve, tmp_path, monkeypa
     key = "sk-very-secret-123"
     monkeypatch.setenv("JUDGE_API_KEY", key)
     server = serve(lambda body: "A")
-    ask(server, cache=tmp_path, key_variable="JUDGE_API_KEY")
+    ask(server, cache=tmp_path, key_env="JUDGE_API_KEY")
     assert all(headers["Authorization"] == f"Bearer {key}" for headers in server.headers)
     assert not any(key in json.dumps(body) for body in server.asked)
     assert not any(key in path.read_text() for path in tmp_path.rglob("*.jsonl"))
     server.judge = lambda body: (401, {}, f"Incorrect API key provided: {key}.")
     with pytest.raises(WorkbenchError) as caught:
-        ask(server, key_variable="JUDGE_API_KEY")
+        ask(server, key_env="JUDGE_API_KEY")
     assert "Incorrect API key provided: ***)" in str(caught.value) and key not in repr(caught.value.__dict__)
     monkeypatch.setenv("JUDGE_API_KEY", f"{key}\nX: y")
     for variable, sentence in [
-        (key, "Name the environment variable that holds the key, such as OPENAI_API_KEY, not the key."),
-        ("gsk_written_here", "Name the environment variable that holds the key, such as OPENAI_API_KEY, not the key."),
-        ("NO_SUCH_API_KEY", "The environment variable NO_SUCH_API_KEY is not set, so there is no key for the judge."),
+        ("NO_SUCH_API_KEY", "The environment variable NO_SUCH_API_KEY is not set, so there is no key for it."),
         ("JUDGE_API_KEY", "What the environment variable JUDGE_API_KEY holds can't be a key."),
     ]:
         with pytest.raises(ConfigError) as refused:
-            EndpointJudge(server.url, "judge", key_variable=variable)
+            EndpointJudge(Endpoint(server.url, "judge", variable))
         assert str(refused.value) == sentence
-
-
-@pytest.mark.parametrize(
-    "url", ["file:///etc/passwd", "ftp://a", "127.0.0.1:80", "http://", "", "http://a:b", "gopher://x"]
-)
-def test_only_http_addresses_are_asked(url):
-    with pytest.raises(ConfigError, match="address"):
-        completions_url(url)
-
-
-def test_addresses():
-    assert (
-        completions_url(" https://x/v1/ ")
-        == completions_url("https://x/v1/chat/completions")
-        == "https://x/v1/chat/completions"
-    )
-    for url in ("http://me:secret@x/v1", "http://x/v1?key=secret"):
-        with pytest.raises(ConfigError) as caught:
-            completions_url(url)
-        assert "secret" not in str(caught.value)
-    assert endpoint.is_loopback("http://127.0.0.1:8/v1") and endpoint.is_loopback("http://[::1]/v1")
-    assert endpoint.is_loopback("http://localhost/v1") and not endpoint.is_loopback("http://127.0.0.1.example/v1")
 
 
 def test_cost_by_hand():
@@ -516,7 +495,7 @@ def test_cost_by_hand():
     three = estimate_cost(prompts, answer_tokens=100, sides=3)
     assert three["requests"] == 12 and three["price"] is None
     # a real question is not dearer than said
-    asked = EndpointJudge("http://x/v1", "m").messages(Case(prompts[0], "z" * 400, "z" * 400), False)
+    asked = EndpointJudge(Endpoint("http://x/v1", "m")).messages(Case(prompts[0], "z" * 400, "z" * 400), False)
     assert sum(len(message["content"]) for message in asked) / 4 <= (around + 400) / 4 + 2 * 100
 
 

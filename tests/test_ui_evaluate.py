@@ -22,6 +22,7 @@ from kto_workbench.judging.records import Record, list_records, new_record
 from kto_workbench.judging.steps import checkpoints_of
 from kto_workbench.runs import Run
 from kto_workbench.runs.children import reap
+from kto_workbench.runs.endpoints import Endpoint, add_endpoint
 from kto_workbench.ui import outcome
 from kto_workbench.ui.evaluate import Wish, begin_evaluation, cost_line, keep_prompts, prompt_files
 from kto_workbench.ui.words import retell
@@ -63,7 +64,7 @@ def prompts(bench):
 def wish(of, **changes):
     fields = dict(
         run=of.id, against="reference", checkpoints=False, prompts="demo", limit=2, kind="shorter", argument="",
-        url="", model="", key_variable="", criteria="", max_tokens=16, price_read=None, price_written=None,
+        endpoint=None, criteria="", max_tokens=16, price_read=None, price_written=None,
     )  # fmt: skip
     return Wish(**{**fields, **changes})
 
@@ -71,7 +72,8 @@ def wish(of, **changes):
 def test_a_child_process_evaluates_and_the_page_only_looks(bench, trained, prompts, serve, monkeypatch):  # noqa: F811
     monkeypatch.setenv("MY_JUDGE_API_KEY", "sk-not-for-the-page")
     server, run = serve(prefers_please), bench.run(trained.id)
-    asked = wish(run, prompts=prompts, kind="endpoint", url=server.url, model="--json", key_variable="MY_JUDGE_API_KEY")
+    add_endpoint(Endpoint(server.url, "--json", "MY_JUDGE_API_KEY", "judge"), bench.workspace)
+    asked = wish(run, prompts=prompts, kind="endpoint", endpoint="judge")
     record = begin_evaluation(bench, replace(asked, checkpoints=True, against=checkpoints_of(run)[0].name))
     assert record.read()["state"] in ("starting", "running")
     assert 'role="progressbar"' in outcome.show("en", record, record.read())
@@ -80,8 +82,11 @@ def test_a_child_process_evaluates_and_the_page_only_looks(bench, trained, promp
     wait_for(lambda: record.read()["state"] not in ("starting", "running"))
     found = record.read()
     assert found["state"] == "finished", record.log_path.read_text()
-    assert found["evaluation"]["judge"] == "endpoint" and found["about"]["n_prompts"] == 2 == len(found["answers"])
-    assert found["about"]["judge_model"] == "--json"  # what is typed is never an option
+    assert found["evaluation"]["judge"] == "endpoint:judge" and found["about"]["n_prompts"] == 2 == len(
+        found["answers"]
+    )
+    assert server.asked[0]["model"] == "--json"  # what is typed is never an option
+    assert {headers["Authorization"] for headers in server.headers} == {"Bearer sk-not-for-the-page"}
     first = found["evaluation"]["checkpoints"][0]  # is held against itself
     assert first["side"] == found["about"]["against"] == checkpoints_of(run)[0].name
     assert (first["ties"], first["requests"]) == (2, 0) and abs(first["kl"]["per_answer"]) < 1e-4
@@ -95,9 +100,10 @@ def test_a_child_process_evaluates_and_the_page_only_looks(bench, trained, promp
 
 def test_a_failed_evaluation_says_why(bench, trained):
     run = bench.run(trained.id)
-    record = begin_evaluation(bench, wish(run, kind="endpoint", url="http://127.0.0.1:9/v1", model="m"))
+    add_endpoint(Endpoint("http://127.0.0.1:9/v1", "m", name="dead"), bench.workspace)
+    record = begin_evaluation(bench, wish(run, kind="endpoint", endpoint="dead"))
     wait_for(lambda: record.read()["state"] == "failed")
-    assert "Nobody answers at http://127.0.0.1:9/v1" in outcome.show("en", record, record.read())
+    assert "Nobody answers at dead" in outcome.show("en", record, record.read())
     assert "没有应答" in outcome.show("zh", record, record.read())
 
 
@@ -125,8 +131,8 @@ def test_an_evaluation_that_was_stopped_or_killed_is_shown_as_such(bench, traine
         ({"limit": -1}, "Option `limit` should be at least 1, not -1."),
         ({"prompts": "held-out", "run": None}, "There is no run yet."),
         (
-            {"kind": "endpoint", "url": "http://x/v1", "key_variable": "AWS_SECRET_ACCESS_KEY"},
-            "From this page, a key comes from an environment variable whose name ends in _API_KEY.",
+            {"kind": "endpoint", "endpoint": "http://x/v1"},
+            "There is no endpoint 'http://x/v1' in this workspace, which has none yet; see `kto endpoint add`.",
         ),
     ],
 )
@@ -143,14 +149,13 @@ def test_the_cost_is_shown_before_the_start(bench, trained):
     assert cost_line(bench, wish(run, limit=3), "en").count("3 prompts") == 1
     held_out = cost_line(bench, wish(run, limit=0, prompts="held-out"), "en")
     assert "prompts" in held_out and "requests" not in held_out
-    asked = wish(run, limit=3, kind="endpoint", url="http://127.0.0.1:8000/v1", model="m")
+    add_endpoint(Endpoint("http://x/v1", "m", name="dear"), bench.workspace)
+    asked = wish(run, limit=3, kind="endpoint", endpoint="dear")
     assert "at most 6 requests" in cost_line(bench, asked, "en") and "money" not in cost_line(bench, asked, "en")
-    dear = cost_line(
-        bench, wish(run, limit=3, kind="endpoint", url="http://x/v1", price_read=1e6, price_written=0), "en"
-    )
+    dear = cost_line(bench, replace(asked, price_read=1e6, price_written=0), "en")
     assert ".00 in money" in dear and "6 个请求" in cost_line(bench, asked, "zh")
-    with pytest.raises(WorkbenchError, match="http"):
-        cost_line(bench, wish(run, kind="endpoint", url="file:///etc/passwd"), "en")
+    with pytest.raises(WorkbenchError, match="There is no endpoint 'file:///etc/passwd'"):
+        cost_line(bench, replace(asked, endpoint="file:///etc/passwd"), "en")
 
 
 def test_files_of_prompts_stay_in_the_workspace(bench, tmp_path):
@@ -193,6 +198,7 @@ def test_what_weakens_a_win_is_said_beside_it(language):
 @pytest.mark.timeout(240)
 def test_an_evaluation_in_the_browser_survives_a_reload(workbench, open_page, trained, serve, tmp_path):  # noqa: F811
     server, run = serve(prefers_please), copied(trained, workbench.workspace)
+    add_endpoint(Endpoint(server.url, "judge-7b", name="local"), workbench.workspace)
     prompts = tmp_path / "owls.txt"
     prompts.write_text("What does an owl eat?\nWhat sound does an owl make?\n")
     page = open_page(f"{workbench.url}/#compare")
@@ -207,11 +213,10 @@ def test_an_evaluation_in_the_browser_survives_a_reload(workbench, open_page, tr
     page.locator("#evaluate-upload").wait_for()
     page.set_input_files("#evaluate input[type=file]", str(prompts))
     wait(lambda: "2 prompts in owls.txt" in page.inner_text("#evaluate-message"), 20)
-    assert not page.locator("#evaluate-url").is_visible()
+    assert not page.locator("#evaluate-endpoint").is_visible()
     page.locator("#evaluate-judge input").click()
     page.get_by_role("option", name="a language model at an endpoint").click()
-    page.locator("#evaluate-url textarea, #evaluate-url input").fill(server.url)
-    page.locator("#evaluate-model textarea, #evaluate-model input").fill("judge")
+    assert page.locator("#evaluate-endpoint input").input_value() == "local · judge-7b"
     wait(lambda: "2 prompts. The judge gets at most 4 requests" in page.inner_text("#evaluate-cost"), 20)
     page.locator("#evaluate-start").click()
     wait(lambda: list_records(run), 20, lambda: page.inner_text("#evaluate-message"))

@@ -1,34 +1,26 @@
 """A judge behind an OpenAI-compatible address: vLLM, Ollama, llama.cpp's server, or a provider's.
 
-    judge = EndpointJudge("http://127.0.0.1:8000/v1", "Qwen/Qwen3-32B", cache=Path("workspace/cache/judgments"))
+    judge = EndpointJudge(find_endpoint("local", "workspace"), cache=Path("workspace/cache/judgments"))
     judge.verdicts(cases, on_progress).winners
 
 Each pair is asked about twice, with the answers swapped, and is won only if both times say so: a judge that goes by the
-place gives ties. Replies are kept on disk, so asking again costs nothing. The key comes from an environment variable
-and goes nowhere but into the request's header.
+place gives ties. Replies are kept on disk, so asking again costs nothing.
 """
 
-import contextlib
 import hashlib
 import json
-import os
-import random
 import re
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import httpx
-
-from kto_workbench.errors import ConfigError, WorkbenchError
 from kto_workbench.judging.statistics import mean
 from kto_workbench.judging.verdicts import REFERENCE, TIE, TUNED, Case, Progress, Verdicts
 from kto_workbench.runs import jsonlines
+from kto_workbench.runs.completions import WORKERS, Client
+from kto_workbench.runs.endpoints import Endpoint, completions_url
 
 CRITERIA = "Prefer the answer that helps the person more: correct, to the point, honest and polite."
 SYSTEM = (
@@ -39,10 +31,6 @@ SYSTEM = (
     "Reply with one word and nothing else: A, B or tie."
 )
 CHARACTERS_A_TOKEN = 4  # a rule of thumb for English; other scripts take more tokens
-WORKERS = 4
-ATTEMPTS = 5
-TIMEOUT = 120.0
-LONGEST_WAIT = 30.0
 
 _THOUGHTS = re.compile(r"^\s*<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL)
 _VERDICT = re.compile(r"\W*(?:(?:verdict|winner|answer)\W+)*(a|b|tie)\W*", re.IGNORECASE)
@@ -59,15 +47,12 @@ class Prices:
 class EndpointJudge:
     """A language model that is asked which of two answers is better."""
 
-    name = "endpoint"
     needs_expected = False
 
     def __init__(
         self,
-        url: str,
-        model: str,
+        endpoint: Endpoint,
         *,
-        key_variable: str = "",
         criteria: str = "",
         max_tokens: int = 16,
         cache: Path | None = None,
@@ -77,9 +62,7 @@ class EndpointJudge:
         """Check the settings; nothing is asked yet.
 
         Args:
-            url: up to `/v1`; `/chat/completions` is put behind it.
-            model: as the server calls it.
-            key_variable: name of the environment variable that holds the key; none is sent if empty.
+            endpoint: whom to ask.
             criteria: what makes an answer better, in a sentence or two.
             max_tokens: longest reply; a judge that thinks aloud first needs a few thousand.
             cache: folder of the replies; None keeps none.
@@ -87,16 +70,13 @@ class EndpointJudge:
             backoff: seconds before the first repetition, doubled with each.
 
         Raises:
-            ConfigError: the address is none, the model is missing, or the variable is not set.
+            ConfigError: the variable of the endpoint's key is not set.
         """
-        self.url, self.model = completions_url(url), model.strip()
-        if not self.model:
-            raise ConfigError("The judge at an endpoint needs the name of its model.")
+        self.name = f"endpoint:{endpoint.name}" if endpoint.name else "endpoint"
+        self._client = Client(endpoint, backoff=backoff)
         self.criteria = " ".join(criteria.split()) or CRITERIA
-        self.max_tokens, self.workers, self.backoff = max_tokens, workers, backoff
-        self._key = read_key(key_variable)
-        self._cache = _Replies(cache, self.url, self.model)
-        self._left_out: set[str] = set()
+        self.max_tokens, self.workers = max_tokens, workers
+        self._cache = _Replies(cache, completions_url(endpoint.url), endpoint.model)
 
     def verdicts(self, cases: Sequence[Case], on_progress: Progress = lambda done, total: None) -> Verdicts:
         """Ask about each pair in both orders; equal answers are a tie without being asked about.
@@ -125,13 +105,8 @@ class EndpointJudge:
 
     def reach(self) -> None:
         """Raise WorkbenchError if nobody answers at the address, or the key is refused; costs no tokens."""
-        with self._client() as client:
-            try:
-                response = client.get(self.url.removesuffix("chat/completions") + "models", headers=self._headers())
-            except httpx.HTTPError:
-                raise WorkbenchError(f"Nobody answers at {self.url}; is the judge's server running?") from None
-        if response.status_code in (401, 403):
-            raise WorkbenchError(f"The judge at {self.url} refused: HTTP {response.status_code}{self._told(response)}.")
+        with self._client as client:
+            client.reach()
 
     def messages(self, case: Case, swapped: bool) -> list[dict[str, str]]:
         """The chat that asks: A is the reference, or the tuned side if `swapped`.
@@ -158,79 +133,20 @@ class EndpointJudge:
         open_ones = [i for i, text in enumerate(said) if text is None]
         done = cached = len(chats) - len(open_ones)
         on_progress(done, len(chats))
-        client = self._client()
-        pool = ThreadPoolExecutor(self.workers)
-        try:
-            waiting = {pool.submit(self._ask, client, chats[i]): i for i in open_ones}
-            for future in as_completed(waiting):
-                i = waiting[future]
-                said[i] = future.result()
-                if parse_verdict(said[i]) is not None:  # an unreadable reply may be better the next time
-                    self._cache.add(keys[i], said[i])
-                done += 1
-                on_progress(done, len(chats))
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-            client.close()
-        return said, cached
-
-    def _client(self) -> httpx.Client:
-        # A server on this machine is not to be looked for behind a proxy; redirects would lead elsewhere.
-        return httpx.Client(timeout=TIMEOUT, follow_redirects=False, trust_env=not is_loopback(self.url))
-
-    def _headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self._key}"} if self._key else {}
-
-    def _ask(self, client: httpx.Client, chat: list[dict[str, str]]) -> str:
-        """One reply, repeated while the server is busy or broken."""
-        refused, reason = 0, ""
-        while refused < ATTEMPTS:
-            wait = min(self.backoff * 2**refused, LONGEST_WAIT) * random.uniform(0.5, 1)
-            body = self._body(chat)
+        with self._client as client:
+            pool = ThreadPoolExecutor(self.workers)
             try:
-                response = client.post(self.url, json=body, headers=self._headers())
-            except httpx.ConnectError:
-                raise WorkbenchError(f"Nobody answers at {self.url}; is the judge's server running?") from None
-            except httpx.HTTPError as error:
-                reason = f"it broke off ({type(error).__name__})"
-            else:
-                status = response.status_code
-                if status == 200:
-                    return _reply(response, self.url)
-                reason = f"HTTP {status}{self._told(response)}"
-                if status == 400 and self._leave_out(reason, body):
-                    continue  # at most once for each parameter
-                if status not in (408, 409, 425, 429) and status < 500:
-                    raise WorkbenchError(f"The judge at {self.url} refused: {reason}.")
-                with contextlib.suppress(ValueError):
-                    wait = min(max(wait, float(response.headers.get("retry-after", ""))), LONGEST_WAIT)
-            refused += 1
-            if refused < ATTEMPTS:
-                time.sleep(wait)
-        raise WorkbenchError(f"The judge at {self.url} failed {ATTEMPTS} times: {reason}.")
-
-    def _body(self, chat: list[dict[str, str]]) -> dict[str, Any]:
-        body = {"model": self.model, "messages": chat, "temperature": 0, "max_tokens": self.max_tokens}
-        if "max_tokens" in self._left_out:
-            body["max_completion_tokens"] = self.max_tokens
-        return {name: value for name, value in body.items() if name not in self._left_out}
-
-    def _leave_out(self, reason: str, body: dict[str, Any]) -> bool:
-        """Whether the server complains of a parameter that some models don't take, which is then sent no more."""
-        unwanted = {name for name in ("max_tokens", "temperature") if name in reason and name in body}
-        self._left_out |= unwanted
-        return bool(unwanted)
-
-    def _told(self, response: httpx.Response) -> str:
-        """What the server says about its refusal, without the key, should it repeat that."""
-        try:
-            error = response.json()["error"]
-            told = str(error["message"] if isinstance(error, dict) else error)
-        except (ValueError, KeyError, TypeError):
-            return ""
-        told = " ".join(told.split()).rstrip(".")
-        told = told.replace(self._key, "***") if self._key else told
-        return f" ({told[:200]})"
+                waiting = {pool.submit(client.ask, chats[i], max_tokens=self.max_tokens): i for i in open_ones}
+                for future in as_completed(waiting):
+                    i = waiting[future]
+                    said[i] = future.result()
+                    if parse_verdict(said[i]) is not None:  # an unreadable reply may be better the next time
+                        self._cache.add(keys[i], said[i])
+                    done += 1
+                    on_progress(done, len(chats))
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+        return said, cached
 
 
 class _Replies:
@@ -307,52 +223,3 @@ def estimate_cost(
     written = requests * max_tokens
     price = (read * prices.read + written * prices.written) / 1e6 if prices else None
     return {"requests": requests, "tokens_read": read, "tokens_written": written, "price": price}
-
-
-def completions_url(url: str) -> str:
-    """The address that is asked. Raises ConfigError for anything but http and https, and for one that holds a key."""
-    url = url.strip()
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        raise ConfigError(f"{url!r} is not the address of an endpoint.") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(
-            f"The judge's address should begin with http:// or https://, such as http://127.0.0.1:8000/v1, not {url!r}."
-        )
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ConfigError("The judge's address should hold no name, password or query; name the key's variable.")
-    return url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
-
-
-def read_key(variable: str) -> str:
-    """The key in an environment variable, "" if none is named. Raises ConfigError if it is not set."""
-    if not variable:
-        return ""
-    if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", variable):
-        # Whoever writes the key itself here must not find it in a log.
-        raise ConfigError("Name the environment variable that holds the key, such as OPENAI_API_KEY, not the key.")
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise ConfigError(f"The environment variable {variable} is not set, so there is no key for the judge.")
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise ConfigError(f"What the environment variable {variable} holds can't be a key.")
-    return key
-
-
-def is_loopback(url: str) -> bool:
-    """Whether an address is this machine's own."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _reply(response: httpx.Response, url: str) -> str:
-    try:
-        content = response.json()["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, IndexError, TypeError):
-        raise WorkbenchError(f"What is at {url} does not answer like an OpenAI-compatible endpoint.") from None
-    return content if isinstance(content, str) else ""

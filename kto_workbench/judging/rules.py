@@ -8,7 +8,8 @@
     contains         the expected answer occurs in it, apart from case and white space
     demo             kind and brief, as the demo's own judge sees it
     reward:MODEL     a reward model that transformers loads
-    endpoint         a language model behind an OpenAI-compatible address
+    endpoint:NAME    a language model at an endpoint that the workspace has a name for (`kto endpoint`)
+    endpoint         one whose address is given beside it, at the shell
 
 `exact` and `contains` read `expected` or `answer` from the file of prompts.
 """
@@ -34,7 +35,7 @@ KINDS = {
     "contains": "",
     "demo": "",
     "reward": "MODEL",
-    "endpoint": "",
+    "endpoint": "NAME",
 }
 
 RULES = tuple(kind for kind in KINDS if kind not in ("demo", "reward", "endpoint"))
@@ -65,7 +66,7 @@ def parse_judge(spec: str) -> tuple[str, str]:
     kind, colon, argument = spec.strip().partition(":")
     if kind not in KINDS:
         raise ConfigError(f"There is no judge {spec!r}; there are {', '.join(map(_usage, KINDS))}.")
-    if bool(argument) != bool(KINDS[kind]):
+    if bool(argument) != bool(KINDS[kind]) and spec.strip() != "endpoint":
         raise ConfigError(f"Judge `{kind}` is written `{_usage(kind)}`, not {spec!r}.")
     if kind in RULES:
         make_rule(kind, argument)

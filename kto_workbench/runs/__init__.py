@@ -5,6 +5,8 @@
     children.py    processes that outlive whoever started them
     turn.py        one device, one job: later ones wait their turn, in order, on disk
     sides.py       what can stand on a side of a comparison: tuned model, reference, checkpoint
+    endpoints.py   the names that the owner has given to OpenAI-compatible servers
+    completions.py asking one of them: one client, for sides and for judges
     answering.py   answers from a child process that keeps models warm, asked without torch
     memory.py      what a training will take, by arithmetic
     shelf.py       name, note, delete and take back

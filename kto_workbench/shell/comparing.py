@@ -34,9 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--judge",
         metavar="JUDGE",
         help="who says which answer wins: regex:PATTERN, regex:!PATTERN, length:MIN-MAX (words), shorter, longer, "
-        "json, exact, contains (the file's `expected`), demo, reward:MODEL, or endpoint",
+        "json, exact, contains (the file's `expected`), demo, reward:MODEL, or endpoint:NAME (see `kto endpoint`)",
     )
-    parser.add_argument("--judge-url", metavar="URL", help="of an OpenAI-compatible endpoint, up to /v1")
+    parser.add_argument("--judge-url", metavar="URL", help="of an endpoint without a name, up to /v1")
     parser.add_argument("--judge-model", metavar="NAME", default="", help="as the endpoint calls it")
     parser.add_argument(
         "--judge-key-env", metavar="VARIABLE", default="", help="the environment variable that holds the endpoint's key"
@@ -159,9 +159,9 @@ def _judge(arguments: argparse.Namespace, workspace: str) -> Any:
 
     if not arguments.judge and not arguments.judge_url:
         return None
-    kind, _ = parse_judge(arguments.judge or "endpoint")
-    if arguments.judge_url and kind != "endpoint":
-        raise ConfigError(f"Option `judge-url` belongs to judge `endpoint`, not to `{kind}`.")
+    kind, name = parse_judge(arguments.judge or "endpoint")
+    if arguments.judge_url and (kind != "endpoint" or name):
+        raise ConfigError(f"Option `judge-url` belongs to judge `endpoint`, not to `{arguments.judge}`.")
     if kind == "demo":
         from kto_workbench.demo.judge import judge as verdict_of
         from kto_workbench.feedback.templates import prompt_messages
@@ -173,19 +173,22 @@ def _judge(arguments: argparse.Namespace, workspace: str) -> Any:
         return Rule("demo", kind_and_brief)
     if kind == "endpoint":
         from kto_workbench.judging.endpoint import EndpointJudge
+        from kto_workbench.runs.endpoints import Endpoint, find_endpoint
 
-        if not arguments.judge_url:
-            raise ConfigError("Judge `endpoint` needs an address, such as --judge-url http://127.0.0.1:8000/v1.")
-        endpoint = EndpointJudge(
-            arguments.judge_url,
-            arguments.judge_model,
-            key_variable=arguments.judge_key_env,
+        if name:
+            endpoint = find_endpoint(name, workspace)
+        elif arguments.judge_url:
+            endpoint = Endpoint(arguments.judge_url, arguments.judge_model, arguments.judge_key_env)
+        else:
+            raise ConfigError("Judge `endpoint` needs a name, `endpoint:NAME`, or an address, --judge-url URL.")
+        judge = EndpointJudge(
+            endpoint,
             criteria=arguments.judge_criteria,
             max_tokens=arguments.judge_max_tokens,
             cache=Path(workspace) / "cache" / "judgments",
         )
-        endpoint.reach()  # before hours of answers are made for it
-        return endpoint
+        judge.reach()  # before hours of answers are made for it
+        return judge
     from kto_workbench.engine.evaluation import named_judge
 
     return named_judge(arguments.judge)

@@ -182,21 +182,26 @@ SENTENCES_ZH: dict[str, str] = {
     "要求每个提示都有 `expected` 或 `answer`；第 {1} 个提示没有。",
     r"There is no prompt to evaluate on\.": "没有可用于评估的提示。",
     r"There is no prompt in (.+)\.": "{0} 中没有提示。",
-    r"The judge's address should begin with http.*": "评判者的地址应以 http:// 或 https:// 开头，"
+    r"An endpoint's address should begin with http.*": "接口的地址应以 http:// 或 https:// 开头，"
     "例如 http://127.0.0.1:8000/v1。",
-    r"The judge's address should hold no name, password or query; .*": "评判者的地址中不应含用户名、密码或查询参数；"
+    r"An endpoint's address should hold no name, password or query; .*": "接口的地址中不应含用户名、密码或查询参数；"
     "请填写密钥所在的环境变量。",
     r"(.+) is not the address of an endpoint\.": "{0} 不是接口地址。",
-    r"The judge at an endpoint needs the name of its model\.": "请填写接口上的模型名称。",
+    r"An endpoint needs the name of its model, .*": "请填写接口上的模型名称。",
+    r"There is no endpoint (.+) in this workspace, which has none yet; .*": "此工作区还没有接口，因此没有 {0}；"
+    "可用 `kto endpoint add` 命名一个。",
+    r"There is no endpoint (.+) in this workspace, which has (.+); .*": "此工作区没有接口 {0}，只有 {1}；"
+    "可用 `kto endpoint add` 再命名一个。",
+    r"Can't read the endpoints in (.+?): .*": "无法读取 {0} 中的接口。",
+    r"Can't read endpoint (.+?) in (.+?): .*": "无法读取 {1} 中的接口 {0}。",
     r"Name the environment variable that holds the key, .*": "请填写密钥所在的环境变量名，例如 OPENAI_API_KEY，"
     "不要填写密钥本身。",
-    r"From this page, a key comes from an environment variable whose name ends in _API_KEY\.": "在本页，"
-    "密钥只能来自名称以 _API_KEY 结尾的环境变量。",
     r"The environment variable (.+) is not set, .*": "环境变量 {0} 未设置，因此没有密钥。",
     r"What the environment variable (.+) holds can't be a key\.": "环境变量 {0} 的内容不可能是密钥。",
-    r"Nobody answers at (.+); is the judge's server running\?": "{0} 没有应答；评判者的服务器在运行吗？",
-    r"The judge at (.+?) refused: (.+)\.": "{0} 的评判者拒绝了：{1}。",
-    r"The judge at (.+?) failed (.+?) times: (.+)\.": "{0} 的评判者失败了 {1} 次：{2}。",
+    r"Nobody answers at (.+); is its server running\?": "{0} 没有应答；它的服务器在运行吗？",
+    r"The endpoint (.+?) refused: (.+)\.": "接口 {0} 拒绝了：{1}。",
+    r"The endpoint (.+?) failed (.+?) times: (.+)\.": "接口 {0} 失败了 {1} 次：{2}。",
+    r"The endpoint (.+?) failed: (.+)\.": "接口 {0} 失败了：{1}。",
     r"What is at (.+) does not answer like an OpenAI-compatible endpoint\.": "{0} 的应答不像兼容 OpenAI 的接口。",
     r"An evaluation of run (.+) is at work already; .*": "训练 {0} 的一次评估正在进行；请先停止或等它结束。",
     r"Run (.+) has held no prompts out; its eval_fraction is (.+)\.": "训练 {0} 没有留出提示；"

@@ -15,7 +15,7 @@ import gradio as gr
 
 from kto_workbench.errors import ConfigError, DataError, RunError, WorkbenchError
 from kto_workbench.feedback.prompts import load_prompts
-from kto_workbench.judging.endpoint import Prices, completions_url, estimate_cost
+from kto_workbench.judging.endpoint import Prices, estimate_cost
 from kto_workbench.judging.questions import DEMO, HELD_OUT, find_questions
 from kto_workbench.judging.records import ACTIVE, Record, list_records, new_record
 from kto_workbench.judging.rules import KINDS, parse_judge
@@ -32,8 +32,6 @@ from kto_workbench.ui.workbench import Workbench
 NO_JUDGE = "none"
 LOOK_SECONDS = 1.0
 LIMIT = 64
-# A page may be open to people who don't know this machine: they may name a key for judges, and no other secret.
-KEY_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*_API_KEY")
 
 
 @dataclass(frozen=True)
@@ -47,9 +45,7 @@ class Wish:
     limit: float | None
     kind: str
     argument: str
-    url: str
-    model: str
-    key_variable: str
+    endpoint: str | None
     criteria: str
     max_tokens: float | None
     price_read: float | None
@@ -62,8 +58,8 @@ class Wish:
             return None
         if self.kind not in KINDS:
             raise ConfigError(f"There is no judge {self.kind!r}.")
-        argument = (self.argument or "").strip() if KINDS[self.kind] else ""
-        spec = f"{self.kind}:{argument}" if KINDS[self.kind] else self.kind
+        argument = (self.endpoint if self.kind == "endpoint" else self.argument) or ""
+        spec = f"{self.kind}:{argument.strip()}" if KINDS[self.kind] else self.kind
         parse_judge(spec)
         return spec
 
@@ -108,23 +104,13 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
             elem_id="evaluate-checkpoints",
         )
         with gr.Group(visible=False) as of_endpoint:
-            with gr.Row():
-                url = gr.Textbox(
-                    label=label("evaluate.url"),
-                    placeholder="http://127.0.0.1:8000/v1",
-                    elem_id="evaluate-url",
-                    max_lines=1,
-                    max_length=500,
-                )
-                model = gr.Textbox(label=label("evaluate.model"), elem_id="evaluate-model", max_lines=1, max_length=200)
-                key = gr.Textbox(
-                    label=label("evaluate.key"),
-                    info=label("evaluate.key.help"),
-                    placeholder="OPENAI_API_KEY",
-                    elem_id="evaluate-key",
-                    max_lines=1,
-                    max_length=80,
-                )
+            endpoint = gr.Dropdown(
+                [],
+                label=label("evaluate.endpoint"),
+                info=label("evaluate.endpoint.help"),
+                filterable=False,
+                elem_id="evaluate-endpoint",
+            )
             criteria = gr.Textbox(
                 label=label("evaluate.criteria"),
                 info=label("evaluate.criteria.help"),
@@ -161,7 +147,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
         timer = gr.Timer(LOOK_SECONDS, active=False)
 
     fields = [
-        run, against, checkpoints, prompts, limit, judge, argument, url, model, key, criteria, max_tokens, price_read,
+        run, against, checkpoints, prompts, limit, judge, argument, endpoint, criteria, max_tokens, price_read,
         price_written,
     ]  # fmt: skip
 
@@ -169,9 +155,12 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
         named = [(say(language, f"evaluate.prompts.{name}"), name) for name in (HELD_OUT, DEMO)]
         return named + [(path.name, str(path)) for path in prompt_files(bench)]
 
-    def refresh(run_id: str | None, against_id: str | None, source: str | None, request: gr.Request) -> list[Any]:
+    def refresh(
+        run_id: str | None, against_id: str | None, source: str | None, judged_by: str | None, request: gr.Request
+    ) -> list[Any]:
         language = language_of(request)
         sides, sources = offered_sides(bench, language), sources_for(language)
+        names = [(f"{one.name} · {one.model}", one.name) for one in bench.endpoints()]
         others = [
             (say(language, "evaluate.its_reference"), ITS_REFERENCE),
             *offered_sides(bench, language, references=True),
@@ -180,10 +169,11 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
             gr.Dropdown(choices=sides, value=_kept(run_id, sides)),
             gr.Dropdown(choices=others, value=_kept(against_id, others)),
             gr.Dropdown(choices=sources, value=_kept(source, sources)),
+            gr.Dropdown(choices=names, value=_kept(judged_by, names)),
         ]
 
     def ask_for(kind: str, request: gr.Request) -> list[Any]:
-        if KINDS.get(kind):
+        if KINDS.get(kind) and kind != "endpoint":
             argument = gr.Textbox(label=say(language_of(request), f"evaluate.argument.{kind}"), visible=True)
         else:
             argument = gr.Textbox(visible=False)
@@ -239,10 +229,11 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
     seen = [shown, result, timer, stop]
-    gr.on([page.load, tab.select], refresh, [run, against, prompts], [run, against, prompts], **quiet)
+    chosen = [run, against, prompts, endpoint]
+    gr.on([page.load, tab.select], refresh, chosen, chosen, **quiet)
     judge.change(ask_for, [judge], [argument, of_endpoint], **quiet)
-    # Held-out prompts are read from the feedback each time: not at every letter of an address.
-    typed = [argument, url, criteria]
+    # Held-out prompts are read from the feedback each time: not at every letter of a pattern.
+    typed = [argument, criteria]
     changed = [run, checkpoints, prompts, limit, judge, max_tokens, price_read, price_written]
     gr.on([*(field.blur for field in typed), *(field.change for field in changed)], estimate, fields, [cost], **quiet)
     run.change(newest, [run], seen, **quiet)
@@ -295,10 +286,9 @@ def cost_line(bench: Workbench, wish: Wish, language: str) -> str:
     """How many prompts will be answered; for an endpoint also what it will be asked at most."""
     run = side_named(bench, wish.run).run
     asked = [prompt for prompt, _ in questions_of(bench, wish, run)]
-    judge = wish.judge
     line = say(language, "evaluate.count", count=len(asked))
-    if judge == "endpoint":
-        completions_url(wish.url or "")
+    if wish.judge and wish.kind == "endpoint":
+        bench.endpoint(wish.endpoint)
         prices = None
         if wish.price_read or wish.price_written:
             prices = Prices(wish.price_read or 0, wish.price_written or 0)
@@ -329,16 +319,14 @@ def begin_evaluation(bench: Workbench, wish: Wish) -> Record:
     if any(record.read().get("state") in ACTIVE for record in list_records(run)):
         raise RunError(f"An evaluation of run {run.id} is at work already; stop it or let it end.")
     judge, asked = wish.judge, questions_of(bench, wish, run)
-    if judge == "endpoint" and wish.key_variable and not KEY_VARIABLE.fullmatch(wish.key_variable.strip()):
-        raise ConfigError("From this page, a key comes from an environment variable whose name ends in _API_KEY.")
+    if wish.kind == "endpoint":
+        bench.endpoint(wish.endpoint)
     about = {
         "tuned": side.name,
         "against": against.name,
         "prompts": Path(wish.prompts).name,
         "n_prompts": len(asked),
         "judge": judge,
-        "judge_model": (wish.model or "").strip() or None,
-        "judge_url": (wish.url or "").strip() or None,
         "checkpoints": bool(wish.checkpoints),
     }
     record = new_record(run, about)
@@ -350,11 +338,8 @@ def begin_evaluation(bench: Workbench, wish: Wish) -> Record:
     command += [f"--limit={wish.at_most}"] if wish.at_most else []
     command += ["--checkpoints"] if wish.checkpoints else []
     command += [f"--judge={judge}"] if judge else []
-    if judge == "endpoint":
+    if wish.kind == "endpoint":
         command += [
-            f"--judge-url={(wish.url or '').strip()}",
-            f"--judge-model={(wish.model or '').strip()}",
-            f"--judge-key-env={(wish.key_variable or '').strip()}",
             f"--judge-criteria={wish.criteria or ''}",
             f"--judge-max-tokens={int(wish.max_tokens or 16)}",
         ]

@@ -334,10 +334,11 @@ WORDS: dict[str, tuple[str, str]] = {
     "evaluate.argument.reward": ("Model: a folder or a hub id", "模型：文件夹或 Hub 名称"),
     "evaluate.checkpoints": ("Every checkpoint", "所有检查点"),
     "evaluate.checkpoints.help": ("A win rate for each step.", "每一步的胜率。"),
-    "evaluate.url": ("Address, up to /v1", "地址，到 /v1 为止"),
-    "evaluate.model": ("Its name for the model", "该处的模型名称"),
-    "evaluate.key": ("Key, by its variable", "密钥所在的环境变量"),
-    "evaluate.key.help": ("The variable's name, not the key.", "填变量名，不要填密钥。"),
+    "evaluate.endpoint": ("Endpoint", "接口"),
+    "evaluate.endpoint.help": (
+        "Whoever runs this workbench names endpoints, with `kto endpoint add`.",
+        "接口由运行本工作台的人用 `kto endpoint add` 命名。",
+    ),
     "evaluate.criteria": ("What makes an answer better", "什么样的回答更好"),
     "evaluate.criteria.help": (
         "Empty: helpful, correct, honest, polite.",

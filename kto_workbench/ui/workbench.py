@@ -11,6 +11,7 @@ from kto_workbench.errors import DataError, RunError, WorkbenchError
 from kto_workbench.feedback import Feedback, load_feedback
 from kto_workbench.feedback.store import FILE_NAME, ThumbStore
 from kto_workbench.runs import Run, find_run, list_runs
+from kto_workbench.runs.endpoints import Endpoint, find_endpoint, read_endpoints
 
 DEMO_NAMES = ("demo", "demo-rare", "demo-right-or-wrong")
 THUMBS = "thumbs"
@@ -106,6 +107,19 @@ class Workbench:
                 if state in wanted:
                     return run.id
         return runs[0].id if runs else None
+
+    # endpoints
+
+    def endpoints(self) -> list[Endpoint]:
+        """The endpoints that the owner has named; none while their file can't be read."""
+        try:
+            return list(read_endpoints(self.workspace).values())
+        except WorkbenchError:
+            return []
+
+    def endpoint(self, name: str | None) -> Endpoint:
+        """One endpoint by its name: an address comes from the owner alone. Raises ConfigError."""
+        return find_endpoint(str(name or ""), self.workspace)
 
     # answers
 
