@@ -14,7 +14,8 @@ PACKAGE = Path(kto_workbench.__file__).parent
 ROOMS = ["errors", "config", "feedback", "runs", "judging", "engine", "demo", "views", "ui", "shell"]
 WITHOUT_TORCH = [
     "kto_workbench", "kto_workbench.__main__", "kto_workbench.feedback", "kto_workbench.runs",
-    "kto_workbench.runs.answering", "kto_workbench.runs.completions", "kto_workbench.judging.records", "kto_workbench.judging.endpoint",
+    "kto_workbench.runs.answering", "kto_workbench.runs.completions", "kto_workbench.judging.records",
+    "kto_workbench.judging.endpoint",
     "kto_workbench.judging.questions", "kto_workbench.judging.rules",
     "kto_workbench.views", "kto_workbench.ui", "kto_workbench.ui.app",
     "kto_workbench.shell.training", "kto_workbench.shell.comparing", "kto_workbench.shell.endpoints",

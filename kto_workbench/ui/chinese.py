@@ -196,7 +196,8 @@ SENTENCES_ZH: dict[str, str] = {
     r"Can't read endpoint (.+?) in (.+?): (.+)": "无法读取 {1} 中的接口 {0}：{2}",
     r"It has `url`, `model` and, .*": "它只应有 `url`、`model`，以及服务器需要密钥时的 `key_env`。",
     r"Its fields are texts\.": "它的各项都应是文本。",
-    r"An endpoint's name consists of .*; not (.+)\.": "接口名称由字母、数字、点、连字符和下划线组成，最多 60 个；不能是 {0}。",
+    r"An endpoint's name consists of .*; not (.+)\.": "接口名称由字母、数字、点、连字符和下划线组成，"
+    "最多 60 个；不能是 {0}。",
     r"Name the environment variable that holds the key, .*": "请填写密钥所在的环境变量名，例如 OPENAI_API_KEY，"
     "不要填写密钥本身。",
     r"The environment variable (.+) is not set, .*": "环境变量 {0} 未设置，因此没有密钥。",
