@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 
 from kto_workbench.errors import ConfigError, WorkbenchError
-from kto_workbench.feedback.rendering import prompt_messages
+from kto_workbench.feedback.templates import prompt_messages
 from kto_workbench.runs.endpoints import Endpoint, completions_url, is_loopback, read_key
 
 WORKERS = 4
