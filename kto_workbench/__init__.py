@@ -15,6 +15,7 @@ The rooms, each of which imports only from those above it:
     judging          who wins: rules, a judge behind an endpoint, win rates, evaluations kept with a run
     engine           KTO itself: objective, batches, scoring, reference, trainer, generation, export
     demo             the small world of the demo: its text, its judge, its figures
+    doctor           what a first run on a new machine would otherwise find out
     views            figures and reports from records
     ui               the page
     shell            the longer verbs of the `kto` command

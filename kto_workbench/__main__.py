@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from kto_workbench.config import unknown_option
 from kto_workbench.errors import ConfigError, WorkbenchError
 from kto_workbench.runs.directory import EXPORT_FORMATS, find_run, list_runs
-from kto_workbench.shell import comparing, endpoints, training
+from kto_workbench.shell import comparing, doctor, endpoints, training
 from kto_workbench.shell.common import as_json, last_metrics, workspace_of
 
 
@@ -100,6 +100,10 @@ def _parser() -> argparse.ArgumentParser:
         "--fix", nargs="*", default=None, metavar="FINDING", help="write a new file without these findings"
     )
     check.add_argument("--out", default=None, metavar="FILE", help="with --fix: the new file; it must not exist")
+
+    doctor.add_arguments(
+        verb("doctor", doctor.doctor, "See whether this machine, and a model, can be trained on.", with_json=True)
+    )
 
     train = verb("train", training.train, "Train with KTO in a process of its own, and follow it.", with_json=True)
     training.add_arguments(train)

@@ -11,7 +11,7 @@ import kto_workbench
 
 PACKAGE = Path(kto_workbench.__file__).parent
 # Each imports only from those before it. The command (__main__) is on top, and imports whom it likes.
-ROOMS = ["errors", "config", "feedback", "runs", "judging", "engine", "demo", "views", "ui", "shell"]
+ROOMS = ["errors", "config", "feedback", "runs", "judging", "engine", "demo", "doctor", "views", "ui", "shell"]
 WITHOUT_TORCH = [
     "kto_workbench", "kto_workbench.__main__", "kto_workbench.feedback", "kto_workbench.runs",
     "kto_workbench.runs.answering", "kto_workbench.runs.completions", "kto_workbench.judging.records",
@@ -19,6 +19,8 @@ WITHOUT_TORCH = [
     "kto_workbench.judging.questions", "kto_workbench.judging.rules",
     "kto_workbench.views", "kto_workbench.ui", "kto_workbench.ui.app",
     "kto_workbench.shell.training", "kto_workbench.shell.comparing", "kto_workbench.shell.endpoints",
+    "kto_workbench.shell.doctor", "kto_workbench.doctor.examination", "kto_workbench.doctor.child",
+    "kto_workbench.doctor.machine",
 ]  # fmt: skip
 
 

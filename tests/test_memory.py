@@ -6,8 +6,9 @@ from tiny_models import tiny_lora
 
 from kto_workbench.config import KTOConfig
 from kto_workbench.engine.batches import Batch, Pair
+from kto_workbench.engine.fused_lora import fuse
 from kto_workbench.engine.memory import KEPT_FREE, LiveBytes, calibrate, peak_bytes
-from kto_workbench.engine.models import checkpoint_activations, fuse
+from kto_workbench.engine.models import checkpoint_activations
 from kto_workbench.engine.scoring import make_scorer
 from kto_workbench.engine.step import kto_step
 from kto_workbench.runs.memory import ModelShape, Tokens, estimate_memory, fragments

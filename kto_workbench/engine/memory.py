@@ -6,10 +6,8 @@ The estimate that needs no model, and no torch, is in `kto_workbench.runs.memory
 import logging
 import weakref
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,6 +17,7 @@ from kto_workbench.config import KTOConfig
 from kto_workbench.engine.batches import Batch
 from kto_workbench.engine.scoring import PaddedScorer
 from kto_workbench.engine.step import kto_step
+from kto_workbench.runs import machine
 from kto_workbench.runs.memory import fragments, optimizer_bytes
 
 log = logging.getLogger(__name__)
@@ -65,13 +64,7 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    available = psutil.virtual_memory().available
-    try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-    except (OSError, ValueError):  # no container, or one without a limit
-        return available
-    return min(available, max(0, limit - used))
+    return machine.free_memory()
 
 
 def _dry_step(scorer: PaddedScorer, batch: Batch, config: KTOConfig, numbers: list[int]) -> tuple[int, int]:

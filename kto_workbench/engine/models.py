@@ -15,7 +15,6 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from kto_workbench.config import KTOConfig
-from kto_workbench.engine.fused_lora import fuse
 from kto_workbench.errors import ModelError
 from kto_workbench.feedback.rendering import model_path, short_reason
 
@@ -182,6 +181,8 @@ def add_lora(model: PreTrainedModel, config: KTOConfig) -> nn.Module:
 
 def _ready(adapted: nn.Module, model: PreTrainedModel, config: KTOConfig) -> nn.Module:
     """An adapter in the precision of the config, computed in place."""
+    from kto_workbench.engine.fused_lora import fuse
+
     if config.adapter_dtype == "bfloat16":
         if model.dtype != torch.bfloat16:
             raise ModelError(

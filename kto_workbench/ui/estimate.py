@@ -6,21 +6,19 @@ A page must not fail over an estimate: where something is not known, what follow
 import functools
 import json
 import math
-import shutil
-import subprocess
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 from kto_workbench.config import KTOConfig, read_template_kwargs
 from kto_workbench.feedback import Feedback
 from kto_workbench.feedback.rendering import encode_rows, load_tokenizer, model_path
 from kto_workbench.feedback.rows import Problem
 from kto_workbench.runs import Run
+from kto_workbench.runs.machine import ask_driver, free_memory
 from kto_workbench.ui import html
 from kto_workbench.ui.words import say
 
@@ -165,17 +163,6 @@ def _seconds_per_row(run: Run, config: KTOConfig) -> float | None:
     return (status.ended - status.training_started) / steps / trained.batch_size
 
 
-def free_memory() -> int:
-    """Bytes of memory that a new process may take here, within the limit of a container if there is one."""
-    available = psutil.virtual_memory().available
-    try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-    except (OSError, ValueError):
-        return available
-    return min(available, max(0, limit - used))
-
-
 @dataclass(frozen=True)
 class Gpu:
     """The first GPU: free bytes, and whether it computes in bfloat16 (from compute capability 8.0 on)."""
@@ -191,13 +178,8 @@ def find_gpu() -> Gpu | None:
 
 @functools.lru_cache(maxsize=1)
 def _ask_gpu(_: int) -> Gpu | None:
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return None
-    command = [tool, "--query-gpu=memory.free,compute_cap", "--format=csv,noheader,nounits"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True, stdin=subprocess.DEVNULL)
-        mebibytes, capability = said.stdout.splitlines()[0].split(",")
+        mebibytes, capability = ask_driver("memory.free", "compute_cap")[0]
         return Gpu(int(mebibytes) * 2**20, float(capability) >= 8.0)
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+    except (ValueError, IndexError):
         return None
