@@ -184,19 +184,27 @@ def test_what_needs_a_broken_check_is_left_out_however_far_behind():
 
 
 def test_packed_batches_that_come_out_wrong_are_named(monkeypatch, here):
-    from kto_workbench.engine.scoring import PackedScorer
+    from kto_workbench.engine import scoring
 
-    plain = PackedScorer.score_both
+    make = scoring.make_scorer
 
-    def doubled(self, pairs, mismatched, **options):
-        scores, kl_logps = plain(self, pairs, mismatched, **options)
-        return scores, kl_logps * 1.01
+    def one_percent_off(model):
+        scorer = make(model)
+        right = scorer.score_both
 
-    monkeypatch.setattr("kto_workbench.engine.scoring.make_scorer", PackedScorer)
+        def score_both(pairs, mismatched):
+            scores, kl_logps = right(pairs, mismatched)
+            return scores, kl_logps * 1.01
+
+        scorer.score_both = score_both
+        return scorer
+
     assert check("packed", here).state == FINE
-    monkeypatch.setattr(PackedScorer, "score_both", doubled)
+    monkeypatch.setattr(scoring, "make_scorer", one_percent_off)
     said = check("packed", here)
     assert said.state == BROKEN and "apart from padded ones in float32" in said.said
+    monkeypatch.setattr(scoring, "make_scorer", scoring.PaddedScorer)
+    assert check("packed", here).state == LACKING
 
 
 def kernel(*, aligned="end", window_off=0, detached=False):
@@ -298,14 +306,13 @@ def test_memory_that_does_not_do_says_what_would_make_it_fit(tmp_path, monkeypat
     assert of().state == BROKEN and "too little for this model, even in 4 bits" in of().said
 
 
-def test_a_step_whose_gradient_is_no_number_is_named(demo_copy, tmp_path):
-    from safetensors.torch import load_file, save_file
-
-    weights = load_file(demo_copy / "model.safetensors")
-    name = next(name for name in weights if "norm" in name)
-    weights[name][0] = float("nan")
-    save_file(weights, demo_copy / "model.safetensors", metadata={"format": "pt"})
-    said = of_model("step", demo_copy, tmp_path)
+def test_a_step_whose_gradient_is_no_number_is_named(tmp_path):
+    model._scorer.cache_clear()
+    trained = [p for p in model._scorer("demo").model.parameters() if p.requires_grad]
+    with torch.no_grad():
+        trained[0].fill_(torch.inf)
+    said = check("step", Subject(tmp_path, "demo"))
+    model._scorer.cache_clear()
     assert said.state == BROKEN and "is not a number" in said.said
 
 
