@@ -316,14 +316,12 @@ def test_a_step_whose_gradient_is_no_number_is_named(tmp_path):
     assert said.state == BROKEN and "is not a number" in said.said
 
 
-def test_what_the_engine_warns_of_a_model_is_said(monkeypatch, tmp_path):
-    from kto_workbench.engine import scoring
+def test_what_the_engine_warns_of_a_model_is_said(tmp_path):
+    from transformers import BloomConfig, BloomForCausalLM
 
-    def padded(model):
-        scoring.log.warning("This model is scored the slow way, in padded batches: %s.", "it is odd")
-        return scoring.PaddedScorer(model)
-
-    monkeypatch.setattr(scoring, "make_scorer", padded)
-    said = of_model("family", "demo", tmp_path)
-    model._scorer.cache_clear()
-    assert (said.state, said.said) == (LACKING, "This model is scored the slow way, in padded batches: it is odd.")
+    torch.manual_seed(0)
+    BloomForCausalLM(BloomConfig(vocab_size=97, hidden_size=32, n_layer=2, n_head=4)).save_pretrained(
+        tmp_path / "model"
+    )
+    said = of_model("family", tmp_path / "model", tmp_path)
+    assert said.state == LACKING and said.figures["layout"] == "padded" and "scored padded" in said.said, said
