@@ -278,7 +278,8 @@ def test_a_template_that_raises_is_named(demo_copy, tmp_path):
         "<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
     )
     said = of_model("template", demo_copy, tmp_path)
-    assert said.ok
+    # The system text goes before the first user's; of tools this template knows nothing.
+    assert (said.state, said.figures["unseen"], said.figures["changed"]) == (LACKING, ["tools"], []), said
     (demo_copy / "chat_template.jinja").write_text("{% if %}")
     assert of_model("template", demo_copy, tmp_path).state == BROKEN
 

@@ -11,7 +11,7 @@ from kto_workbench.config import KTOConfig
 from kto_workbench.doctor.device import TOLERANCE, apart, device
 from kto_workbench.doctor.machine import tested_versions
 from kto_workbench.doctor.results import BROKEN, FINE, LACKING, Result, Subject
-from kto_workbench.feedback.rendering import short_reason
+from kto_workbench.feedback.templates import short_reason
 
 # What rounding normally distributed weights to NF4 in blocks of 64 costs, relative: 0.092.
 ROUNDING = (0.08, 0.11)

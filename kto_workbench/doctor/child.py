@@ -16,7 +16,7 @@ from typing import Any
 from kto_workbench.doctor.examination import CHECKS, without
 from kto_workbench.doctor.results import BROKEN, Result, Subject
 from kto_workbench.errors import WorkbenchError
-from kto_workbench.feedback.rendering import short_reason
+from kto_workbench.feedback.templates import short_reason
 
 
 def check(name: str, subject: Subject) -> Result:

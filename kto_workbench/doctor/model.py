@@ -16,20 +16,21 @@ from kto_workbench.doctor.results import BROKEN, FINE, LACKING, Result, Subject,
 from kto_workbench.engine.models import pick_dtype
 from kto_workbench.errors import ModelError
 from kto_workbench.feedback import Row
-from kto_workbench.feedback.rendering import encode_rows, load_tokenizer, model_path, uses_template
+from kto_workbench.feedback.rendering import decode, encode, load_tokenizer, model_path
+from kto_workbench.feedback.templates import uses_template
 
 ANSWER = "That is fine."
 QUESTION = {"role": "user", "content": "How are you?"}
 TOOL = {
     "type": "function",
-    "function": {"name": "now", "description": "The time.", "parameters": {"type": "object", "properties": {}}},
+    "function": {"name": "tell_time", "description": "The time.", "parameters": {"type": "object", "properties": {}}},
 }
-# What a row may hold, and whether a model without it can be trained on ordinary feedback.
-SHAPES: dict[str, tuple[str | list[dict[str, Any]], list[Any] | None]] = {
-    "a question": ("How are you?", None),
-    "a system prompt": ([{"role": "system", "content": "Be brief."}, QUESTION], None),
-    "several turns": ([QUESTION, {"role": "assistant", "content": "Fine."}, QUESTION], None),
-    "tools": ([QUESTION], [TOOL]),
+# What a row may hold besides: its messages, its tools, and what of them the model must see.
+SHAPES: dict[str, tuple[list[dict[str, Any]], list[Any] | None, str]] = {
+    "a question": ([QUESTION], None, "How are you?"),
+    "a system prompt": ([{"role": "system", "content": "Be brief."}, QUESTION], None, "Be brief."),
+    "several turns": ([QUESTION, {"role": "assistant", "content": "Fine."}, QUESTION], None, "Fine."),
+    "tools": ([QUESTION], [TOOL], "tell_time"),
 }
 PATIENCE = 8.0  # seconds that a larger dry step may take
 USUAL = 0.5  # of max_length, which rows take on the average
@@ -53,22 +54,26 @@ def files(subject: Subject) -> Result:
 def template(subject: Subject) -> Result:
     """What the chat template takes, and whether a rated answer comes through it as it was."""
     tokenizer = _tokenizer(subject.model)
-    refused, changed = {}, []
-    for shape, (prompt, tools) in SHAPES.items():
+    refused, changed, unseen = {}, [], []
+    for shape, (prompt, tools, part) in SHAPES.items():
         try:
-            (encoded,) = encode_rows(tokenizer, [Row(prompt, ANSWER, True, tools=tools)])
+            encoded = encode(tokenizer, Row(prompt, ANSWER, True, tools=tools))
         except Exception as error:  # a template's author may raise anything
             refused[shape] = str(error).splitlines()[0].rstrip(".")[:300] if str(error) else type(error).__name__
             continue
-        if tokenizer.decode(encoded.completion_ids[:-1]).strip() != ANSWER:
+        context, _, scored = decode(tokenizer, encoded)
+        if ANSWER not in scored:
             changed.append(shape)
-    figures = {"template": uses_template(tokenizer), "refused": refused, "changed": changed}
+        if part not in context:
+            unseen.append(shape)
+    figures = {"template": uses_template(tokenizer), "refused": refused, "changed": changed, "unseen": unseen}
     if "a question" in refused:
         return Result(BROKEN, f"The chat template fails on a plain question: {refused['a question']}.", figures)
     if not uses_template(tokenizer):
         return Result(FINE, "There is no chat template: prompts and answers are plain text.", figures)
     notes = [f"rows with {shape} fail ({reason})" for shape, reason in refused.items()]
     notes += [f"answers after {shape} come out changed" for shape in changed]
+    notes += [f"it leaves out {shape}" for shape in unseen]
     if notes:
         return Result(LACKING, f"The chat template takes a question; {'; '.join(notes)}.", figures)
     return Result(FINE, "The chat template takes system prompts, several turns and tools.", figures)
