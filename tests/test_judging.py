@@ -564,7 +564,7 @@ def test_names_of_records_lead_nowhere_else(run):
 def test_an_evaluation_in_words():
     side = {"words": 10.0, "tokens": 14.0, "distinct_1": 0.5, "distinct_2": None}
     evaluation = {
-        "judge": "longer",
+        "judge": "demo",
         **summarize(Verdicts(["tuned"] * 9 + ["tie"], {"position_bias": 0.75, "requests": 20, "unparsed": 2})),
         "reference": side,
         "tuned": {**side, "words": 25.0},
@@ -572,7 +572,7 @@ def test_an_evaluation_in_words():
         "kl": {"per_answer": 4.5, "per_token": 0.25},
     }
     text = in_words(evaluation)
-    assert "wins 95.0% by judge longer (95 %: 65.5% to 99.5%" in text and "9 wins, 1 ties, 0 losses" in text
+    assert "wins 95.0% by judge demo (95 %: 65.5% to 99.5%" in text and "Wins: 9, ties: 1, losses: 0;" in text
     assert "Position bias 75%" in text and "2 replies could not be read" in text and "2.5 times as long" in text
     assert re.search(r"words an answer +10.0 +25.0\n", text) and re.search(r"distinct-2 +– +–\n", text)
     steps = [{"step": 4, "win_rate": 0.5, "interval": [0.25, 0.75], "tuned": side, "kl": {"per_answer": 1.0}}]

@@ -341,7 +341,7 @@ def test_a_blind_vote_by_keyboard_becomes_thumbs_and_figures(comparing, run, ope
     rate = (wins + ties / 2) / 6
     low, high = wilson_interval(rate, 6)
     result = page.inner_text("#blind-result")
-    assert f"{wins} wins, {ties} ties, {losses} losses" in result
+    assert f"Wins: {wins}, ties: {ties}, losses: {losses}." in result
     assert f"Win rate {rate:.1%}, between {low:.1%} and {high:.1%}" in result
     assert f"p = {sign_test(wins, losses):.2g}" in result
     page.locator("#blind-result summary").click()
@@ -395,7 +395,7 @@ def test_who_likes_kind_and_brief_answers_votes_blindly_for_the_model_that_was_t
         votes = [vote.winner for vote in read_votes(run)]
         wins, losses = votes.count("tuned"), votes.count("reference")
         assert len(votes) == 24 and wins > losses and sign_test(wins, losses) < 0.05, votes
-        assert f"{wins} wins" in page.inner_text("#blind-result")
+        assert f"Wins: {wins}," in page.inner_text("#blind-result")
         balance = ThumbStore(served.workspace).balance()
         assert balance.n_desirable == balance.n_undesirable == wins + losses
     finally:

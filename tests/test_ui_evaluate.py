@@ -19,12 +19,13 @@ from test_judging import prefers_please, serve  # noqa: F401
 
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.judging.records import Record, list_records, new_record
+from kto_workbench.judging.report import in_words
 from kto_workbench.judging.steps import checkpoints_of
 from kto_workbench.runs import Run
 from kto_workbench.runs.children import reap
 from kto_workbench.runs.endpoints import Endpoint, add_endpoint
 from kto_workbench.ui import outcome
-from kto_workbench.ui.evaluate import Wish, begin_evaluation, cost_line, keep_prompts, prompt_files
+from kto_workbench.ui.evaluate import Wish, begin_evaluation, cost_line, judge_for, keep_prompts, prompt_files
 from kto_workbench.ui.words import retell
 from kto_workbench.ui.workbench import Workbench
 from kto_workbench.views.card import card
@@ -67,6 +68,24 @@ def wish(of, **changes):
         endpoint=None, criteria="", max_tokens=16, price_read=None, price_written=None,
     )  # fmt: skip
     return Wish(**{**fields, **changes})
+
+
+def test_the_judge_that_the_data_brings_comes_first(bench, trained, prompts):
+    assert judge_for(bench, trained.id, "held-out") == "demo"  # the demo's own, not who says less
+    assert judge_for(bench, trained.id, prompts) == "demo"  # nothing is expected there
+    assert judge_for(bench, None, "held-out") == "none"
+    expecting = bench.received / "sums.jsonl"
+    expecting.write_text('{"prompt": "What is 7 plus 3?", "expected": "10"}\n')
+    path = str(keep_prompts(bench, str(expecting))[0])
+    assert judge_for(bench, trained.id, path) == "contains" and judge_for(bench, None, path) == "contains"
+
+
+def test_a_judge_of_length_is_not_suspected_of_going_by_length():
+    long = {**EVALUATION, "position_bias": None, "unparsed": 0}
+    assert len(outcome.remarks("en", {**long, "judge": "demo"})) == 2
+    for judge in ("longer", "shorter", "length:10-50"):
+        assert not outcome.remarks("en", {**long, "judge": judge})
+    assert "length:" not in in_words({**long, "judge": "longer"}) and "length" in in_words({**long, "judge": "demo"})
 
 
 def test_a_child_process_evaluates_and_the_page_only_looks(bench, trained, prompts, serve, monkeypatch):  # noqa: F811

@@ -231,8 +231,8 @@ def test_the_figures_are_those_of_this_ballot_with_the_others_beside_it(run):
             keep_vote(run, a_vote(winner, ballot=ballot, tuned="<i>Yes</i>", same=winner == "tie", **about))
     sides = {"reference": Side(run, REFERENCE), "tuned": Side(run)}
     drawn = results("en", sides, "b")
-    assert "83.3%" in drawn and "2 wins, 1 ties, 0 losses" in drawn and "p = 0.5" in drawn  # (2 + 1/2) / 3; 2 / 2²
-    assert "1 of the ties are pairs of equal answers" in drawn
+    assert "83.3%" in drawn and "Wins: 2, ties: 1, losses: 0." in drawn and "p = 0.5" in drawn  # (2 + 1/2) / 3; 2 / 2²
+    assert "Equal answers, which were not shown and count as ties: 1." in drawn
     assert "All 4 votes on these sides: win rate 62.5%" in drawn  # (2 + 1/2) / 4
     assert drawn.count("<tr data-winner") == 3 and "<i>Yes" not in drawn and "&lt;i&gt;Yes" in drawn
     assert "4" in results("zh", sides) and results("zh", sides).count("<tr data-winner") == 4

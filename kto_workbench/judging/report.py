@@ -39,7 +39,7 @@ def _outcome(evaluation: dict[str, Any]) -> list[str]:
         lines = [
             f"The tuned side wins {evaluation['win_rate']:.1%} by judge {evaluation['judge']} "
             f"(95 %: {low:.1%} to {high:.1%}; ties count half).",
-            f"{evaluation['wins']} wins, {evaluation['ties']} ties, {evaluation['losses']} losses; "
+            f"Wins: {evaluation['wins']}, ties: {evaluation['ties']}, losses: {evaluation['losses']}; "
             f"sign test p = {_cell(evaluation['sign_test_p'], '{:.2g}')}.",
         ]
     if evaluation["position_bias"] is not None:

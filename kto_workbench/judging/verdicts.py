@@ -9,6 +9,8 @@ from kto_workbench.judging.statistics import distinct, mean, sign_test, wilson_i
 TUNED, REFERENCE, TIE = "tuned", "reference", "tie"
 # From here on a difference in length is said beside the win rate: one side's answers half as long again.
 NOTABLE_LENGTH = 1.5
+# Judges that are told to go by length: that they do is no remark.
+BY_LENGTH = ("shorter", "longer", "length")
 
 Progress = Callable[[int, int], None]
 
@@ -94,8 +96,18 @@ def longer_won(cases: Sequence[Case], verdicts: Verdicts) -> float | None:
     return mean(won)
 
 
+def goes_by_length(judge: str | None) -> bool:
+    """Whether a judge was told to go by length."""
+    return str(judge or "").partition(":")[0] in BY_LENGTH
+
+
 def length_remark(evaluation: dict[str, Any]) -> str:
-    """A sentence if the side that wins also gives much longer answers, or much shorter ones; else nothing."""
+    """A sentence if the side that wins also gives much longer answers, or much shorter ones; else nothing.
+
+    Nothing either where length is what the judge was asked about.
+    """
+    if goes_by_length(evaluation.get("judge")):
+        return ""
     ratio, rate = evaluation.get("length_ratio"), evaluation.get("win_rate")
     if ratio is None or rate is None or rate == 0.5 or 1 / NOTABLE_LENGTH < ratio < NOTABLE_LENGTH:
         return ""

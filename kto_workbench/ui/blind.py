@@ -65,6 +65,11 @@ class Pair:
     winner: str | None = None
 
     @property
+    def same(self) -> bool:
+        """Whether both sides say the same, so that nobody needs to be asked."""
+        return self.answers[TUNED] == self.answers[REFERENCE]
+
+    @property
     def in_order(self) -> tuple[str, str]:
         """The sides as they stand: A, then B."""
         return (self.left, REFERENCE if self.left == TUNED else TUNED)
@@ -101,6 +106,16 @@ class Ballot:
     def shown(self) -> Pair | None:
         """The pair to judge now; None while it is not there yet, and at the end."""
         return self.pairs[self.position] if self.position < len(self.pairs) else None
+
+    @property
+    def number(self) -> int:
+        """Which card this is, from 1 on: pairs of equal answers are no cards."""
+        return 1 + self.position - sum(pair.same for pair in self.pairs[: self.position])
+
+    @property
+    def expected(self) -> int:
+        """How many cards there will be, as far as is known: a prompt that is not answered yet counts as one."""
+        return len(self.prompts) - sum(pair.same for pair in self.pairs)
 
     @property
     def over(self) -> bool:
@@ -140,7 +155,7 @@ class Ballot:
     def _pass_equal_ones(self) -> None:
         """Two equal answers are a tie that nobody needs to be asked about."""
         with self._voting:
-            while (pair := self.shown) is not None and pair.answers[TUNED] == pair.answers[REFERENCE]:
+            while (pair := self.shown) is not None and pair.same:
                 if pair.winner is None:
                     self._keep(pair, TIE, same=True)
                 self.position += 1
@@ -318,12 +333,12 @@ def now(language: str, ballot: Ballot) -> str:
 
 def show(language: str, ballot: Ballot) -> str:
     """The pair to judge, or its sides once it is judged; or that it is being written; or that it was the last."""
-    total, pair = len(ballot.prompts), ballot.shown
-    bar = f'<div class="kto-track" aria-hidden="true"><i style="width:{100 * ballot.position / total:.2f}%"></i></div>'
+    pair, done = ballot.shown, 100 * (ballot.number - 1) / max(1, ballot.expected)
+    bar = f'<div class="kto-track" aria-hidden="true"><i style="width:{done:.2f}%"></i></div>'
     if pair is None:
         told = ("blind.over", "fine") if ballot.over else ("review.waiting", "plain")
         return f'<div class="kto-review">{bar}{html.message(say(language, told[0]), told[1])}</div>'
-    where = say(language, "review.where", number=ballot.position + 1, total=total)
+    where = say(language, "review.where", number=ballot.number, total=ballot.expected)
     voted = pair.winner is not None
     blocks = "".join(
         f'<section class="kto-side{" kto-won-side" if pair.winner == side else ""}"><h3>{place}'
@@ -352,7 +367,7 @@ def results(language: str, sides: Mapping[str, Side], ballot: str | None = None)
     votes = every if ballot is None else [vote for vote in every if vote.ballot == ballot]
     if not votes:
         return html.message(say(language, "blind.none"), "plain")
-    summary = {**summarize_votes(votes), "judge": say(language, "blind.judge")}
+    summary = {**summarize_votes(votes), "judge": None}
     lines = []
     if same := sum(vote.same for vote in votes):
         lines.append(say(language, "blind.same", count=same))

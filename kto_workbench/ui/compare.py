@@ -125,6 +125,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
             True, label=label("compare.marks"), elem_id="compare-marks", container=False, scale=0, min_width=180
         )
     told = gr.HTML(elem_id="compare-message", elem_classes="kto-bare kto-told")
+    blind.build(bench, page, blind.Asked(run, against, system, temperature, length))
     answers = gr.HTML(show("en", None), elem_id="compare-answers", elem_classes="kto-bare")
     with gr.Row(elem_classes="kto-buttons", visible=False) as pager:
         before = gr.Button("←", elem_id="compare-before", min_width=60)
@@ -132,7 +133,6 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
     explain = gr.Button(visible="hidden", elem_id="compare-why")
     which = gr.Textbox(visible=False)
     now = gr.State(None)
-    blind.build(bench, page, blind.Asked(run, against, system, temperature, length))
     evaluate.build(bench, page, tab)
 
     def answer(

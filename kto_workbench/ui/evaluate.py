@@ -13,8 +13,9 @@ from typing import Any
 
 import gradio as gr
 
+from kto_workbench.config import DEMO_MODEL
 from kto_workbench.errors import ConfigError, DataError, RunError, WorkbenchError
-from kto_workbench.feedback.prompts import load_prompts
+from kto_workbench.feedback.prompts import load_prompts, load_questions
 from kto_workbench.judging.endpoint import Prices, estimate_cost
 from kto_workbench.judging.questions import DEMO, HELD_OUT, find_questions
 from kto_workbench.judging.records import ACTIVE, Record, list_records, new_record
@@ -89,7 +90,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
         with gr.Row(equal_height=False):
             judge = gr.Dropdown(
                 [(label(f"judge.{kind}"), kind) for kind in (NO_JUDGE, *KINDS)],
-                value="shorter",
+                value=NO_JUDGE,
                 label=label("evaluate.judge"),
                 elem_id="evaluate-judge",
                 min_width=220,
@@ -179,6 +180,9 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
             argument = gr.Textbox(visible=False)
         return [argument, gr.Group(visible=kind == "endpoint")]
 
+    def bring_judge(run_id: str | None, source: str | None, by_hand: bool) -> Any:
+        return gr.skip() if by_hand else gr.Dropdown(value=judge_for(bench, run_id, source))
+
     def estimate(request: gr.Request, *values: Any) -> str:
         try:
             return cost_line(bench, Wish(*values), language_of(request))
@@ -231,6 +235,9 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
     seen = [shown, result, timer, stop]
     chosen = [run, against, prompts, endpoint]
     gr.on([page.load, tab.select], refresh, chosen, chosen, **quiet)
+    by_hand = gr.State(False)  # a judge that somebody chose stays
+    judge.input(lambda: True, None, [by_hand], **quiet)
+    gr.on([page.load, run.change, prompts.change], bring_judge, [run, prompts, by_hand], [judge], **quiet)
     judge.change(ask_for, [judge], [argument, of_endpoint], **quiet)
     # Held-out prompts are read from the feedback each time: not at every letter of a pattern.
     typed = [argument, criteria]
@@ -254,6 +261,19 @@ def run_of(bench: Workbench, name: str | None) -> Run | None:
         return side_named(bench, name).run
     except WorkbenchError:
         return None
+
+
+def judge_for(bench: Workbench, run_name: str | None, source: str | None) -> str:
+    """The judge that the data brings: answers that are expected, or the demo's own; else none."""
+    path = Path(str(source or ""))
+    with contextlib.suppress(WorkbenchError, OSError):
+        if path in prompt_files(bench) and all(expected for _, expected in load_questions(path)):
+            return "contains"
+    run = run_of(bench, run_name)
+    with contextlib.suppress(WorkbenchError):
+        if run is not None and run.config().model == DEMO_MODEL:
+            return "demo"
+    return NO_JUDGE
 
 
 # what can be asked ---------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from kto_workbench.ui.words import retell, say
 from kto_workbench.views.drawing import Line, line_chart
 from kto_workbench.views.notes import Note
 
+LONG_TURN = 240  # characters of a prompt that are shown unfolded above an answer
 LONGEST_TEXT = 4000  # characters of one answer or prompt on the page
 
 
@@ -153,7 +154,7 @@ def region(name: str) -> str:
 
 
 def rows(language: str, page: Sequence[Any]) -> str:
-    """A page of feedback: thumb, prompt, answer."""
+    """A page of feedback: thumb, prompt, and the answer that was judged, which is what it is about."""
     if not page:
         return f'<p class="kto-empty">{esc(say(language, "rows.none"))}</p>'
     items = []
@@ -161,17 +162,39 @@ def rows(language: str, page: Sequence[Any]) -> str:
         side = "up" if row.label else "down"
         items.append(
             f'<li class="kto-row kto-{side}">{thumb(language, row.label)}'
-            f"<div>{conversation(row.prompt)}<p class='kto-answer'>{esc(row.completion)}</p></div>"
+            f"<div>{context(language, row.prompt)}<p class='kto-answer'>{esc(row.completion)}</p></div>"
             f'<span class="kto-line">{esc(row.line)}</span></li>'
         )
     return f'<ul class="kto-rows">{"".join(items)}</ul>'
+
+
+def context(language: str, prompt: Any) -> str:
+    """A prompt as what leads to an answer: its last turn; earlier ones, and what is longer than a few lines, fold."""
+    if isinstance(prompt, str):
+        return _turn(language, "", prompt)
+    *earlier, last = prompt or [{}]
+    folded = ""
+    if earlier:
+        count = say(language, "rows.earlier", count=len(earlier))
+        folded = f'<details class="kto-context"><summary>{esc(count)}</summary>{conversation(earlier)}</details>'
+    role = last.get("role", "")
+    return folded + _turn(language, "" if role == "user" else role, last.get("content") or "")
+
+
+def _turn(language: str, role: str, text: str) -> str:
+    named = f"<small>{esc(role)}</small> " if role else ""
+    if len(text) <= LONG_TURN:
+        return f'<p class="kto-prompt">{named}{esc(text)}</p>'
+    start, more = esc(text[:LONG_TURN].rsplit(" ", 1)[0]), esc(say(language, "rows.whole"))
+    summary = f"<summary>{named}{start} … <u>{more}</u></summary>"
+    return f'<details class="kto-context">{summary}<p class="kto-prompt">{esc(text)}</p></details>'
 
 
 def conversation(prompt: Any) -> str:
     """A prompt: a text as it is, several turns each with its role."""
     if isinstance(prompt, str):
         return f'<p class="kto-prompt">{esc(prompt)}</p>'
-    if len(prompt) == 1:
+    if len(prompt) == 1 and prompt[0].get("role") == "user":
         return f'<p class="kto-prompt">{esc(prompt[0].get("content") or "")}</p>'
     return "".join(
         f'<p class="kto-prompt"><small>{esc(turn.get("role", ""))}</small> {esc(turn.get("content") or "")}</p>'

@@ -7,7 +7,7 @@ from typing import Any
 
 from kto_workbench.judging.endpoint import prompt_text
 from kto_workbench.judging.records import ACTIVE, Record
-from kto_workbench.judging.verdicts import REFERENCE, TUNED, length_remark
+from kto_workbench.judging.verdicts import REFERENCE, TUNED, goes_by_length, length_remark
 from kto_workbench.ui import html
 from kto_workbench.ui.words import retell, say
 from kto_workbench.views.curves import PLAIN, UP
@@ -93,7 +93,7 @@ def outcome(language: str, evaluation: dict[str, Any]) -> str:
         counts += " " + say(language, "evaluate.sign_test", p="< 0.001" if p < 0.001 else f"= {p:.2g}")
     return (
         f'<div class="kto-panel kto-won"><div class="kto-won-rate"><b>{rate:.1%}</b> '
-        f"<span>{html.esc(say(language, 'evaluate.wins_by', judge=evaluation['judge']))}</span></div>"
+        f"<span>{html.esc(won_by(language, evaluation['judge']))}</span></div>"
         f'<div class="kto-won-line" role="img" aria-label="{html.esc(spoken)}">'
         f'<i style="left:{100 * low:.2f}%;width:{100 * (high - low):.2f}%"></i><u></u>'
         f'<b style="left:{100 * rate:.2f}%"></b></div>'
@@ -102,12 +102,18 @@ def outcome(language: str, evaluation: dict[str, Any]) -> str:
     )
 
 
+def won_by(language: str, judge: str | None) -> str:
+    """Whose win rate it is; `judge` is None where people voted blindly."""
+    return say(language, "evaluate.wins_blind") if judge is None else say(language, "evaluate.wins_by", judge=judge)
+
+
 def remarks(language: str, evaluation: dict[str, Any]) -> list[str]:
     """What makes the win rate less than it seems."""
     found = []
     if remark := length_remark(evaluation):
         found.append(retell(language, remark))
-    if (share := evaluation.get("longer_won")) is not None and abs(share - 0.5) > 0.4:
+    share = None if goes_by_length(evaluation.get("judge")) else evaluation.get("longer_won")
+    if share is not None and abs(share - 0.5) > 0.4:
         found.append(say(language, "evaluate.longer_won", share=share))
     bias = evaluation.get("position_bias")
     if bias is not None and abs(bias - 0.5) > BIASED:

@@ -253,7 +253,9 @@ def _line(language: str, run: Run) -> str:
         f"{status.step:,} / {status.total_steps:,}",
         *(html.number(last(key)) for key in ("rewards/chosen", "rewards/rejected", "rewards/margins")),
     ]
-    return first + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    names = [html.esc(say(language, f"runs.{name}")) for name in COLUMNS[1:]]
+    named = (f'<td data-name="{name}"><div>{cell}</div></td>' for name, cell in zip(names, cells, strict=True))
+    return first + "".join(named) + "</tr>"
 
 
 def laid_over(language: str, runs: list[Run], metric: str, part: str) -> str:
@@ -263,7 +265,7 @@ def laid_over(language: str, runs: list[Run], metric: str, part: str) -> str:
         records = records_of(run)
         steps, values = points(records.eval if part == "eval" else records.train, curve)
         drawn = downsample(steps, values if part == "eval" else smooth(values, 0.6), POINTS_EACH)
-        keys.append((run_title(run), color, float(drawn[1][-1]) if len(steps) else None))
+        keys.append((run_title(run), color, float(values[-1]) if len(steps) else None))  # as logged, as in the table
         if len(steps):
             lines.append(Line(run_title(run), *drawn, color))
     title = say(language, f"curve.{metric}")

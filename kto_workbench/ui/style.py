@@ -233,6 +233,12 @@ svg.kto-thumb.kto-down { fill: var(--kto-down); transform: rotate(180deg); }
 .kto-prompt { margin: 0 !important; font-weight: 550; overflow-wrap: anywhere; white-space: pre-wrap; }
 .kto-prompt small, .kto-line, .kto-sample small { color: var(--block-info-text-color); font-weight: 400;
   font-size: 12px; }
+.kto-context { font-size: 13px; color: var(--block-info-text-color); margin: 0 0 4px; overflow-wrap: anywhere; }
+.kto-context summary { cursor: pointer; }
+.kto-context[open] { border-left: 2px solid var(--block-border-color); padding-left: 10px; }
+.kto-context .kto-prompt { margin-top: 6px !important; }
+.kto-row .kto-prompt { font-weight: 400; font-size: 13.5px; color: var(--block-info-text-color); }
+.kto-row .kto-answer { font-size: 15px; }
 .kto-answer { margin: 3px 0 0 !important; white-space: pre-wrap; overflow-wrap: anywhere; }
 
 .kto-progress { border: 1px solid var(--block-border-color); border-radius: 8px; padding: 14px 16px;
@@ -344,6 +350,13 @@ button.kto-why:hover { background: var(--button-secondary-background-fill-hover)
   #blind-actions button { flex: 1 1 28% !important; min-height: 48px; padding: 4px; }
   #review-back, #review-skip { order: 1; }
   .kto-sides { grid-template-columns: 1fr; gap: 12px; }
+  /* A run a card, each figure beside its name */
+  #runs-table thead { position: absolute; clip-path: inset(50%); height: 1px; overflow: hidden; }
+  #runs-table tr { display: grid; grid-template-columns: 1fr 1fr; gap: 2px 14px; padding: 10px 12px;
+    border-top: 1px solid var(--block-border-color) !important; }
+  #runs-table td { display: flex; justify-content: space-between; gap: 8px; padding: 2px 0; border: 0 !important; }
+  #runs-table td:first-child, #runs-table td[colspan] { display: block; grid-column: 1 / -1; overflow-wrap: anywhere; }
+  #runs-table td[data-name]::before { content: attr(data-name); color: var(--block-info-text-color); }
   .kto-progress-line code { margin-left: 0; }
 }
 @media (prefers-reduced-motion: reduce) { .kto-bar i, .kto-track i { transition: none; } }

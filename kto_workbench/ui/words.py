@@ -79,6 +79,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "rows.before": ("← Back", "← 上一页"),
     "rows.after": ("Next →", "下一页 →"),
     "rows.where": ("{first:,}–{last:,} of {total}", "第 {first:,}–{last:,} 行，共 {total} 行"),
+    "rows.earlier": ("Earlier turns: {count:,}", "之前的轮次：{count:,}"),
+    "rows.whole": ("all of it", "全文"),
     "rows.none": ("No rows to show.", "没有可显示的行。"),
     # the check
     "check.fixes": ("Fixes", "修复"),
@@ -283,10 +285,9 @@ WORDS: dict[str, tuple[str, str]] = {
         "此训练没有可建议的提示；请使用文件。",
     ),
     "blind.none": ("There are no votes on these sides yet.", "这两边还没有投票。"),
-    "blind.judge": ("you, blind", "盲投"),
     "blind.same": (
-        "{count:,} of the ties are pairs of equal answers, which were not shown.",
-        "其中 {count:,} 个平局是两个相同的回答，没有展示。",
+        "Equal answers, which were not shown and count as ties: {count:,}.",
+        "两个相同的回答不展示，按平局计：{count:,} 对。",
     ),
     "blind.all": (
         "All {n:,} votes on these sides: win rate {rate:.1%}, between {low:.1%} and {high:.1%}.",
@@ -368,13 +369,14 @@ WORDS: dict[str, tuple[str, str]] = {
     "evaluate.stage.answers": ("{done:,} of {total:,} answers", "已生成 {done:,} / {total:,} 个回答"),
     "evaluate.stage.scores": ("Measured {done:,} of {total:,} sides", "已测量 {done:,} / {total:,} 方"),
     "evaluate.stage.judge": ("Judged {done:,} of {total:,}", "已评判 {done:,} / {total:,}"),
+    "evaluate.wins_blind": ("won by the tuned side in your blind vote", "训练后一方在你的盲投中的胜率"),
     "evaluate.wins_by": ("won by the tuned side, by judge {judge}", "训练后一方的胜率（评判：{judge}）"),
     "evaluate.spoken": (
         "Win rate {rate:.1%}, between {low:.1%} and {high:.1%} (95 %; ties count half).",
         "胜率 {rate:.1%}，95% 区间 {low:.1%} 至 {high:.1%}（平局计一半）。",
     ),
     "evaluate.counts": (
-        "{wins:,} wins, {ties:,} ties, {losses:,} losses.",
+        "Wins: {wins:,}, ties: {ties:,}, losses: {losses:,}.",
         "{wins:,} 胜，{ties:,} 平，{losses:,} 负。",
     ),
     "evaluate.sign_test": ("Sign test: p {p}.", "符号检验：p {p}。"),
