@@ -130,7 +130,7 @@ def _batch(examples: list[Example], batch_type: Any, pair_type: Any, place: Any)
     return batch_type(
         pairs=[pair_type(e.prompt, e.completion) for e in examples],
         mismatched=[pair_type(a.prompt, b.completion) for a, b in zip(examples, partners, strict=True)],
-        label=torch.tensor([e.label for e in examples], device=place),
+        label=torch.tensor([e.label for e in examples]),
         reference_logps=zeros,
         reference_kl_logps=zeros,
     )

@@ -51,13 +51,15 @@ class Ours:
     def score_reference(self, number: int | None = None) -> None:
         """Fill in the reference of one batch or of all, nothing of it known before."""
         from kto_workbench.engine.passes import Budget
-        from kto_workbench.engine.reference import ReferenceCache, fill_in
+        from kto_workbench.engine.reference import Reference, ReferenceCache
 
         some = self.batches if number is None else [self.batches[number]]
         with tempfile.TemporaryDirectory() as folder:
-            cache = ReferenceCache(Path(folder) / "reference.safetensors")
-            budget = Budget(self.tokens_per_pass)
-            fill_in(some, self.scorer, cache, budget, mismatched=True, as_reference=self.as_reference)
+            cache = ReferenceCache(Path(folder) / "reference.sqlite")
+            reference = Reference(self.scorer, cache, Budget(self.tokens_per_pass), as_reference=self.as_reference)
+            for batch in some:
+                batch.reference_logps = None
+                reference.fill_in(batch)
 
     def step(self, number: int) -> Any:
         """Add the gradient of a batch; returns its loss."""

@@ -223,6 +223,12 @@ class KTOConfig(BaseModel):
     num_train_epochs: float = _option(
         3.0, "Times to go through the data.", group="optimization", basic=True, gt=0, le=1000
     )
+    group_prompts: bool = _option(
+        True,
+        "Answers to the same prompt come into the same batch, so that the prompt goes through the model once for all "
+        "of them. Off: every row is drawn for itself.",
+        group="optimization",
+    )
     max_steps: int = _option(
         -1,
         "Stop after this many steps, whatever the epochs; -1 leaves it to num_train_epochs.",

@@ -110,7 +110,7 @@ def main():
     from kto_workbench.engine.generation import generate
     from kto_workbench.engine.models import as_it_is
     from kto_workbench.engine.passes import Budget
-    from kto_workbench.engine.reference import ReferenceCache, fill_in
+    from kto_workbench.engine.reference import Reference, ReferenceCache
     from kto_workbench.engine.scoring import make_scorer
     from kto_workbench.engine.step import kto_step
 
@@ -121,11 +121,10 @@ def main():
         model = make(kind).to(device)
         scorer = make_scorer(model)
         known = make_batch(tiny_lora(kind))
-        batch = Batch(known.pairs, known.mismatched, known.label.to(device))
+        batch = Batch(known.pairs, known.mismatched, known.label)
         as_reference = {} if make is tiny_lora else {"as_reference": as_it_is}
         with tempfile.TemporaryDirectory() as folder:
-            cache = ReferenceCache(Path(folder) / "cache")
-            fill_in([batch], scorer, cache, Budget(tokens), mismatched=True, **as_reference)
+            Reference(scorer, ReferenceCache(Path(folder) / "cache"), Budget(tokens), **as_reference).fill_in(batch)
         z0 = torch.tensor(0.3).to(device) if options.get("z0") == "every" else None
         waits.clear()
         sums = kto_step(scorer, batch, make_config(**options), tokens, train=True, z0=z0)

@@ -95,8 +95,8 @@ def _scorer(checkpointed: bool = False):
 
 
 def _batch(lengths):
-    """Pairs whose prompts and completions have these lengths, all on one prompt length so that partners are as long."""
-    pairs = [Pair(tuple(range(3, 3 + n)), tuple(range(5, 5 + n))) for n in lengths]
+    """Pairs whose prompts and completions have these lengths; the prompts differ in their last token."""
+    pairs = [Pair((*range(3, 2 + n), 3 + i), tuple(range(5, 5 + n))) for i, n in enumerate(lengths)]
     other = [Pair(a.prompt_ids, b.completion_ids) for a, b in zip(pairs, pairs[1:] + pairs[:1], strict=True)]
     zeros = torch.zeros(len(pairs))
     return Batch(pairs, other, torch.tensor([i % 2 == 0 for i in range(len(pairs))]), zeros, zeros)

@@ -204,19 +204,19 @@ def test_a_second_round_against_the_base_starts_with_the_first_rounds_rewards(tr
     run = train(KTOConfig(**options, data=str(small_data), workspace=trained.config().workspace), progress=False)
     first, config = run.metrics()[0], run.config()
     assert abs(first["rewards/margins"]) > 0.01
-    # By hand: β · (log π_first − log π_base) over the one batch that was trained on.
-    from kto_workbench.engine.training import prepare
+    # By hand: β · (log π_first − log π_base) over the one batch that was trained on, whichever of the epoch's it was.
+    from kto_workbench.engine.preparation import prepare
 
-    rows = list(load_feedback(str(small_data)).rows)
-    batches = prepare(rows, load_tokenizer("demo"), config).train
+    rows = load_feedback(str(small_data)).rows
     means = []
-    for part in batches:
+    for part in prepare(rows, load_tokenizer("demo"), config).train:
+        liked = [rows[number] for number in part if rows[number].label]
         stats = completion_stats(
             models,
             Side(trained),
             Side(trained, "reference"),
-            [row.prompt for row, _ in part if row.label],
-            [row.completion for row, _ in part if row.label],
+            [row.prompt for row in liked],
+            [row.completion for row in liked],
         )
         means.append(config.beta * sum(s["tuned_logp"] - s["reference_logp"] for s in stats) / len(stats))
     assert min(abs(first["rewards/chosen"] - mean) for mean in means) < 1e-4

@@ -141,15 +141,14 @@ def test_out_of_memory_halves_the_pass_and_repeats_the_step_exactly(caplog):
     batch, config = make_batch(model), make_config()
     scorer = make_scorer(model)
     want, want_gradient = run_step(model, batch, config)
-    inner, said = scorer.score, []
+    inner, said = scorer.forward, []
 
-    def failing_allocator(pairs, **options):
-        if sum(map(len, pairs)) > 30:
+    def failing_allocator(pairs, mismatched=(), entropy=False):
+        if torch.is_grad_enabled() and sum(map(len, pairs)) > 30:
             raise torch.OutOfMemoryError("CUDA out of memory (played)")
-        return inner(pairs, **options)
+        return inner(pairs, mismatched, entropy)
 
-    scorer.score = failing_allocator
-    scorer.score_both = lambda pairs, mismatched, **o: (failing_allocator(pairs, **o), None)
+    scorer.forward = failing_allocator
     budget = Budget(None, said.append)
     total, longest = sum(map(len, batch.pairs)), max(map(len, batch.pairs))
     model.zero_grad()
@@ -223,7 +222,7 @@ def test_loss_z0_and_gradient_equal_trl(labels, tmp_path):
     trl_loss.backward()
     trl_kl = trainer._metrics["train"]["kl"][-1]
 
-    from kto_workbench.engine.batches import Pair, mismatched_pairs
+    from kto_workbench.engine.batches import Pair, mismatched_pair
     from kto_workbench.feedback import Row
     from kto_workbench.feedback.rendering import encode_rows
 
@@ -233,7 +232,10 @@ def test_loss_z0_and_gradient_equal_trl(labels, tmp_path):
         assert list(ids.prompt_ids) == example["prompt_ids"] and list(ids.completion_ids) == example["completion_ids"]
     pairs = [Pair(e.prompt_ids, e.completion_ids) for e in encoded]
     scorer = make_scorer(ours)
-    mismatched = mismatched_pairs(encoded, 64)
+    partners = encoded[1:] + encoded[:1]
+    mismatched = [
+        mismatched_pair(e.prompt_ids, other.completion_ids, 64) for e, other in zip(encoded, partners, strict=True)
+    ]
     with torch.no_grad(), adapter_off(ours):
         scores, kl = scorer.score_both(pairs, mismatched)
     sums, gradient = run_step(ours, Batch(pairs, mismatched, torch.tensor(labels), scores.logps, kl), make_config())

@@ -2,18 +2,25 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from bitsandbytes.optim import PagedAdamW8bit
-from test_step import make_batch, make_config
+from test_scoring import make_pairs
+from test_step import LENGTHS, make_config
 from tiny_models import tiny_lora
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from kto_workbench.engine.batches import Batches
+from kto_workbench.engine.examples import Examples
 from kto_workbench.engine.masters import MasterAdamW, master_optimizer
 from kto_workbench.engine.passes import Budget
+from kto_workbench.engine.reference import Reference, ReferenceCache
 from kto_workbench.engine.scoring import make_scorer
 from kto_workbench.engine.step import StepSums
 from kto_workbench.engine.trainer import KTOTrainer, mean_metrics
+from kto_workbench.feedback import Row
+from kto_workbench.feedback.rendering import Encoded
 
 
 class CountReads(TorchDispatchMode):
@@ -33,8 +40,16 @@ class CountReads(TorchDispatchMode):
 
 def make_trainer(model, tmp_path, **options):
     config = make_config(logging_steps=4, max_steps=8, device="cpu", save_steps=0, learning_rate=1e-3, **options)
-    batch = make_batch(model)
-    return KTOTrainer(model, config, make_scorer(model), [batch], [batch], tmp_path, Budget(options.get("tokens")))
+    pairs, _ = make_pairs(lengths=LENGTHS)
+    n = len(pairs)
+    rows = [Row("", "", label=i % 2 == 0, line=i) for i in range(n)]
+    encode = lambda some: [Encoded(pairs[row.line].prompt_ids, pairs[row.line].completion_ids) for row in some]
+    examples = Examples(rows, (np.arange(n) + 1) % n, encode, config.max_length)
+    batches, scorer = Batches(np.arange(n), np.arange(n), 8, 0), make_scorer(model)
+    reference = Reference(scorer, ReferenceCache(tmp_path / "reference.sqlite"), Budget(None))
+    if config.reference == "uniform":
+        reference = None
+    return KTOTrainer(scorer, config, examples, batches, batches, reference, tmp_path, Budget(options.get("tokens")))
 
 
 @pytest.mark.parametrize(
@@ -43,7 +58,8 @@ def make_trainer(model, tmp_path, **options):
 def test_a_training_step_never_waits_for_the_device(tmp_path, options):
     model = tiny_lora()
     trainer = make_trainer(model, tmp_path, **options)
-    inputs = {"batch": trainer.train_dataset[0]}
+    (inputs,) = trainer.get_train_dataloader()
+    trainer.training_step(model, inputs)  # the reference's first visit waits
     with CountReads() as reads:
         for _ in range(3):
             trainer.training_step(model, inputs)

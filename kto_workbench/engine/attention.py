@@ -42,12 +42,14 @@ class NotKnown(Exception):
 class Ragged:
     """How the tokens of a packed forward pass hang together.
 
-    `lengths`: tokens of each sequence, in order. `keep`: keys and values of each sequence's first so many tokens are
-    put into `kept`, detached. `prefix`: such kept ones, that the sequences of this pass go on from.
+    `lengths`: tokens of each sequence, in order. `before`: for each sequence None, or (s, n) where it goes on from the
+    first n tokens of sequence s: one of this pass, or, with `prefix`, the s-th that an earlier pass has kept. `keep`:
+    the (s, n) whose keys and values are put into `kept`, detached, layer by layer.
     """
 
     lengths: list[int]
-    keep: list[int] | None = None
+    before: list[tuple[int, int] | None] | None = None
+    keep: list[tuple[int, int]] | None = None
     prefix: "dict[int, list[tuple[Tensor, Tensor]]] | None" = None
     kept: "dict[int, list[tuple[Tensor, Tensor]]]" = field(default_factory=dict)
     _starts: dict[str, Tensor] = field(default_factory=dict)
@@ -147,9 +149,6 @@ def _ragged_attention(
     if is_causal is False:
         raise NotKnown("a layer of it is not causal")
     packed, ragged = attention_mask, attention_mask.ragged
-    layer, outputs, start = module.layer_idx, [], 0
-    if ragged.keep is not None:
-        ragged.kept[layer] = []
     in_one = (
         varlen["enabled"]
         and query.is_cuda
@@ -158,36 +157,52 @@ def _ragged_attention(
         and s_aux is None
         and packed.size == packed.window
     )
-    keys, values = [], []
-    for i, length in enumerate(ragged.lengths):
-        part = slice(start, start + length)
-        start += length
-        q, k, v = query[:, :, part], key[:, :, part], value[:, :, part]
-        if ragged.keep is not None:
-            kept = slice(0, ragged.keep[i])
-            ragged.kept[layer].append((k[:, :, kept].detach(), v[:, :, kept].detach()))
-        if ragged.prefix is not None:
-            k_before, v_before = ragged.prefix[layer][i]
-            k, v = torch.cat([k_before, k], dim=2), torch.cat([v_before, v], dim=2)
-        if in_one:
-            keys.append(k)
-            values.append(v)
-        else:
-            outputs.append(_attend_causally(q, k, v, packed, scaling, softcap, s_aux))
+    if in_one and ragged.before is None and ragged.keep is None:
+        return _attend_in_one(query, key, value, ragged.lengths, ragged, scaling, packed.window), None
+    keys, values = _with_what_is_before(module.layer_idx, key, value, ragged)
     if in_one:
-        return _attend_in_one(query, keys, values, ragged, scaling, packed.window), None
+        lengths = [k.shape[2] for k in keys]
+        k, v = torch.cat(keys, dim=2), torch.cat(values, dim=2)
+        return _attend_in_one(query, k, v, lengths, ragged, scaling, packed.window), None
+    outputs = [
+        _attend_causally(q, k, v, packed, scaling, softcap, s_aux)
+        for q, k, v in zip(query.split(ragged.lengths, dim=2), keys, values, strict=True)
+    ]
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 
 
+def _with_what_is_before(layer: int, key: Tensor, value: Tensor, ragged: Ragged) -> tuple[list[Tensor], list[Tensor]]:
+    """All keys and values that each sequence sees; those to keep are put aside."""
+    # One split instead of slices, whose backward would fill all keys with zeros once for each sequence.
+    own = list(zip(key.split(ragged.lengths, dim=2), value.split(ragged.lengths, dim=2), strict=True))
+    if ragged.keep is not None:
+        ragged.kept[layer] = [(own[s][0][:, :, :n].detach(), own[s][1][:, :, :n].detach()) for s, n in ragged.keep]
+    seen = own
+    if ragged.before is not None:
+        earlier = own if ragged.prefix is None else ragged.prefix[layer]
+        seen = []
+        for (k, v), before in zip(own, ragged.before, strict=True):
+            if before is not None:
+                s, n = before
+                k, v = torch.cat([earlier[s][0][:, :, :n], k], dim=2), torch.cat([earlier[s][1][:, :, :n], v], dim=2)
+            seen.append((k, v))
+    keys, values = zip(*seen, strict=True)
+    return list(keys), list(values)
+
+
 def _attend_in_one(
-    query: Tensor, keys: list[Tensor], values: list[Tensor], ragged: Ragged, scaling: float | None, window: int | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_lengths: list[int],
+    ragged: Ragged,
+    scaling: float | None,
+    window: int | None,
 ) -> Tensor:
     """The same with torch's variable-length kernel, whose causal mask is aligned at the sequences' ends."""
     from torch.nn.attention.varlen import varlen_attn
 
-    k, v = torch.cat(keys, dim=2), torch.cat(values, dim=2)
-    q, k, v = (t[0].transpose(0, 1).contiguous() for t in (query, k, v))
-    key_lengths = [t.shape[2] for t in keys]
+    q, k, v = (t[0].transpose(0, 1).contiguous() for t in (query, key, value))
     out = varlen_attn(
         q,
         k,

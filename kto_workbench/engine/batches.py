@@ -1,16 +1,16 @@
-"""Which examples are taken together, and who is whose mismatched partner.
+"""Which rows are taken together, and who is whose mismatched partner.
 
-A batch's composition is drawn once for a run, so that mismatched pairs stay the same and their reference
-log-probabilities can be kept; only the order of the batches changes from epoch to epoch.
+Each row has one mismatched partner for the whole run, so that its reference log-probabilities can be kept; which rows
+are taken together is drawn anew each epoch, so that no row meets the same batch's z0 twice.
 """
 
 import random
-from collections.abc import Hashable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
-
-from kto_workbench.feedback.rendering import Encoded
+from torch.utils.data import Sampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +26,12 @@ class Pair:
 
 @dataclass(slots=True)
 class Batch:
-    """The m examples of one optimizer step.
+    """The examples of one optimizer step, or a process's share of them.
 
-    `pairs` are (x_i, y_i), `mismatched` are (x_i, y_j) with j = (i+1) mod m, `label` [m] is bool, `reference_logps` and
-    `reference_kl_logps` [m] are filled in before training where the objective uses them.
+    `pairs` are (x_i, y_i), `mismatched` are (x_i, y_j) with j the partner of i (or empty, where no z0 is estimated from
+    them), `label` [n] is bool and lies on the host; `reference_logps` and `reference_kl_logps` [n] are filled in before
+    the step where the objective uses them. `size` is m, the examples of the whole batch, and `imitated` its completion
+    tokens with a thumb up: the denominators of the batch's means.
     """
 
     pairs: list[Pair]
@@ -37,22 +39,46 @@ class Batch:
     label: Tensor
     reference_logps: Tensor | None = None
     reference_kl_logps: Tensor | None = None
+    size: int = 0
+    imitated: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.size:
+            self.size = len(self.pairs)
+            up = self.label.tolist()
+            self.imitated = sum(len(pair.completion_ids) for pair, good in zip(self.pairs, up, strict=True) if good)
 
     def __len__(self) -> int:
         return len(self.pairs)
 
+    def take(self, numbers: Sequence[int]) -> "Batch":
+        """A share of the batch."""
+        some = lambda values: [values[i] for i in numbers] if values else []
+        part = lambda values: None if values is None else values[list(numbers)]
+        return Batch(
+            some(self.pairs),
+            some(self.mismatched),
+            self.label[list(numbers)],
+            part(self.reference_logps),
+            part(self.reference_kl_logps),
+            self.size,
+            self.imitated,
+        )
 
-def compose(prompts: Sequence[Hashable], batch_size: int, seed: int) -> list[list[int]]:
-    """Split rows into batches as even as possible, none larger than `batch_size` but for three rows and a size of two.
+
+def partners(prompts: np.ndarray, seed: int) -> np.ndarray:
+    """A partner for each row, whose completion is the mismatched one to the row's prompt.
+
+    All rows are laid on a circle, and each one's partner is the next. Laying the groups of siblings (rows that answer
+    the same prompt), the largest first, onto the even places and then onto the odd ones keeps two of a group apart
+    whenever no group is larger than half of the circle.
 
     Args:
-        prompts: one key a row; rows with equal keys are siblings (answers to the same prompt).
-        batch_size: at least 2.
+        prompts: [n] a number for each row's prompt; rows with equal numbers are siblings.
         seed: of the shuffle.
 
     Returns:
-        Lists of row numbers. Within a list neighbours, and the last and the first, are siblings only where the batch
-        leaves no other way: each row is the mismatched partner of the one before it.
+        [n] row numbers, a permutation in one cycle; a row's partner is a sibling only where there is no other way.
 
     Raises:
         ValueError: fewer than two rows, which have no mismatched pair.
@@ -60,41 +86,61 @@ def compose(prompts: Sequence[Hashable], batch_size: int, seed: int) -> list[lis
     n = len(prompts)
     if n < 2:
         raise ValueError("at least two rows are needed: a single one has no mismatched partner")
-    order = list(range(n))
-    random.Random(seed).shuffle(order)
-    # A batch of one would pair a row with its own completion, so there are never more batches than half the rows.
-    count = min(-(-n // batch_size), n // 2)
-    bounds = [n * b // count for b in range(count + 1)]
-    return [_apart(order[a:b], prompts) for a, b in zip(bounds, bounds[1:], strict=False)]
+    order = np.random.default_rng(seed).permutation(n)
+    _, first, group, size = np.unique(prompts[order], return_index=True, return_inverse=True, return_counts=True)
+    # Stable: the rows of a group stay in the order of the shuffle, and so do groups of a size.
+    grouped = order[np.lexsort((first[group], -size[group]))]
+    circle = np.empty(n, dtype=np.int64)
+    circle[[*range(0, n, 2), *range(1, n, 2)]] = grouped
+    partner = np.empty(n, dtype=np.int64)
+    partner[circle] = np.roll(circle, -1)
+    return partner
 
 
-def _apart(rows: list[int], prompts: Sequence[Hashable]) -> list[int]:
-    """Order rows on a circle so that siblings are not neighbours, if that can be done.
+class Batches(Sampler[list[int]]):
+    """Each epoch's batches of row numbers, as even as possible, none larger than `batch_size`.
 
-    Laying the groups of siblings, the largest first, onto the even places and then onto the odd ones keeps two of a
-    group apart whenever no group is larger than half of the circle.
+    Args:
+        numbers: [n] the rows to draw.
+        prompts: [n] a number for each one's prompt.
+        batch_size: rows in a batch at most.
+        seed: of the shuffles; each epoch has one of its own, so that any can be drawn without those before it.
+        together: rows that answer the same prompt follow each other, so that they are mostly in the same batch.
     """
-    if len({prompts[row] for row in rows}) == len(rows):
-        return rows
-    size: dict[Hashable, int] = {}
-    for row in rows:
-        size[prompts[row]] = size.get(prompts[row], 0) + 1
-    first = {key: place for place, key in reversed([(p, prompts[row]) for p, row in enumerate(rows)])}
-    grouped = sorted(rows, key=lambda row: (-size[prompts[row]], first[prompts[row]]))
-    places = [*range(0, len(rows), 2), *range(1, len(rows), 2)]
-    circle = [0] * len(rows)
-    for place, row in zip(places, grouped, strict=True):
-        circle[place] = row
-    return circle
+
+    def __init__(
+        self, numbers: np.ndarray, prompts: np.ndarray, batch_size: int, seed: int, *, together: bool = True
+    ) -> None:
+        self.numbers, self.prompts = numbers, prompts
+        self._group = np.unique(prompts, return_inverse=True)[1] if together else np.arange(len(prompts))
+        self._seed, self._epoch = seed, 0
+        count = -(-len(numbers) // batch_size)
+        self._bounds = [len(numbers) * b // count for b in range(count + 1)]
+
+    def __len__(self) -> int:
+        return len(self._bounds) - 1
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the batches of this epoch from now on."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        draw = np.random.default_rng((self._seed, self._epoch))
+        rows = draw.permutation(len(self.numbers))
+        place = draw.permutation(len(self.numbers))  # of each group; there are no more of them than rows
+        rows = self.numbers[rows[np.argsort(place[self._group[rows]], kind="stable")]]
+        for a, b in zip(self._bounds, self._bounds[1:], strict=False):
+            yield rows[a:b].tolist()
+
+    def two_of_different_prompts(self, draw: random.Random) -> tuple[int, int]:
+        """Two rows at random; a few tries find such that answer different prompts, where there are any."""
+        for _ in range(20):
+            first, second = draw.sample(range(len(self.numbers)), 2)
+            if self.prompts[first] != self.prompts[second]:
+                break
+        return int(self.numbers[first]), int(self.numbers[second])
 
 
-def mismatched_pairs(encoded: Sequence[Encoded], max_length: int) -> list[Pair]:
-    """(x_i, y_j) with j = (i+1) mod m for the rows of one batch, the completion cut to what max_length leaves."""
-    m = len(encoded)
-    if m < 2:
-        raise ValueError("a batch of one has no mismatched partner")
-    partners = [encoded[(i + 1) % m].completion_ids for i in range(m)]
-    return [
-        Pair(row.prompt_ids, completion[: max(1, max_length - len(row.prompt_ids))])
-        for row, completion in zip(encoded, partners, strict=True)
-    ]
+def mismatched_pair(prompt_ids: tuple[int, ...], completion_ids: Sequence[int], max_length: int) -> Pair:
+    """A prompt with another row's completion, which is cut to what max_length leaves."""
+    return Pair(prompt_ids, tuple(completion_ids[: max(1, max_length - len(prompt_ids))]))

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from kto_workbench.config import KTOConfig
-from kto_workbench.engine.batches import Batch
+from kto_workbench.engine.batches import Batch, Pair
 from kto_workbench.engine.scoring import PaddedScorer
 from kto_workbench.engine.step import kto_step
 from kto_workbench.runs import machine
@@ -41,7 +41,8 @@ def calibrate(scorer: PaddedScorer, batch: Batch, config: KTOConfig, *, free: in
     Returns:
         Tokens a pass, at least those of the longest sequence; None where the whole batch fits into one.
     """
-    lengths = [max(len(a), len(b)) for a, b in zip(batch.pairs, batch.mismatched, strict=True)]
+    longer = _longer(batch)
+    lengths = list(map(len, longer))
     longest = max(lengths)
     trained = [p for p in scorer.model.parameters() if p.requires_grad]
     to_come = optimizer_bytes(config, sum(p.numel() for p in trained), trained[0].element_size())
@@ -56,7 +57,7 @@ def calibrate(scorer: PaddedScorer, batch: Batch, config: KTOConfig, *, free: in
     always = max(0.0, small - few * per_token)
     fits = int((available - always) / per_token)
     log.info("A token takes %.1f KiB and any pass %.1f MiB; %d tokens fit.", per_token / 2**10, always / 2**20, fits)
-    return None if fits >= sum(map(len, batch.pairs)) else max(fits, longest)
+    return None if fits >= scorer.tokens(longer) else max(fits, longest)
 
 
 def free_memory(device: torch.device) -> int:
@@ -69,20 +70,18 @@ def free_memory(device: torch.device) -> int:
 
 def _dry_step(scorer: PaddedScorer, batch: Batch, config: KTOConfig, numbers: list[int]) -> tuple[int, int]:
     """Tokens and peak bytes of a step over some of a batch's examples."""
-    at = torch.tensor(numbers, device=batch.label.device)
-    zeros = torch.zeros(len(numbers), device=batch.label.device)
-    some = Batch(
-        pairs=[batch.pairs[i] for i in numbers],
-        mismatched=[batch.mismatched[i] for i in numbers],
-        label=batch.label[at],
-        reference_logps=zeros,
-        reference_kl_logps=zeros,
-    )
+    some = batch.take(numbers)
+    some.reference_logps = some.reference_kl_logps = torch.zeros(len(numbers), device=scorer.device)
     devices = [scorer.device] if scorer.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         peak = peak_bytes(lambda: kto_step(scorer, some, config, None, train=True), scorer.device)
     scorer.model.zero_grad(set_to_none=True)
-    return sum(max(len(a), len(b)) for a, b in zip(some.pairs, some.mismatched, strict=True)), peak
+    return scorer.tokens(_longer(some)), peak
+
+
+def _longer(batch: Batch) -> list[Pair]:
+    """Each example's own completion or its mismatched one, whichever is longer."""
+    return [max(two, key=len) for two in zip(batch.pairs, batch.mismatched or batch.pairs, strict=True)]
 
 
 def peak_bytes(work: Callable[[], Any], device: torch.device) -> int:

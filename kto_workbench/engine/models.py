@@ -212,6 +212,32 @@ def load_adapter(model: PreTrainedModel, path: str | Path, *, trainable: bool = 
         raise ModelError(f"The adapter in {path} does not fit the model: {short_reason(error)}.") from error
 
 
+REFERENCE = "reference"
+
+
+def keep_as_reference(model: nn.Module, folder: Path) -> None:
+    """Put a frozen copy of the adapter, which is from the folder, beside it: what `start_adapter_on` turns on."""
+    trained = model.active_adapter
+    model.load_adapter(str(folder), REFERENCE, is_trainable=False)
+    parameters = dict(model.named_parameters())
+    for name, parameter in parameters.items():
+        if f".{REFERENCE}." in name:
+            # In the dtype that it is trained in, so that rewards begin at 0.
+            parameter.data = parameters[name.replace(f".{REFERENCE}.", f".{trained}.")].detach().clone()
+    model.set_adapter(trained)
+
+
+@contextlib.contextmanager
+def start_adapter_on(model: nn.Module) -> Iterator[None]:
+    """The model as training found it: with the frozen copy of the adapter that it started from."""
+    trained = model.active_adapter
+    model.set_adapter(REFERENCE, inference_mode=True)
+    try:
+        yield
+    finally:
+        model.set_adapter(trained)
+
+
 def check_not_repacked(model: nn.Module) -> None:
     """Raise ModelError if 4-bit weights were repacked for inference, since training them would be silently wrong."""
     for name, module in model.named_modules():

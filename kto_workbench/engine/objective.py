@@ -44,14 +44,14 @@ def kto_loss(
     return losses, beta * log_ratios.detach()
 
 
-def mean_log_ratio(policy_kl_logps: Tensor, reference_kl_logps: Tensor) -> Tensor:
-    """The mean of log π_θ(y_j|x_i) − log π_ref(y_j|x_i) over mismatched pairs, detached: z0 before it is clamped."""
-    return (policy_kl_logps - reference_kl_logps).detach().mean()
+def sum_of_log_ratios(policy_kl_logps: Tensor, reference_kl_logps: Tensor) -> Tensor:
+    """Σ log π_θ(y_j|x_i) − log π_ref(y_j|x_i) over mismatched pairs, detached: over m, this is z0 before clamping."""
+    return (policy_kl_logps - reference_kl_logps).detach().sum()
 
 
 def estimate_z0(policy_kl_logps: Tensor, reference_kl_logps: Tensor) -> Tensor:
     """The reference point z0, a detached scalar ≥ 0 in nats, from log-probabilities [n] of mismatched pairs."""
-    return mean_log_ratio(policy_kl_logps, reference_kl_logps).clamp(min=0)
+    return (sum_of_log_ratios(policy_kl_logps, reference_kl_logps) / len(policy_kl_logps)).clamp(min=0)
 
 
 def uniform_reference_logps(policy_logps: Tensor, entropy: Tensor) -> Tensor:

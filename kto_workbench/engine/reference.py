@@ -1,84 +1,137 @@
-"""The reference's log-probabilities, computed once and kept on disk.
+"""The reference's log-probabilities, computed when a row first comes up and kept on disk.
 
 The reference is the base model, or that with the adapter that training starts from, so what it gives a completion never
-changes while training, nor from run to run: a second run with another β, λ, learning rate or number of epochs computes
-nothing again.
+changes while training, nor from run to run: a second epoch, or a second run with another β, λ or learning rate,
+computes nothing again; and a run of ten steps pays for ten batches.
 
-One file holds what one model gives, keyed by the model's weights, dtype, quantization and way of scoring; inside it a
-row is found by the token ids of its prompt and completion, so that another template, truncation or partner never hits.
+One file holds what one model gives, keyed by the model's weights, dtype, quantization, way of scoring and the libraries
+whose versions change numbers; inside it a row is found by the token ids of its prompt and completion, so that another
+template, truncation or partner never hits.
 """
 
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+import sqlite3
+import struct
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 import xxhash
-from safetensors import safe_open
-from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from kto_workbench.engine.batches import Batch, Pair
-from kto_workbench.engine.models import adapter_off, dropout_off
-from kto_workbench.engine.passes import Budget, split
+from kto_workbench.engine.crew import ALONE, Crew
+from kto_workbench.engine.models import adapter_off
+from kto_workbench.engine.passes import Budget
 from kto_workbench.engine.scoring import PaddedScorer
+from kto_workbench.engine.step import score_without_gradient
 from kto_workbench.runs.jsonlines import write_atomically
 
 log = logging.getLogger(__name__)
 
 AsReference = Callable[[nn.Module], contextlib.AbstractContextManager[None]]
 
+# Part of every cache's key: to be raised when our own arithmetic changes numbers beyond rounding.
+REVISION = 2
+PATIENCE = 30.0  # seconds to wait for another process's write
+KEYS_AT_ONCE = 500  # SQLite takes 999 parameters on old systems
+
 
 class ReferenceCache:
-    """Log-probabilities by pair, on disk."""
+    """Log-probabilities by pair, in an SQLite file that several processes may read and append to.
+
+    A record is 8 bytes behind its 16-byte key: a float32 and a checksum of key and value, so a damaged one is not
+    known instead of wrong. Nothing of it is kept in memory. Where the disk fails (full, read-only, damaged) a line in
+    the log says so, and what is computed is remembered until the process ends.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._known: dict[bytes, float] = {}
-        self._read()
+        self._remembered: dict[bytes, float] = {}
+        self._database: sqlite3.Connection | None = None
+        self._renewed = False
+        self._open()
 
     def __len__(self) -> int:
-        return len(self._known)
+        with self._or_without_disk():
+            if self._database is not None:
+                return self._database.execute("SELECT count(*) FROM known").fetchone()[0] + len(self._remembered)
+        return len(self._remembered)
 
     def look_up(self, pairs: Sequence[Pair]) -> np.ndarray:
         """[n] float32 log-probabilities; NaN where a pair is not known."""
-        return np.array([self._known.get(pair_key(pair), np.nan) for pair in pairs], dtype=np.float32)
+        keys = [pair_key(pair) for pair in pairs]
+        found = dict(self._remembered)
+        with self._or_without_disk():
+            for start in range(0, len(keys) if self._database is not None else 0, KEYS_AT_ONCE):
+                some = keys[start : start + KEYS_AT_ONCE]
+                marks = ",".join("?" * len(some))
+                rows = self._database.execute(f"SELECT key, record FROM known WHERE key IN ({marks})", some)
+                found |= {key: logp for key, record in rows if (logp := _value_of(key, record)) is not None}
+        return np.array([found.get(key, np.nan) for key in keys], dtype=np.float32)
 
     def add(self, pairs: Sequence[Pair], logps: Sequence[float]) -> None:
-        """Remember pairs; `save` puts them on disk."""
-        self._known.update(zip(map(pair_key, pairs), map(float, logps), strict=True))
+        """Keep pairs, all or none of them."""
+        values = np.asarray(logps, dtype=np.float32).tolist()
+        records = {pair_key(pair): value for pair, value in zip(pairs, values, strict=True)}
+        with self._or_without_disk():
+            if self._database is not None:
+                with self._database:
+                    self._database.executemany(
+                        "INSERT OR REPLACE INTO known VALUES (?, ?)",
+                        [(key, _record_of(key, value)) for key, value in records.items()],
+                    )
+                return
+        self._remembered |= records
 
-    def save(self) -> None:
-        """Write everything known, replacing the file all at once."""
-        keys = np.frombuffer(b"".join(self._known), dtype=np.uint8).reshape(-1, 16)
-        logps = np.fromiter(self._known.values(), dtype=np.float32, count=len(self._known))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_suffix(".part")
-        save_file({"keys": keys, "logps": logps}, beside, metadata={"checksum": _checksum(keys, logps)})
-        beside.replace(self.path)
+    def _open(self) -> None:
+        with self._or_without_disk():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            database = sqlite3.connect(self.path, timeout=PATIENCE, check_same_thread=False)
+            # What a kill leaves is whole; what a power cut leaves is checked by the records' own sums.
+            database.execute("PRAGMA synchronous = OFF")
+            database.execute(
+                "CREATE TABLE IF NOT EXISTS known (key BLOB PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID"
+            )
+            self._database = database
 
-    def _read(self) -> None:
-        if not self.path.exists():
-            return
+    @contextlib.contextmanager
+    def _or_without_disk(self) -> Iterator[None]:
         try:
-            with safe_open(self.path, "numpy") as file:
-                keys, logps = file.get_tensor("keys"), file.get_tensor("logps")
-                if (file.metadata() or {}).get("checksum") != _checksum(keys, logps):
-                    raise ValueError("its checksum is wrong")
-        except Exception as error:  # a damaged file fails in as many ways as it can be damaged
-            log.warning("The reference cache %s is damaged (%s); computing it again.", self.path, error)
-            return
-        data = np.ascontiguousarray(keys).tobytes()
-        self._known = {data[16 * i : 16 * i + 16]: logp for i, logp in enumerate(logps.tolist())}
+            yield
+        except (sqlite3.Error, OSError) as error:
+            self._database = None
+            damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
+            if damaged and not self._renewed:
+                self._renewed = True
+                log.warning("The reference cache %s is damaged (%s); computing it again.", self.path, error)
+                with contextlib.suppress(OSError):
+                    self.path.unlink(missing_ok=True)
+                    self._open()
+            else:
+                log.warning("The reference can't be kept in %s (%s); this run goes on without.", self.path, error)
 
 
 def pair_key(pair: Pair) -> bytes:
     """16 bytes that stand for the token ids of a prompt and a completion and for where they part."""
     ids = np.array([len(pair.prompt_ids), *pair.prompt_ids, *pair.completion_ids], dtype=np.int64)
     return xxhash.xxh3_128_digest(ids.tobytes())
+
+
+def _record_of(key: bytes, logp: float) -> bytes:
+    value = struct.pack("<f", logp)
+    return value + xxhash.xxh32_digest(key + value)
+
+
+def _value_of(key: bytes, record: bytes) -> float | None:
+    if len(record) != 8 or xxhash.xxh32_digest(key + record[:4]) != record[4:]:
+        return None
+    return struct.unpack("<f", record[:4])[0]
 
 
 def cache_for(
@@ -109,9 +162,11 @@ def cache_for(
         scorer.name,
         scorer.device.type,
         torch.__version__,
+        transformers.__version__,
+        REVISION,
     ]
     name = xxhash.xxh3_64_hexdigest(json.dumps(parts).encode())
-    return ReferenceCache(cache / "reference" / f"{name}.safetensors")
+    return ReferenceCache(cache / "reference" / f"{name}.sqlite")
 
 
 def weights_key(model: nn.Module, source: str, cache: Path) -> str:
@@ -143,81 +198,60 @@ def weights_key(model: nn.Module, source: str, cache: Path) -> str:
     return xxhash.xxh3_128_hexdigest("".join(hashes).encode())
 
 
-def fill_in(
-    batches: Sequence[Batch],
-    scorer: PaddedScorer,
-    cache: ReferenceCache,
-    budget: Budget,
-    *,
-    mismatched: bool,
-    as_reference: AsReference = adapter_off,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[int, int]:
-    """Set the reference's log-probabilities of every batch, from the cache or by a pass.
+class Reference:
+    """Fills the reference's log-probabilities into batches as they come up.
 
     Args:
-        batches: to be completed.
         scorer: of the model that is trained.
-        cache: looked up first; what is computed is added and saved, every so often too.
+        cache: looked up first; what is computed is added.
         budget: tokens a pass.
-        mismatched: also score the batches' mismatched pairs.
-        as_reference: makes the model the reference for a while: `adapter_off`, or `as_it_is` before the first step.
-        on_progress: told (done, total) in batches.
+        as_reference: makes the model the reference for a while.
+        crew: the processes that share the batches.
 
-    Returns:
-        How many pairs were (reused, computed).
+    `reused` and `computed` count what batches asked for, `seconds` is what computing took.
     """
-    reused = computed = 0
-    for number, batch in enumerate(batches):
-        kinds = [batch.pairs, batch.mismatched] if mismatched else [batch.pairs]
-        found = [cache.look_up(pairs) for pairs in kinds]
-        missing = sum(int(np.isnan(values).sum()) for values in found)
-        if missing:
-            found = _compute(batch, scorer, budget, mismatched, as_reference)
-            for pairs, values in zip(kinds, found, strict=True):
-                cache.add(pairs, values)
-            if number % 64 == 63:
-                cache.save()
-        computed += missing
-        reused += sum(map(len, found)) - missing
-        tensors = [torch.from_numpy(values).to(scorer.device) for values in found]
-        batch.reference_logps = tensors[0]
-        batch.reference_kl_logps = tensors[1] if mismatched else None
-        on_progress(number + 1, len(batches))
-    if computed:
-        cache.save()
-    return reused, computed
 
+    def __init__(
+        self,
+        scorer: PaddedScorer,
+        cache: ReferenceCache,
+        budget: Budget,
+        *,
+        as_reference: AsReference = adapter_off,
+        crew: Crew = ALONE,
+    ) -> None:
+        self.scorer, self.cache, self.budget, self.as_reference, self.crew = scorer, cache, budget, as_reference, crew
+        self.reused = self.computed = 0
+        self.seconds = 0.0
 
-@torch.no_grad()
-def _compute(
-    batch: Batch, scorer: PaddedScorer, budget: Budget, mismatched: bool, as_reference: AsReference
-) -> list[np.ndarray]:
-    lengths = [len(pair) for pair in batch.pairs]
+    def fill_in(self, batch: Batch) -> None:
+        """Set a batch's log-probabilities, those of its mismatched pairs too where it has any."""
+        if batch.reference_logps is None:
+            logps = self.logps([*batch.pairs, *batch.mismatched])
+            batch.reference_logps = logps[: len(batch)]
+            batch.reference_kl_logps = logps[len(batch) :] if batch.mismatched else None
 
-    def work(tokens: int | None) -> list[np.ndarray]:
-        out = [np.empty(len(batch), dtype=np.float32) for _ in range(2 if mismatched else 1)]
-        for part in split(lengths, tokens):
-            pairs = [batch.pairs[i] for i in part]
-            if mismatched:
-                scores, kl_logps = scorer.score_both(pairs, [batch.mismatched[i] for i in part])
-                out[1][part] = kl_logps.cpu().numpy()
-            else:
-                scores = scorer.score(pairs)
-            out[0][part] = scores.logps.cpu().numpy()
-        return out
+    def logps(self, pairs: Sequence[Pair]) -> Tensor:
+        """[n] log-probabilities of pairs, on the model's device."""
+        values = self.cache.look_up(pairs)
+        missing = np.flatnonzero(np.isnan(values)).tolist()
+        if missing or self.crew.in_step:
+            started = time.perf_counter()
+            values[missing] = self._compute([pairs[i] for i in missing])
+            self.seconds += time.perf_counter() - started
+        self.computed += len(missing)
+        self.reused += len(pairs) - len(missing)
+        tensor = torch.from_numpy(values)
+        device = self.scorer.device
+        return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
-    with as_reference(scorer.model), dropout_off(scorer.model):
-        return budget.run(work, sum(lengths), max(lengths))
+    def _compute(self, pairs: Sequence[Pair]) -> np.ndarray:
+        def work(tokens: int | None) -> np.ndarray:
+            with self.as_reference(self.scorer.model):
+                return score_without_gradient(self.scorer, pairs, tokens, self.crew).cpu().numpy()
 
-
-def reference_logps(pairs: Sequence[Pair], scorer: PaddedScorer, tokens_per_pass: int | None) -> Tensor:
-    """[n] the reference's log-probabilities of pairs, without a cache."""
-    from kto_workbench.engine.step import score_without_gradient
-
-    with adapter_off(scorer.model):
-        return score_without_gradient(scorer, pairs, tokens_per_pass)
-
-
-def _checksum(keys: np.ndarray, logps: np.ndarray) -> str:
-    return xxhash.xxh3_64_hexdigest(np.ascontiguousarray(keys).tobytes() + np.ascontiguousarray(logps).tobytes())
+        longest = max(map(len, pairs), default=1)
+        values = self.budget.run(work, max(self.scorer.tokens(pairs), longest), longest)
+        if pairs:
+            self.cache.add(pairs, values)
+        return values

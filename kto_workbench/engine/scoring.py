@@ -2,8 +2,8 @@
 
 Layouts with the same results:
 
-    PackedScorer   sequences one behind another without padding; logits of completion positions only, in chunks; and the
-                   mismatched completions go on from the prompts' kept keys and values, so that prompts are read once
+    PackedScorer   sequences one behind another without padding; logits of completion positions only, in chunks; and all
+                   completions of a prompt, mismatched ones too, go on from its keys and values: it is read once
     PaddedScorer   the obvious way, a padded batch through the whole model: for architectures whose attention does not
                    go through transformers' AttentionInterface, and for unusual heads
     LonelyScorer   the same, a row at a time
@@ -22,6 +22,7 @@ from kto_workbench.engine.attention import Ragged
 from kto_workbench.engine.batches import Pair
 from kto_workbench.engine.head import Head, token_logps
 from kto_workbench.engine.models import base_of, precision_of
+from kto_workbench.engine.passes import split
 from kto_workbench.engine.trial import choose
 
 
@@ -33,12 +34,17 @@ class Scores:
     entropy: Tensor | None = None
 
 
-class PaddedScorer:
-    """Log-probabilities by a padded batch through the whole model."""
+class PaddedScorer(nn.Module):
+    """Log-probabilities by a padded batch through the whole model.
+
+    What scores is a module, and scoring its forward: so whatever wraps a module for several processes (DDP, FSDP2,
+    ZeRO-3) hooks it.
+    """
 
     name = "padded"
 
     def __init__(self, model: nn.Module) -> None:
+        super().__init__()
         self.model = model
         self.precision = precision_of(model)
 
@@ -47,8 +53,54 @@ class PaddedScorer:
         """Where the model is."""
         return next(self.model.parameters()).device
 
+    def forward(
+        self, pairs: Sequence[Pair], mismatched: Sequence[Pair] = (), entropy: bool = False
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Log π(completion | prompt) of pairs, and of other completions after the same prompts.
+
+        Args:
+            pairs: n of them, with a graph where gradients are on.
+            mismatched: none, or one for each pair with the same prompt; without a graph.
+            entropy: whether the pairs' next-token entropies are wanted too.
+
+        Returns:
+            [n] log-probabilities in nats, [n] entropies or None, [n] log-probabilities of the mismatched or None.
+        """
+        kl_logps = None
+        if mismatched:
+            with torch.no_grad():
+                kl_logps = self._score(mismatched, False).logps
+        scores = self._score(pairs, entropy)
+        return scores.logps, scores.entropy, kl_logps
+
     def score(self, pairs: Sequence[Pair], *, entropy: bool = False) -> Scores:
         """Log π(completion | prompt) of each pair."""
+        logps, entropies, _ = self(pairs, entropy=entropy)
+        return Scores(logps, entropies)
+
+    def score_both(
+        self, pairs: Sequence[Pair], mismatched: Sequence[Pair], *, entropy: bool = False
+    ) -> tuple[Scores, Tensor]:
+        """Scores of the pairs, and logps [m] of other completions after the same prompts, without a graph."""
+        logps, entropies, kl_logps = self(pairs, mismatched, entropy)
+        return Scores(logps, entropies), kl_logps
+
+    def score_tokens(self, pair: Pair) -> Tensor:
+        """[n] log-probabilities of each token of one completion, in nats."""
+        ids = torch.tensor([pair.prompt_ids + pair.completion_ids], device=self.device)
+        with self.precision():
+            logits = self.model(input_ids=ids, use_cache=False).logits[0, len(pair.prompt_ids) - 1 : -1].float()
+        return logits.log_softmax(-1).gather(-1, ids[0, len(pair.prompt_ids) :, None]).squeeze(-1)
+
+    def split(self, pairs: Sequence[Pair], tokens_per_pass: int | None) -> list[list[int]]:
+        """Which pairs go through the model together, as lists of their numbers."""
+        return split([len(pair) for pair in pairs], tokens_per_pass)
+
+    def tokens(self, pairs: Sequence[Pair]) -> int:
+        """How many tokens the model reads to score pairs in one pass."""
+        return sum(map(len, pairs))
+
+    def _score(self, pairs: Sequence[Pair], entropy: bool) -> Scores:
         width = max(len(pair) for pair in pairs)
         ids = torch.zeros(len(pairs), width, dtype=torch.long)
         mask = torch.zeros_like(ids)
@@ -68,21 +120,6 @@ class PaddedScorer:
         entropies = -(distribution.exp() * distribution).sum(-1)
         return Scores(sums, torch.where(scored, entropies, 0.0).sum(-1).detach())
 
-    def score_tokens(self, pair: Pair) -> Tensor:
-        """[n] log-probabilities of each token of one completion, in nats."""
-        ids = torch.tensor([pair.prompt_ids + pair.completion_ids], device=self.device)
-        with self.precision():
-            logits = self.model(input_ids=ids, use_cache=False).logits[0, len(pair.prompt_ids) - 1 : -1].float()
-        return logits.log_softmax(-1).gather(-1, ids[0, len(pair.prompt_ids) :, None]).squeeze(-1)
-
-    def score_both(
-        self, pairs: Sequence[Pair], mismatched: Sequence[Pair], *, entropy: bool = False
-    ) -> tuple[Scores, Tensor]:
-        """Scores of the pairs, and logps [m] of other completions after the same prompts, without a graph."""
-        with torch.no_grad():
-            kl_logps = self.score(mismatched).logps
-        return self.score(pairs, entropy=entropy), kl_logps
-
 
 class PackedScorer(PaddedScorer):
     """Log-probabilities of packed sequences; see the module's docstring."""
@@ -93,76 +130,136 @@ class PackedScorer(PaddedScorer):
         super().__init__(model)
         causal_lm = base_of(model)
         self.head = Head.of(causal_lm)
-        self.body = getattr(causal_lm, causal_lm.base_model_prefix)
+        # Not as a module of its own: it is the model's.
+        self.body = [getattr(causal_lm, causal_lm.base_model_prefix)]
 
-    def score(self, pairs: Sequence[Pair], *, entropy: bool = False) -> Scores:
-        """Log π(completion | prompt) of each pair."""
-        lengths = [len(pair) - 1 for pair in pairs]
-        hidden = self._hidden(_inputs(pairs), [range(n) for n in lengths], Ragged(lengths))
-        return self._scores(hidden, pairs, entropy)
+    def forward(
+        self, pairs: Sequence[Pair], mismatched: Sequence[Pair] = (), entropy: bool = False
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """As the padded scorer's; each prompt is read once, for all that comes after it."""
+        if mismatched and not torch.is_grad_enabled():
+            logps, _, _ = self([*pairs, *mismatched])
+            return logps[: len(pairs)], None, logps[len(pairs) :]
+        layout = Layout.of(pairs)
+        ragged = Ragged(layout.lengths, layout.before, keep=layout.prompts if mismatched else None)
+        hidden = self._hidden(layout.tokens, layout.starts, ragged)
+        kl_logps = None
+        if mismatched:
+            with torch.no_grad():
+                kl_logps = self._continue(hidden.detach(), layout, ragged, mismatched)
+        logps, entropies = self._of_completions(hidden, layout.states, pairs, entropy)
+        return logps, entropies, kl_logps
 
-    def score_both(
-        self, pairs: Sequence[Pair], mismatched: Sequence[Pair], *, entropy: bool = False
-    ) -> tuple[Scores, Tensor]:
-        """Scores of the pairs, and log-probabilities [m] of other completions after the same prompts, without a graph.
+    def split(self, pairs: Sequence[Pair], tokens_per_pass: int | None) -> list[list[int]]:
+        """Which pairs go through the model together: answers to one prompt do, where they fit."""
+        groups: list[list[int]] = []
+        room: dict[tuple[int, ...], int] = {}
+        of_prompt: dict[tuple[int, ...], int] = {}
+        for i, pair in enumerate(pairs):
+            need = len(pair.completion_ids)
+            if pair.prompt_ids in of_prompt and (tokens_per_pass is None or need <= room[pair.prompt_ids]):
+                groups[of_prompt[pair.prompt_ids]].append(i)
+            else:
+                of_prompt[pair.prompt_ids] = len(groups)
+                groups.append([i])
+                room[pair.prompt_ids] = (tokens_per_pass or 0) - len(pair.prompt_ids)
+            room[pair.prompt_ids] -= need
+        lengths = [self.tokens([pairs[i] for i in group]) for group in groups]
+        return [sorted(i for g in part for i in groups[g]) for part in split(lengths, tokens_per_pass)]
 
-        The prompts' keys and values are taken over from the first pass, so the second reads completions only.
-        """
-        lengths = [len(pair) - 1 for pair in pairs]
-        prompts = [len(pair.prompt_ids) for pair in pairs]
-        ragged = Ragged(lengths, keep=prompts)
-        hidden = self._hidden(_inputs(pairs), [range(n) for n in lengths], ragged)
-        with torch.no_grad():
-            kl_logps = self._continue(hidden.detach(), lengths, ragged, mismatched)
-        return self._scores(hidden, pairs, entropy), kl_logps
+    def tokens(self, pairs: Sequence[Pair]) -> int:
+        """How many tokens the model reads to score pairs in one pass, prompts once."""
+        return sum(map(len, {pair.prompt_ids for pair in pairs})) + sum(len(pair.completion_ids) for pair in pairs)
 
-    def _continue(self, hidden: Tensor, lengths: list[int], first: Ragged, mismatched: Sequence[Pair]) -> Tensor:
-        prompts = [len(pair.prompt_ids) for pair in mismatched]
+    def _continue(self, hidden: Tensor, layout: "Layout", first: Ragged, mismatched: Sequence[Pair]) -> Tensor:
+        """[n] log-probabilities of other completions, which go on from the prompts' kept keys and values."""
         prefix, first.kept = first.kept, {}
         first.keep = None  # a recomputation under checkpointing must not keep them again
+        some = [i for i, pair in enumerate(mismatched) if len(pair.completion_ids) > 1]
+        states, offset = hidden, len(hidden)
         # The prompt's last hidden state predicts the first token; the last token predicts nothing that is scored.
-        steps = [len(pair.completion_ids) - 1 for pair in mismatched]
-        ends = torch.tensor(lengths).cumsum(0) - torch.tensor(lengths) + torch.tensor(prompts) - 1
-        states = hidden[ends.to(hidden.device)]
-        if any(steps):
-            some = [i for i, n in enumerate(steps) if n]
-            kept = {layer: [kv[i] for i in some] for layer, kv in prefix.items()}
+        places = [[layout.ends[layout.prompt_of[i]]] for i in range(len(mismatched))]
+        if some:
             tokens = [mismatched[i].completion_ids[:-1] for i in some]
-            positions = [range(prompts[i], prompts[i] + steps[i]) for i in some]
-            after = self._hidden(tokens, positions, Ragged([steps[i] for i in some], prefix=kept))
-            states = torch.cat([states, after])
-        # Order the states by sequence: each prompt's last one, then those of its completion.
-        order, offset = [], len(mismatched)
-        for i, n in enumerate(steps):
-            order += [i, *range(offset, offset + n)]
-            offset += n
-        states = states[_to(order, states.device)]
-        targets = [token for pair in mismatched for token in pair.completion_ids]
-        logps, _ = token_logps(self.head, states, _to(targets, states.device))
-        return _sum_by_sequence(logps, [len(pair.completion_ids) for pair in mismatched])
+            starts = [len(mismatched[i].prompt_ids) for i in some]
+            before = [(layout.prompt_of[i], start) for i, start in zip(some, starts, strict=True)]
+            after = self._hidden(tokens, starts, Ragged([len(t) for t in tokens], before, prefix=prefix))
+            states = torch.cat([hidden, after])
+            for i, sequence in zip(some, tokens, strict=True):
+                places[i] += range(offset, offset + len(sequence))
+                offset += len(sequence)
+        return self._of_completions(states, places, mismatched, False)[0]
 
-    def _hidden(self, tokens: Sequence[Sequence[int]], positions: Sequence[range], ragged: Ragged) -> Tensor:
-        """[T, H] last hidden states of packed tokens."""
-        ids = _to([token for sequence in tokens for token in sequence], self.device)[None]
-        at = _to([position for sequence in positions for position in sequence], self.device)[None]
+    def _hidden(self, tokens: Sequence[Sequence[int]], starts: Sequence[int], ragged: Ragged) -> Tensor:
+        """[T, H] last hidden states of packed tokens, each sequence's positions counted from its start."""
+        ids = to_device([token for sequence in tokens for token in sequence], self.device)[None]
+        positions = [range(start, start + len(sequence)) for start, sequence in zip(starts, tokens, strict=True)]
+        at = to_device([position for sequence in positions for position in sequence], self.device)[None]
         with self.precision(), attention.packing(ragged):
             mask = torch.ones_like(ids, dtype=torch.bool)
-            out = self.body(input_ids=ids, position_ids=at, attention_mask=mask, use_cache=False)
+            out = self.body[0](input_ids=ids, position_ids=at, attention_mask=mask, use_cache=False)
         return out.last_hidden_state[0]
 
-    def _scores(self, hidden: Tensor, pairs: Sequence[Pair], entropy: bool) -> Scores:
-        places, start = [], 0
+    def _of_completions(
+        self, hidden: Tensor, places: Sequence[Sequence[int]], pairs: Sequence[Pair], entropy: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """[n] log-probabilities and entropies of completions, from the hidden states at their places."""
+        picked = hidden.index_select(0, to_device([place for part in places for place in part], hidden.device))
+        targets = to_device([token for pair in pairs for token in pair.completion_ids], hidden.device)
+        lengths = [len(pair.completion_ids) for pair in pairs]
+        logps, entropies = token_logps(self.head, picked, targets, entropy=entropy)
+        return _sum_by_sequence(logps, lengths), None if entropies is None else _sum_by_sequence(entropies, lengths)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How pairs lie one behind another, each prompt once.
+
+    The first answer to a prompt follows it in one sequence; each further one is a sequence that goes on from the
+    prompt's part of that. `tokens`, `starts` (positions), `lengths`, `before`: of the sequences, as Ragged has them;
+    `states`: for each pair the places whose hidden states predict its completion; `prompts`: (sequence, length) of each
+    prompt; `ends`: the place of each prompt's last token; `prompt_of`: the prompt of each pair.
+    """
+
+    tokens: list[tuple[int, ...]]
+    starts: list[int]
+    lengths: list[int]
+    before: list[tuple[int, int] | None] | None
+    states: list[list[int]]
+    prompts: list[tuple[int, int]]
+    ends: list[int]
+    prompt_of: list[int]
+
+    @classmethod
+    def of(cls, pairs: Sequence[Pair]) -> "Layout":
+        """Lay pairs out. A sequence leaves out its last token, which predicts nothing that is scored."""
+        tokens: list[tuple[int, ...]] = []
+        starts: list[int] = []
+        before: list[tuple[int, int] | None] = []
+        states, prompts, ends, prompt_of = [], [], [], []
+        known: dict[tuple[int, ...], int] = {}
+        offset = 0
         for pair in pairs:
-            places += range(start + len(pair.prompt_ids) - 1, start + len(pair) - 1)
-            start += len(pair) - 1
-        targets = [token for pair in pairs for token in pair.completion_ids]
-        completions = [len(pair.completion_ids) for pair in pairs]
-        picked = hidden.index_select(0, _to(places, hidden.device))
-        logps, entropies = token_logps(self.head, picked, _to(targets, hidden.device), entropy=entropy)
-        return Scores(
-            _sum_by_sequence(logps, completions),
-            None if entropies is None else _sum_by_sequence(entropies, completions),
-        )
+            n = len(pair.prompt_ids)
+            prompt = known.get(pair.prompt_ids)
+            if prompt is None:
+                prompt = known[pair.prompt_ids] = len(prompts)
+                prompts.append((len(tokens), n))
+                ends.append(offset + n - 1)
+                sequence, start, after = pair.prompt_ids + pair.completion_ids[:-1], 0, None
+                first = offset + n
+            else:
+                sequence, start, after = pair.completion_ids[:-1], n, prompts[prompt]
+                first = offset
+            prompt_of.append(prompt)
+            states.append([ends[prompt], *range(first, first + len(pair.completion_ids) - 1)])
+            if sequence:
+                tokens.append(sequence)
+                starts.append(start)
+                before.append(after)
+                offset += len(sequence)
+        shared = before if any(after is not None for after in before) else None
+        return cls(tokens, starts, [len(t) for t in tokens], shared, states, prompts, ends, prompt_of)
 
 
 class LonelyScorer(PaddedScorer):
@@ -170,9 +267,8 @@ class LonelyScorer(PaddedScorer):
 
     name = "one by one"
 
-    def score(self, pairs: Sequence[Pair], *, entropy: bool = False) -> Scores:
-        """Log π(completion | prompt) of each pair."""
-        scores = [super(LonelyScorer, self).score([pair], entropy=entropy) for pair in pairs]
+    def _score(self, pairs: Sequence[Pair], entropy: bool) -> Scores:
+        scores = [super(LonelyScorer, self)._score([pair], entropy) for pair in pairs]
         entropies = torch.cat([s.entropy for s in scores]) if entropy else None
         return Scores(torch.cat([s.logps for s in scores]), entropies)
 
@@ -188,12 +284,7 @@ def make_scorer(model: nn.Module) -> PaddedScorer:
     )
 
 
-def _inputs(pairs: Sequence[Pair]) -> list[tuple[int, ...]]:
-    """Each sequence without its last token, which predicts nothing that is scored."""
-    return [(pair.prompt_ids + pair.completion_ids)[:-1] for pair in pairs]
-
-
-def _to(numbers: list[int], device: torch.device) -> Tensor:
+def to_device(numbers: Sequence[int], device: torch.device) -> Tensor:
     """A list of integers as a tensor on the device, without making the host wait for it."""
     tensor = torch.tensor(numbers, dtype=torch.long)
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
@@ -202,4 +293,4 @@ def _to(numbers: list[int], device: torch.device) -> Tensor:
 def _sum_by_sequence(values: Tensor, lengths: list[int]) -> Tensor:
     """[n] values of packed tokens → [m] sums."""
     owner = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-    return values.new_zeros(len(lengths)).index_add(0, _to(owner.tolist(), values.device), values)
+    return values.new_zeros(len(lengths)).index_add(0, to_device(owner.tolist(), values.device), values)

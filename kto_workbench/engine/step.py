@@ -9,9 +9,10 @@ from torch import Tensor
 from kto_workbench.config import KTOConfig
 from kto_workbench.engine import objective
 from kto_workbench.engine.batches import Batch, Pair
+from kto_workbench.engine.crew import ALONE, Crew
 from kto_workbench.engine.models import dropout_off
-from kto_workbench.engine.passes import split
-from kto_workbench.engine.scoring import PaddedScorer, Scores
+from kto_workbench.engine.passes import without_gradient
+from kto_workbench.engine.scoring import PaddedScorer, Scores, to_device
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ def uses_mismatched(config: KTOConfig) -> bool:
     return uses_reference(config) and config.z0 == "batch"
 
 
+# What a process goes through the model with when it has nothing to do and the others wait for it.
+FILLER = Pair((0,), (0,))
+
+
 def kto_step(
     scorer: PaddedScorer,
     batch: Batch,
@@ -48,65 +53,74 @@ def kto_step(
     *,
     train: bool,
     z0: Tensor | None = None,
+    crew: Crew = ALONE,
+    at_least: int = 1,
 ) -> StepSums:
     """Score a batch, estimate z0, and, in training, add the gradient of its mean loss to the parameters' `.grad`.
 
     Args:
         scorer: of the policy.
-        batch: m examples with the reference's log-probabilities filled in, where the config uses them.
+        batch: this process's share of it, with the reference's log-probabilities filled in where the config uses them.
         config: objective, β, λ, z0, reference, sft_weight.
-        tokens_per_pass: None for one pass; without effect on the result.
+        tokens_per_pass: of a pass with gradient; None for one pass; without effect on the result.
         train: False computes the metrics alone.
         z0: scalar that was estimated elsewhere (z0 `every`), in nats before clamping; else None.
+        crew: the processes that share the batch.
+        at_least: passes, where other processes take so many.
 
     Returns:
-        The step's sums, detached.
+        The step's sums over this process's share, detached.
     """
-    passes = split([len(pair) for pair in batch.pairs], tokens_per_pass)
-    device = batch.label.device
+    device = scorer.device
+    label = batch.label.to(device, non_blocking=True)
     mismatched = uses_mismatched(config)
     entropy = config.objective == "kto" and config.reference == "uniform"
-    # With everything in one pass, the mismatched completions go on from the prompts' keys and values of the gradient
-    # pass. Dropout would get into them, so then they are scored apart.
-    together = mismatched and (not train or (len(passes) == 1 and not config.lora_dropout))
-    done: list[Scores] = []
+    passes = scorer.split(batch.pairs, tokens_per_pass if train else without_gradient(tokens_per_pass))
+
+    # z0 first, of the whole batch. The mismatched completions of the last pass go on from the prompts of its gradient
+    # pass, whose graph is kept until z0 is known; those of the others take passes without gradient. Dropout would get
+    # into prompts of a gradient pass, so then all of them do.
+    together = passes[-1] if passes and mismatched and not (train and config.lora_dropout) else []
+    apart = [i for part in passes[:-1] for i in part] if together else list(range(len(batch)))
+    first: Scores | None = None
     z0_raw = torch.zeros((), device=device) if z0 is None else z0
-    if together:
-        parts = []
-        with torch.set_grad_enabled(train):
-            for part in passes:
-                scores, kl_logps = scorer.score_both(_pick(batch.pairs, part), _pick(batch.mismatched, part))
-                done.append(scores)
-                parts.append(kl_logps)
-        z0_raw = objective.mean_log_ratio(_in_order(parts, passes), batch.reference_kl_logps)
-    elif mismatched:
-        z0_raw = objective.mean_log_ratio(
-            score_without_gradient(scorer, batch.mismatched, tokens_per_pass), batch.reference_kl_logps
-        )
+    if mismatched:
+        kl_logps = torch.empty(len(batch), device=device)
+        others = _pick(batch.mismatched, apart)
+        kl_logps[to_device(apart, device)] = score_without_gradient(scorer, others, tokens_per_pass, crew)
+        if together:
+            with torch.set_grad_enabled(train):
+                first, logps = scorer.score_both(_pick(batch.pairs, together), _pick(batch.mismatched, together))
+            kl_logps[to_device(together, device)] = logps
+        z0_raw = crew.sum(objective.sum_of_log_ratios(kl_logps, batch.reference_kl_logps)) / batch.size
     z0_now = z0_raw.clamp(min=0)
 
     loss = torch.zeros((), device=device)
     rewards, logps = torch.zeros(len(batch), device=device), torch.zeros(len(batch), device=device)
-    lengths = torch.tensor([len(pair.completion_ids) for pair in batch.pairs], dtype=torch.float32).to(
-        device, non_blocking=True
-    )
-    for number, part in enumerate(passes):
+    lengths = to_device([len(pair.completion_ids) for pair in batch.pairs], device).float()
+    # The pass that has its graph already goes first.
+    todo = [*reversed(passes), *[[]] * (at_least - len(passes))]
+    for number, part in enumerate(todo):
         with torch.set_grad_enabled(train):
-            scores = done[number] if done else scorer.score(_pick(batch.pairs, part), entropy=entropy)
-            at = torch.tensor(part).to(device, non_blocking=True)
-            part_loss, part_rewards = _loss_of_pass(scores, batch, at, z0_now, lengths, config)
+            if part:
+                scores = first or scorer.score(_pick(batch.pairs, part), entropy=entropy)
+                first = None
+                at = to_device(part, device)
+                part_loss, part_rewards = _loss_of_pass(scores, batch, label[at], at, z0_now, lengths[at], config)
+                rewards[at], logps[at] = part_rewards, scores.logps.detach()
+                loss += part_loss.detach()
+            else:
+                part_loss = 0.0 * scorer.score([FILLER]).logps.sum()
         if train:
-            part_loss.backward()
-        loss += part_loss.detach()
-        rewards[at], logps[at] = part_rewards, scores.logps.detach()
-    return StepSums(loss, z0_now, z0_raw, batch.label, rewards, logps)
+            # Wrappers average gradients over processes; these are parts of a sum.
+            crew.backward(part_loss * crew.size, number == len(todo) - 1)
+    return StepSums(loss, z0_now, z0_raw, label, rewards, logps)
 
 
 def _loss_of_pass(
-    scores: Scores, batch: Batch, at: Tensor, z0: Tensor, lengths: Tensor, config: KTOConfig
+    scores: Scores, batch: Batch, label: Tensor, at: Tensor, z0: Tensor, lengths: Tensor, config: KTOConfig
 ) -> tuple[Tensor, Tensor]:
     """What the examples `at` add to the batch's mean loss, and their rewards."""
-    label = batch.label[at]
     sft_weight = 1.0 if config.objective == "sft" else config.sft_weight
     loss = torch.zeros((), device=scores.logps.device)
     rewards = torch.zeros_like(scores.logps.detach())
@@ -124,31 +138,29 @@ def _loss_of_pass(
             desirable_weight=config.desirable_weight,
             undesirable_weight=config.undesirable_weight,
         )
-        loss = losses.sum() / len(batch)
+        loss = losses.sum() / batch.size
     if sft_weight:
         # The mean is over the whole batch's tokens; this pass adds its part of it.
-        tokens_here, tokens = (lengths[at] * label).sum(), (lengths * batch.label).sum()
-        share = tokens_here / tokens.clamp(min=1)
-        loss = loss + sft_weight * share * objective.sft_loss(scores.logps, lengths[at], label)
+        share = (lengths * label).sum() / max(batch.imitated, 1)
+        loss = loss + sft_weight * share * objective.sft_loss(scores.logps, lengths, label)
     return loss, rewards
 
 
 @torch.no_grad()
-def score_without_gradient(scorer: PaddedScorer, pairs: Sequence[Pair], tokens_per_pass: int | None) -> Tensor:
-    """[n] log-probabilities of pairs, pass by pass, without dropout."""
-    passes = split([len(pair) for pair in pairs], tokens_per_pass)
+def score_without_gradient(
+    scorer: PaddedScorer, pairs: Sequence[Pair], tokens_per_pass: int | None, crew: Crew = ALONE
+) -> Tensor:
+    """[n] log-probabilities of pairs, without dropout; `tokens_per_pass` is that of passes with gradient."""
+    logps = torch.empty(len(pairs), device=scorer.device)
+    parts = scorer.split(pairs, without_gradient(tokens_per_pass))
+    fillers = crew.most(len(parts), scorer.device) - len(parts) if crew.in_step else 0
     with dropout_off(scorer.model):
-        return _in_order([scorer.score(_pick(pairs, part)).logps for part in passes], passes)
+        for part in parts:
+            logps[to_device(part, logps.device)] = scorer.score(_pick(pairs, part)).logps
+        for _ in range(fillers):
+            scorer.score([FILLER])
+    return logps
 
 
 def _pick(items: Sequence[Pair], numbers: list[int]) -> list[Pair]:
     return [items[i] for i in numbers]
-
-
-def _in_order(parts: list[Tensor], passes: list[list[int]]) -> Tensor:
-    """Results of passes, put back into the order of the batch."""
-    flat = torch.cat(parts)
-    order = torch.tensor([i for part in passes for i in part])
-    out = torch.empty_like(flat)
-    out[order.to(flat.device, non_blocking=True)] = flat
-    return out

@@ -1,11 +1,13 @@
 """KTO on transformers.Trainer: its checkpoints, resume, schedulers and reporting, our step.
 
-To the Trainer one "row" is a whole batch: its composition is fixed for the run, the order is shuffled each epoch.
+What the Trainer wraps and hands back is the scorer, a module whose forward is scoring; its rows are rows of feedback,
+and a batch of its loader is the whole batch of a step, of which each process takes its share.
 """
 
 import contextlib
 import json
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -16,15 +18,18 @@ from typing import Any
 import psutil
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from kto_workbench.config import KTOConfig
-from kto_workbench.engine.batches import Batch, Pair
+from kto_workbench.engine.batches import Batch, Batches, Pair
+from kto_workbench.engine.crew import Crew
+from kto_workbench.engine.examples import Examples
 from kto_workbench.engine.masters import master_optimizer
 from kto_workbench.engine.models import check_not_repacked, round_adapter
-from kto_workbench.engine.objective import mean_log_ratio
+from kto_workbench.engine.objective import sum_of_log_ratios
 from kto_workbench.engine.passes import Budget
-from kto_workbench.engine.reference import reference_logps
+from kto_workbench.engine.reference import Reference
 from kto_workbench.engine.scoring import PaddedScorer
 from kto_workbench.engine.step import StepSums, kto_step, score_without_gradient, uses_reference
 from kto_workbench.errors import ConfigError, WorkbenchError
@@ -35,14 +40,15 @@ STATE_FILE = "kto_state.json"
 
 
 class KTOTrainer(Trainer):
-    """Trains a model with KTO on prepared batches.
+    """Trains a model with KTO on rows of feedback.
 
     Args:
-        model: with its adapter, or with all its weights trainable.
+        scorer: of the model, with its adapter, or with all its weights trainable.
         config: of the run, its weights settled.
-        scorer: of the model.
-        train_batches: with the reference's log-probabilities filled in.
-        eval_batches: likewise; may be empty.
+        examples: all rows.
+        batches: of the rows to train on.
+        held_out: batches of the rows to evaluate on; None without any.
+        reference: fills the reference's log-probabilities in; None where the objective uses none.
         output_dir: where checkpoints go.
         budget: tokens a pass.
         callbacks: of transformers.
@@ -56,37 +62,42 @@ class KTOTrainer(Trainer):
 
     def __init__(
         self,
-        model: nn.Module,
-        config: KTOConfig,
         scorer: PaddedScorer,
-        train_batches: Sequence[Batch],
-        eval_batches: Sequence[Batch],
+        config: KTOConfig,
+        examples: Examples,
+        batches: Batches,
+        held_out: Batches | None,
+        reference: Reference | None,
         output_dir: Path,
         budget: Budget,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
-        self.config, self.scorer, self.budget = config, scorer, budget
-        self.eval_batches = list(eval_batches)
-        self.train_pairs = [pair for batch in train_batches for pair in batch.pairs]
+        self.config, self.scorer, self.budget, self.reference = config, scorer, budget, reference
+        self.examples, self.batches, self.held_out = examples, batches, held_out
+        self.crew = Crew()
         self._window: list[StepSums] = []
         self.on_rows: Callable[[int, int, RowRewards], None] = lambda step, total_steps, rows: None
         self._tokens = 0
         self._window_started = self._started = time.perf_counter()
         self._z0: Tensor | None = None
-        arguments = training_arguments(config, output_dir, scorer.device, len(train_batches), bool(eval_batches))
+        self._eval_batches: list[Batch] = []
+        arguments = training_arguments(config, output_dir, scorer.device, len(batches), held_out is not None)
         if config.optim.startswith("paged") and scorer.device.type != "cuda":
             raise ConfigError(f"Optimizer {config.optim} needs a CUDA GPU; use `optim: adamw` here.")
         if arguments.world_size > 1:
             raise ConfigError("This version trains in one process; start it without torchrun or accelerate launch.")
         super().__init__(
-            model=model,
+            model=scorer,
             args=arguments,
-            train_dataset=list(train_batches),
-            eval_dataset=self.eval_batches or None,
-            data_collator=lambda rows: {"batch": rows[0]},
+            train_dataset=examples,
+            eval_dataset=examples if held_out else None,
             callbacks=list(callbacks),
         )
         self.remove_callback(PrinterCallback)  # the records are in metrics.jsonl
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Whole batches, on every process: each takes its share in the step."""
+        return Loader(self.examples, self.batches)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer of the options; bfloat16 weights are trained on float32 masters."""
@@ -103,6 +114,8 @@ class KTOTrainer(Trainer):
         """Add the gradient of one batch's mean loss; returns that loss, detached."""
         batch: Batch = inputs["batch"]
         model.train()
+        if self.reference:
+            self.reference.fill_in(batch)
         z0 = self._estimate_z0_now_and_then() if self.config.z0 == "every" else None
 
         def work(tokens: int | None) -> StepSums:
@@ -113,9 +126,12 @@ class KTOTrainer(Trainer):
         self._tokens += sum(len(pair) for pair in batch.pairs)
         return sums.loss
 
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return inputs  # the step moves what it needs
+
     def _within_budget(self, work: Any, pairs: Sequence[Pair], undo: Any = lambda: None) -> Any:
-        lengths = [len(pair) for pair in pairs]
-        return self.budget.run(work, sum(lengths), max(lengths), undo)
+        longest = max(map(len, pairs), default=1)
+        return self.budget.run(work, max(self.scorer.tokens(pairs), longest), longest, undo)
 
     def _estimate_z0_now_and_then(self) -> Tensor | None:
         """z0 before clamping from a sample of mismatched pairs, drawn anew each `kl_every` steps."""
@@ -124,13 +140,13 @@ class KTOTrainer(Trainer):
         step = self.state.global_step
         if self._z0 is None or step % self.config.kl_every == 0:
             draw = random.Random(f"{self.config.seed}/{step}")
-            pairs = [
-                _random_mismatched(self.train_pairs, self.config.max_length, draw) for _ in range(self.config.kl_sample)
-            ]
+            pairs = self.examples.mismatched(
+                [self.batches.two_of_different_prompts(draw) for _ in range(self.config.kl_sample)]
+            )
 
             def work(tokens: int | None) -> Tensor:
                 policy = score_without_gradient(self.scorer, pairs, tokens)
-                return mean_log_ratio(policy, reference_logps(pairs, self.scorer, tokens))
+                return sum_of_log_ratios(policy, self.reference.logps(pairs)) / len(pairs)
 
             self._z0 = self._within_budget(work, pairs)
         return self._z0
@@ -144,13 +160,21 @@ class KTOTrainer(Trainer):
         sums = []
         z0 = self._estimate_z0_now_and_then() if self.config.z0 == "every" else None
         with torch.no_grad():
-            for batch in self.eval_batches:
+            for batch in self._held_out_batches():
+                if self.reference:
+                    self.reference.fill_in(batch)
                 work = lambda tokens, batch=batch: kto_step(self.scorer, batch, self.config, tokens, train=False, z0=z0)
                 sums.append(self._within_budget(work, batch.pairs))
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in mean_metrics(sums).items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _held_out_batches(self) -> Sequence[Batch]:
+        """The same batches at every evaluation."""
+        if not self._eval_batches and self.held_out:
+            self._eval_batches = [self.examples.batch(numbers) for numbers in self.held_out]
+        return self._eval_batches
 
     # records
 
@@ -166,7 +190,7 @@ class KTOTrainer(Trainer):
             logs["seconds"] = now - self._started
             self._window, self._tokens, self._window_started = [], 0, now
             if self.config.load_in_4bit:
-                check_not_repacked(self.model)
+                check_not_repacked(self.scorer.model)
             if not all(map(_is_finite, (metrics["loss"], logs.get("grad_norm", 0.0)))):
                 raise WorkbenchError(
                     f"The loss or its gradient is no longer a number at step {self.state.global_step}: lower the "
@@ -177,6 +201,9 @@ class KTOTrainer(Trainer):
 
     # what a resumed run needs to go on as if never interrupted
 
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        save_tuned(self.scorer.model, Path(output_dir or self.args.output_dir))
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
@@ -184,14 +211,36 @@ class KTOTrainer(Trainer):
         (folder / STATE_FILE).write_text(json.dumps({"z0": z0, "tokens_per_pass": self.budget.tokens}))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        super()._load_from_checkpoint(resume_from_checkpoint, self.scorer.model)
         if self.config.adapter_dtype == "bfloat16":
-            round_adapter(self.model)
+            round_adapter(self.scorer.model)
         with contextlib.suppress(OSError, ValueError):
             state = json.loads((Path(resume_from_checkpoint) / STATE_FILE).read_text())
             if state["z0"] is not None:
                 self._z0 = torch.tensor(state["z0"], device=self.scorer.device)
             self.budget.tokens = state["tokens_per_pass"]
+
+
+class Loader(DataLoader):
+    """Batches of the current epoch, one at a time; it passes the epoch on to those who draw them."""
+
+    def __init__(self, examples: Examples, batches: Batches) -> None:
+        super().__init__(examples, batch_sampler=batches, collate_fn=as_inputs)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the batches of this epoch."""
+        self.batch_sampler.set_epoch(epoch)
+
+
+def as_inputs(batch: Batch) -> dict[str, Batch]:
+    """A batch as the Trainer hands it on."""
+    return {"batch": batch}
+
+
+def save_tuned(model: nn.Module, folder: Path) -> None:
+    """Write what a training changes: the adapter alone, or the whole model."""
+    adapter = {"selected_adapters": [model.active_adapter]} if hasattr(model, "peft_config") else {}
+    model.save_pretrained(folder, **adapter)
 
 
 @dataclass(frozen=True)
@@ -239,16 +288,20 @@ def peak_memory(device: torch.device) -> int:
     return getattr(info, "peak_wset", info.rss)
 
 
+def total_steps(config: KTOConfig, n_batches: int) -> int:
+    """Optimizer steps of a whole run with so many batches an epoch, as transformers' Trainer counts them."""
+    return config.max_steps if config.max_steps > 0 else math.ceil(n_batches * config.num_train_epochs)
+
+
 def training_arguments(
     config: KTOConfig, output_dir: Path, device: torch.device, n_batches: int, evaluates: bool
 ) -> TrainingArguments:
-    """Our options in the words of transformers. A "row" of its data set is a batch of ours."""
+    """Our options in the words of transformers."""
     evaluation = "no" if not evaluates else "steps" if config.eval_steps else "epoch"
-    total = config.max_steps if config.max_steps > 0 else max(1, round(n_batches * config.num_train_epochs))
+    total = total_steps(config, n_batches)
     arguments = TrainingArguments(
         output_dir=str(output_dir),
-        per_device_train_batch_size=1,
-        per_device_eval_batch_size=1,
+        per_device_train_batch_size=config.batch_size,
         num_train_epochs=config.num_train_epochs,
         max_steps=config.max_steps,
         learning_rate=config.learning_rate,
@@ -267,8 +320,6 @@ def training_arguments(
         seed=config.seed,
         data_seed=config.seed,
         use_cpu=device.type == "cpu",
-        activation_checkpointing=config.gradient_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
         report_to=[name.strip() for name in config.report_to.split(",")],
         remove_unused_columns=False,
         dataloader_pin_memory=False,
@@ -277,17 +328,6 @@ def training_arguments(
     # One process drives one device: without this the Trainer would wrap the model for every GPU that it sees.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
-
-
-def _random_mismatched(pairs: Sequence[Pair], max_length: int, draw: random.Random) -> Pair:
-    first, second = draw.sample(range(len(pairs)), 2)
-    # A sibling's or an equal completion is no mismatch; a few tries find another where there is one.
-    for _ in range(20):
-        if pairs[first].prompt_ids != pairs[second].prompt_ids:
-            break
-        first, second = draw.sample(range(len(pairs)), 2)
-    prompt = pairs[first].prompt_ids
-    return Pair(prompt, pairs[second].completion_ids[: max(1, max_length - len(prompt))])
 
 
 def _is_finite(value: float) -> bool:

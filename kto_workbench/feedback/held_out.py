@@ -5,6 +5,11 @@ import random
 from collections.abc import Hashable, Sequence
 from typing import Any
 
+import numpy as np
+import orjson
+import xxhash
+
+from kto_workbench.feedback.rows import Rows
 from kto_workbench.feedback.templates import prompt_messages
 
 
@@ -13,27 +18,55 @@ def prompt_key(prompt: Any) -> str:
     return json.dumps(prompt_messages(prompt), sort_keys=True)
 
 
-def hold_out(prompts: Sequence[Hashable], fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Split rows into (train, held out) by prompt, so that no prompt is in both.
+def prompt_numbers(rows: Rows) -> np.ndarray:
+    """[n] int64, equal for rows that answer the same prompt, as `prompt_key` is; in little memory at a million rows."""
+    numbers = np.empty(len(rows), dtype=np.uint64)
+    done = 0
+    for batch in rows.batches():
+        for prompt, chat in zip(batch.column("prompt").to_pylist(), batch.column("chat").to_pylist(), strict=True):
+            text = prompt.encode("utf-8", "surrogatepass")
+            if chat:
+                messages = orjson.loads(text)
+                alone = len(messages) == 1 and messages[0].keys() == {"role", "content"}
+                if alone and messages[0]["role"] == "user" and isinstance(messages[0]["content"], str):
+                    text = messages[0]["content"].encode("utf-8", "surrogatepass")
+                else:
+                    text = b"[" + orjson.dumps(messages, option=orjson.OPT_SORT_KEYS)
+            numbers[done] = xxhash.xxh3_64_intdigest(text)
+            done += 1
+    return numbers.view(np.int64)
+
+
+def hold_out(prompts: Sequence[Hashable] | np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split rows into (train, held out) by prompt, so that no prompt is in both; row numbers, ascending.
 
     About `fraction` of the rows are held out, at least two; none if that would leave fewer than two to train on.
     """
-    groups: dict[Hashable, list[int]] = {}
-    for row, prompt in enumerate(prompts):
-        groups.setdefault(prompt, []).append(row)
-    keys = list(groups)
-    random.Random(seed).shuffle(keys)
-    wanted = max(2, round(fraction * len(prompts))) if fraction > 0 else 0
-    held: list[int] = []
-    for key in keys:
-        if len(held) >= wanted:
+    n = len(prompts)
+    everything, nothing = np.arange(n), np.arange(0)
+    if not n or fraction <= 0:
+        return everything, nothing
+    if not isinstance(prompts, np.ndarray):
+        known: dict[Hashable, int] = {}
+        prompts = np.array([known.setdefault(prompt, len(known)) for prompt in prompts])
+    _, first, group = np.unique(prompts, return_index=True, return_inverse=True)
+    # Groups are numbered as they first come up, so that the draw does not depend on what stands for a prompt.
+    number = np.argsort(np.argsort(first))
+    group = number[group]
+    sizes = np.bincount(group)
+    order = list(range(len(sizes)))
+    random.Random(seed).shuffle(order)
+    wanted = max(2, round(fraction * n))
+    held, chosen = 0, np.zeros(len(sizes), dtype=bool)
+    for key in order:
+        if held >= wanted:
             break
-        if len(held) + len(groups[key]) <= max(wanted, 1) * 1.5:
-            held += groups[key]
-    if len(held) < 2 or len(prompts) - len(held) < 2:
-        return list(range(len(prompts))), []
-    chosen = set(held)
-    return [row for row in range(len(prompts)) if row not in chosen], sorted(held)
+        if held + sizes[key] <= wanted * 1.5:
+            held += int(sizes[key])
+            chosen[key] = True
+    if held < 2 or n - held < 2:
+        return everything, nothing
+    return np.flatnonzero(~chosen[group]), np.flatnonzero(chosen[group])
 
 
 def held_out_prompts(prompts: Sequence[Any], fraction: float, seed: int) -> list[Any]:

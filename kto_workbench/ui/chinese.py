@@ -37,6 +37,7 @@ OPTION_HELP_ZH: dict[str, str] = {
     "learning_rate": "峰值学习率。",
     "batch_size": "一个优化步的样本数，z0 与损失都在其上计算。它关乎统计而非内存：见 tokens_per_pass。",
     "num_train_epochs": "遍历数据的次数。",
+    "group_prompts": "同一提示的多个回答放进同一批，这样提示只需经过模型一次。关闭：每行单独抽取。",
     "max_steps": "无论轮数，到此步数即停；-1 表示由 num_train_epochs 决定。",
     "lr_scheduler_type": "预热之后学习率如何下降。",
     "warmup_ratio": "学习率上升阶段占总步数的比例。",

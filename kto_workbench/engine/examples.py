@@ -1,0 +1,103 @@
+"""Rows as the trainer draws them: rendered and tokenized when they are visited, so that no step waits for the last row.
+
+Tokenizing a batch takes a hundredth of a training step, so nothing of it is kept on disk; the ids of the rows visited
+stay in memory while there is room.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from kto_workbench.engine.batches import Batch, Pair, mismatched_pair
+from kto_workbench.feedback.rendering import Encoded
+from kto_workbench.feedback.rows import Problem, Row
+
+KEPT_TOKENS = 2**24  # 64 MiB of ids
+
+
+class Examples(Dataset):
+    """Rows of feedback as batches of token ids.
+
+    Args:
+        rows: all of them.
+        partner: [n] the row whose completion is mismatched to each one's prompt; None where no z0 is estimated from
+            mismatched pairs.
+        encode: token ids of rows, or what is wrong with a row.
+        max_length: of prompt and completion together, in tokens.
+        on_problem: told of each row that can't be used; it is left out of its batch.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        partner: np.ndarray | None,
+        encode: Callable[[Sequence[Row]], Sequence[Encoded | Problem]],
+        max_length: int,
+        on_problem: Callable[[Problem], None] = lambda problem: None,
+    ) -> None:
+        self.rows, self.partner, self.encode, self.max_length = rows, partner, encode, max_length
+        self.on_problem = on_problem
+        self._ids: dict[int, tuple[np.ndarray, np.ndarray] | None] = {}
+        self._kept = 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, numbers: Sequence[int]) -> Batch:
+        return self.batch(numbers)
+
+    def batch(self, numbers: Sequence[int]) -> Batch:
+        """The examples of these rows, without those that can't be used."""
+        others = [] if self.partner is None else self.partner[list(numbers)].tolist()
+        self._visit([*numbers, *others])
+        usable = [number for number in numbers if self._ids[number] is not None]
+        pairs = [Pair(*self._pair(number)) for number in usable]
+        mismatched = []
+        if self.partner is not None:
+            mismatched = self._mismatched([(number, self._usable_partner(number)) for number in usable])
+        label = torch.tensor([self.rows[number].label for number in usable], dtype=torch.bool)
+        self._forget()
+        return Batch(pairs, mismatched, label)
+
+    def mismatched(self, numbers: Sequence[tuple[int, int]]) -> list[Pair]:
+        """The prompt of one row with the completion of another, for each two that can be used."""
+        self._visit([number for two in numbers for number in two])
+        return self._mismatched([(a, b) for a, b in numbers if self._ids[a] is not None and self._ids[b] is not None])
+
+    def _mismatched(self, numbers: Sequence[tuple[int, int]]) -> list[Pair]:
+        return [mismatched_pair(self._pair(a)[0], self._pair(b)[1], self.max_length) for a, b in numbers]
+
+    def _pair(self, number: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        prompt, completion = self._ids[number]
+        return tuple(prompt.tolist()), tuple(completion.tolist())
+
+    def _usable_partner(self, number: int) -> int:
+        """The row's partner, or the first usable one behind it on the circle."""
+        partner = int(self.partner[number])
+        while partner != number:
+            self._visit([partner])
+            if self._ids[partner] is not None:
+                break
+            partner = int(self.partner[partner])
+        return partner
+
+    def _visit(self, numbers: Iterable[int]) -> None:
+        """Have the ids of these rows at hand."""
+        new = [number for number in dict.fromkeys(numbers) if number not in self._ids]
+        encoded_rows = self.encode([self.rows[number] for number in new]) if new else []
+        for number, encoded in zip(new, encoded_rows, strict=True):
+            if isinstance(encoded, Problem):
+                self._ids[number] = None
+                self.on_problem(encoded)
+                continue
+            ids = tuple(np.asarray(part, dtype=np.int32) for part in (encoded.prompt_ids, encoded.completion_ids))
+            self._ids[number] = ids
+            self._kept += sum(map(len, ids))
+
+    def _forget(self) -> None:
+        """Let go of the ids of the rows visited when there are too many; problems are few, and told once."""
+        if self._kept > KEPT_TOKENS:
+            self._ids = {number: ids for number, ids in self._ids.items() if ids is None}
+            self._kept = 0

@@ -1,0 +1,143 @@
+"""From rows of feedback to what a training draws: which are held out, whose partner is whose, in which batches."""
+
+import functools
+import itertools
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from kto_workbench.config import KTOConfig
+from kto_workbench.engine.batches import Batch, Batches, partners
+from kto_workbench.engine.examples import Examples
+from kto_workbench.engine.step import uses_mismatched
+from kto_workbench.errors import DataError
+from kto_workbench.feedback import Row
+from kto_workbench.feedback.held_out import hold_out, prompt_key, prompt_numbers
+from kto_workbench.feedback.rendering import encode_rows
+from kto_workbench.feedback.rows import Problem, Rows
+
+log = logging.getLogger(__name__)
+
+WATCHED_PROMPTS = 4
+SURVEYED_ROWS = 1000
+TOLD_PROBLEMS = 20  # rows left out that the log lists
+
+
+def prepare(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: KTOConfig) -> "Prepared":
+    """Say which rows are trained on, which are held out, and how they are drawn; no row is tokenized but a few.
+
+    Raises DataError if too little is left.
+    """
+    if len(rows) < 2:
+        raise DataError(f"{config.data} holds {len(rows)} usable row; KTO needs at least two, for a mismatched pair.")
+    encode = functools.partial(
+        encode_rows,
+        tokenizer,
+        max_length=config.max_length,
+        template=config.template,
+        template_kwargs=config.template_kwargs,
+    )
+    prompts = prompt_numbers(rows)
+    # Drawn from all rows, so that one more that can't be used holds out no others.
+    train, held = hold_out(prompts, config.eval_fraction, config.seed)
+    survey = _Survey(rows, encode, config.max_length)
+    train, held = (part[~np.isin(part, survey.refused)] for part in (train, held))
+    if len(train) < 2:
+        raise DataError(f"{config.data} holds fewer than two rows to train on: {survey.first_refusals}.")
+    if config.objective == "sft":
+        train = train[rows.table.column("label").to_numpy()[train]]
+        if len(train) < 2:
+            raise DataError(f"{config.data} has fewer than two thumbs up to imitate.")
+
+    partner = _partners(prompts, train, held, config.seed) if uses_mismatched(config) else None
+    examples = Examples(rows, partner, encode, config.max_length, _say_a_few())
+    batches = functools.partial(Batches, seed=config.seed, batch_size=config.batch_size, together=config.group_prompts)
+    remarks = [f"{len(train)} rows to train on, {len(held)} of other prompts held out to evaluate.", *survey.remarks]
+    return Prepared(
+        examples,
+        batches(train, prompts[train]),
+        batches(held, prompts[held]) if len(held) else None,
+        examples.batch(survey.longest[: config.batch_size]),
+        _worth_watching(rows, held if len(held) else train),
+        remarks,
+    )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a training draws from.
+
+    `examples`: all rows; `train` and `held_out`: batches of them, the latter None without any; `longest`: a batch of
+    the longest rows, to measure memory on; `watched`: prompts worth watching; `remarks` for the log.
+    """
+
+    examples: Examples
+    train: Batches
+    held_out: Batches | None
+    longest: Batch
+    watched: list[Any]
+    remarks: list[str]
+
+
+def _partners(prompts: np.ndarray, train: np.ndarray, held: np.ndarray, seed: int) -> np.ndarray:
+    """[n] each row's mismatched partner, among those that it is trained or evaluated with."""
+    partner = np.full(len(prompts), -1, dtype=np.int64)
+    partner[train] = train[partners(prompts[train], seed)]
+    if len(np.unique(prompts[held])) > 1:
+        partner[held] = held[partners(prompts[held], seed)]
+    else:  # one prompt alone has no other's completion but those that are trained on
+        partner[held] = train[np.arange(len(held)) % len(train)]
+    return partner
+
+
+class _Survey:
+    """A look at the rows as token ids, at some of them where there are many.
+
+    `refused`: numbers of rows that the template refuses; `longest`: of the others, the longest first; `remarks`.
+    """
+
+    def __init__(self, rows: Rows, encode: Callable[[Sequence[Row]], Sequence[Any]], max_length: int) -> None:
+        some = range(0, len(rows), -(-len(rows) // SURVEYED_ROWS))
+        encoded = dict(zip(some, encode([rows[number] for number in some]), strict=True))
+        problems = {number: e for number, e in encoded.items() if isinstance(e, Problem)}
+        usable = {number: e for number, e in encoded.items() if number not in problems}
+        self.refused = np.array([*problems], dtype=np.int64)
+        self.longest = sorted(usable, key=lambda number: -len(usable[number]))
+        self.first_refusals = "; ".join(f"line {p.line}: {p.reason}" for p in [*problems.values()][:3])
+        self.remarks = []
+        of = f"of {len(some)} rows" + (" looked at" if len(some) < len(rows) else "")
+        if problems:
+            self.remarks.append(f"{len(problems)} {of} can't be used. {self.first_refusals}.")
+        cut_prompts = sum(e.prompt_cut > 0 for e in usable.values())
+        cut_completions = sum(e.completion_cut > 0 for e in usable.values())
+        if cut_prompts or cut_completions:
+            self.remarks.append(
+                f"max_length {max_length} cuts the start of {cut_prompts} prompts and the end of {cut_completions} "
+                f"completions, {of}."
+            )
+
+
+def _say_a_few() -> Callable[[Problem], None]:
+    """Tell the log of the first rows that are left out."""
+    told = itertools.count(1)
+
+    def tell(problem: Problem) -> None:
+        number = next(told)
+        if number <= TOLD_PROBLEMS:
+            log.warning("Row %d is left out: %s.", problem.line, problem.reason)
+        if number == TOLD_PROBLEMS:
+            log.warning("Further rows that are left out are not listed here.")
+
+    return tell
+
+
+def _worth_watching(rows: Rows, numbers: np.ndarray) -> list[Any]:
+    """A few prompts to watch: each once, of the shorter half."""
+    some = [rows[number] for number in numbers[:SURVEYED_ROWS].tolist()]
+    once = list({prompt_key(row.prompt): row for row in reversed(some)}.values())[::-1]
+    middle = sorted(len(row.prompt_text) for row in once)[(len(once) - 1) // 2]
+    return [row.prompt for row in once if len(row.prompt_text) <= middle][:WATCHED_PROMPTS]
