@@ -203,23 +203,23 @@ def test_a_second_round_against_the_base_starts_with_the_first_rounds_rewards(tr
     options = {**SMALL, "max_steps": 1, "start_adapter": str(trained.path), "reference": "base", "eval_fraction": 0.0}
     run = train(KTOConfig(**options, data=str(small_data), workspace=trained.config().workspace), progress=False)
     first, config = run.metrics()[0], run.config()
-    assert abs(first["rewards/margins"]) > 0.01
+    assert abs(first["rewards/rejected"]) > 0.01
     # By hand: β · (log π_first − log π_base) over the one batch that was trained on, whichever of the epoch's it was.
     from kto_workbench.engine.preparation import prepare
 
     rows = load_feedback(str(small_data)).rows
     means = []
     for part in prepare(rows, load_tokenizer("demo"), config).train:
-        liked = [rows[number] for number in part if rows[number].label]
+        disliked = [rows[number] for number in part if not rows[number].label]
         stats = completion_stats(
             models,
             Side(trained),
             Side(trained, "reference"),
-            [row.prompt for row in liked],
-            [row.completion for row in liked],
+            [row.prompt for row in disliked],
+            [row.completion for row in disliked],
         )
         means.append(config.beta * sum(s["tuned_logp"] - s["reference_logp"] for s in stats) / len(stats))
-    assert min(abs(first["rewards/chosen"] - mean) for mean in means) < 1e-4
+    assert min(abs(first["rewards/rejected"] - mean) for mean in means) < 1e-4
 
 
 def test_the_reference_of_a_second_round_is_the_first_ones_adapter(models, second_round, trained):

@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -211,7 +212,12 @@ class KTOTrainer(Trainer):
         (folder / STATE_FILE).write_text(json.dumps({"z0": z0, "tokens_per_pass": self.budget.tokens}))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, self.scorer.model)
+        tuned = self.scorer.model
+        if hasattr(tuned, "peft_config"):
+            super()._load_from_checkpoint(resume_from_checkpoint, tuned)
+        else:
+            for part in sorted(Path(resume_from_checkpoint).glob("model*.safetensors")):
+                tuned.load_state_dict(load_file(part), strict=False)  # tied weights are saved once
         if self.config.adapter_dtype == "bfloat16":
             round_adapter(self.scorer.model)
         with contextlib.suppress(OSError, ValueError):
