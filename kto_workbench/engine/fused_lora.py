@@ -85,7 +85,7 @@ class _FusedLora(torch.autograd.Function):
         y.addmm_(low, b.t(), alpha=scaling)
         ctx.save_for_backward(rows, low, weight, a, b)
         ctx.scaling, ctx.shape = scaling, x.shape
-        return y.view(*x.shape[:-1], y.shape[-1])
+        return y.resize_(*x.shape[:-1], y.shape[-1])  # not a view, which a model could not change in place
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -108,7 +108,7 @@ class _AddedLora(torch.autograd.Function):
         low = rows @ a.t()
         ctx.save_for_backward(rows, low, a, b)
         ctx.scaling, ctx.shape = scaling, x.shape
-        return torch.addmm(y.view(-1, y.shape[-1]), low, b.t(), alpha=scaling).view(y.shape)
+        return torch.addmm(y.view(-1, y.shape[-1]), low, b.t(), alpha=scaling).resize_(y.shape)
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:

@@ -90,7 +90,7 @@ def quieten(model: PreTrainedModel) -> PreTrainedModel:
 
     Not the layers as such, which are checkpointed in train mode only, nor bitsandbytes' (see `load_model`).
     """
-    ids = torch.tensor([vocabulary_of(model)[:8]], device=next(model.parameters()).device)
+    ids = sample_ids(model)
     try:
         first, second = (model(input_ids=ids, use_cache=False).logits for _ in range(2))
     except Exception:  # whatever it is, the trial or the first answer tells
@@ -129,6 +129,17 @@ def vocabulary_of(model: PreTrainedModel) -> list[int]:
     return [i for i in range(size) if i not in special] or list(range(size))
 
 
+def sample_ids(model: PreTrainedModel) -> torch.Tensor:
+    """[1, 8] ordinary tokens, for a look at what a model does."""
+    return torch.tensor([vocabulary_of(model)[:8]], device=next(model.parameters()).device)
+
+
+def body_of(model: PreTrainedModel) -> nn.Module:
+    """What of a causal language model comes before its head."""
+    body = getattr(model, model.base_model_prefix, None)
+    return body or next(module for module in model.children() if isinstance(module, PreTrainedModel))
+
+
 def set_attention(model: nn.Module, name: str) -> None:
     """Let a model compute its attention by another implementation. Raises ModelError if it can't."""
     causal_lm = base_of(model)
@@ -163,12 +174,14 @@ def add_lora(model: PreTrainedModel, config: KTOConfig) -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
     targets = config.lora_targets
+    everywhere = targets == "all-linear"
     lora = LoraConfig(
         task_type="CAUSAL_LM",
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        target_modules=targets if targets == "all-linear" else [name.strip() for name in targets.split(",")],
+        target_modules=targets if everywhere else [name.strip() for name in targets.split(",")],
+        exclude_modules=_no_plain_product(model) if everywhere else None,
         bias="none",
     )
     torch.manual_seed(config.seed)
@@ -177,6 +190,41 @@ def add_lora(model: PreTrainedModel, config: KTOConfig) -> nn.Module:
     except ValueError as error:
         raise ModelError(f"Can't put an adapter on {config.model!r}: {short_reason(error)}.") from error
     return _ready(adapted, model, config)
+
+
+def _no_plain_product(model: PreTrainedModel) -> list[str]:
+    """Names of linear layers that an adapter has no place in, found by running the model.
+
+    A router of experts that is a linear layer by its class and returns more than a product; a layer whose weight its
+    owner reads without calling it, as Mamba's do, so that an adapter would first act when it is merged; and the last
+    projection of Mamba blocks, which their kernels may read so (peft refuses it for some models).
+    """
+    called: set[nn.Module] = set()
+    other: set[nn.Module] = set()
+
+    def note(module: nn.Module, _: Any, output: Any) -> None:
+        called.add(module)
+        if not isinstance(output, torch.Tensor):
+            other.add(module)
+
+    hooks = [module.register_forward_hook(note) for module in model.modules()]
+    try:
+        with torch.no_grad():
+            model(input_ids=sample_ids(model), use_cache=False)
+    except Exception:  # whatever it is, the trial tells
+        called.clear()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    names = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            owner = model.get_submodule(name.rpartition(".")[0])
+            passed_by = owner in called and module not in called
+            of_mamba = name.endswith(".out_proj") and hasattr(owner, "conv1d") and hasattr(owner, "A_log")
+            if module in other or passed_by or of_mamba:
+                names.append(name)
+    return names
 
 
 def _ready(adapted: nn.Module, model: PreTrainedModel, config: KTOConfig) -> nn.Module:

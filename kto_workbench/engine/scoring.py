@@ -21,7 +21,7 @@ from kto_workbench.engine import attention
 from kto_workbench.engine.attention import Ragged
 from kto_workbench.engine.batches import Pair
 from kto_workbench.engine.head import Head, token_logps
-from kto_workbench.engine.models import base_of, precision_of
+from kto_workbench.engine.models import base_of, body_of, precision_of
 from kto_workbench.engine.passes import split
 from kto_workbench.engine.trial import choose
 
@@ -131,7 +131,7 @@ class PackedScorer(PaddedScorer):
         causal_lm = base_of(model)
         self.head = Head.of(causal_lm)
         # Not as a module of its own: it is the model's.
-        self.body = [getattr(causal_lm, causal_lm.base_model_prefix)]
+        self.body = [body_of(causal_lm)]
 
     def forward(
         self, pairs: Sequence[Pair], mismatched: Sequence[Pair] = (), entropy: bool = False

@@ -1,0 +1,134 @@
+"""What is asked of a family of models, from its folder to a merged model.
+
+The oracle shares nothing with the engine: transformers' model with its eager attention in eval mode, peft's adapter,
+one row at a time, log-softmax over all logits.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from tiny_families import tiny_family
+from transformers import AutoModelForCausalLM
+
+from kto_workbench.config import KTOConfig
+from kto_workbench.engine.batches import Pair
+from kto_workbench.engine.models import adapter_off, add_lora, load_adapter, load_model
+from kto_workbench.engine.objective import estimate_z0, kto_loss
+from kto_workbench.engine.scoring import make_scorer
+from kto_workbench.errors import ModelError
+
+CPU = torch.device("cpu")
+TOLERANCE = 1e-4
+CONFIG = KTOConfig(model="family", lora_r=2, lora_alpha=4)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a family is scored (packed, padded, one by one) or that it is refused, and why it is not packed."""
+
+    way: str
+    reason: str = ""
+
+
+def make_rows(seed: int = 1) -> tuple[list[Pair], list[Pair]]:
+    """Pairs of 8 to 30 tokens, two of them after one prompt, and mismatched ones; ordinary tokens of 97."""
+    draw = torch.Generator().manual_seed(seed)
+    ids = lambda n: tuple(torch.randint(5, 60, (n,), generator=draw).tolist())
+    prompts = [ids(12), ids(3), ids(21)]
+    pairs = [Pair(prompts[i], ids(n)) for i, n in ((0, 5), (1, 9), (2, 8), (0, 7))]
+    return pairs, [Pair(p.prompt_ids, q.completion_ids) for p, q in zip(pairs, pairs[1:] + pairs[:1], strict=True)]
+
+
+def oracle_logps(model, pairs):
+    """[n] log-probabilities of completions, one row at a time, by all logits of the model."""
+    found = []
+    for pair in pairs:
+        ids = torch.tensor([pair.prompt_ids + pair.completion_ids])
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0].float()
+        rows = logits[len(pair.prompt_ids) - 1 : -1].log_softmax(-1)
+        found.append(rows.gather(-1, ids[0, len(pair.prompt_ids) :, None]).sum())
+    return torch.stack(found)
+
+
+def oracle_model(folder: Path):
+    """The family's own eager model from a folder, in eval mode."""
+    return AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
+
+
+def close(got, want, what):
+    """Fails unless two tensors are the same within the tolerance, relative to the larger of the wanted ones and 1."""
+    worst = ((got - want).abs().max() / want.abs().max().clamp(min=1)).item()
+    assert worst <= TOLERANCE, f"{what}: {worst:.1e} apart"
+
+
+def check_family(family: str, folder: Path, caplog) -> Outcome:
+    """Load, try, step, save, reload, merge; returns how it is scored. Fails an assertion where anything differs."""
+    tiny_family(family).save_pretrained(folder / "base")
+    caplog.clear()
+    try:
+        with caplog.at_level(logging.WARNING, logger="kto_workbench"):
+            base = load_model(str(folder / "base"), device=CPU, dtype=torch.float32)
+            model = add_lora(base, CONFIG)
+            scorer = make_scorer(model)
+    except ModelError as error:
+        return Outcome("refused", str(error))
+    told = [record.getMessage() for record in caplog.records if "is scored" in record.getMessage()]
+    assert bool(told) == (scorer.name != "packed"), told
+
+    pairs, mismatched = make_rows()
+    label = torch.tensor([True, False, True, False])
+    with torch.no_grad():
+        fresh, fresh_kl = scorer.score_both(pairs, mismatched)
+        with adapter_off(model):
+            reference, reference_kl = scorer.score_both(pairs, mismatched)
+    close(fresh.logps, reference.logps, "rewards before the first step")
+    want = oracle_logps(oracle_model(folder / "base"), pairs + mismatched).detach()
+    close(torch.cat([reference.logps, reference_kl]), want, "the reference against the family's own model")
+
+    # Gradients where no factor of the adapter is zero.
+    draw = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(torch.randn(parameter.shape, generator=draw) * 0.1)
+    model.save_pretrained(folder / "start")
+    twin = PeftModel.from_pretrained(oracle_model(folder / "base"), folder / "start", is_trainable=True).eval()
+    factors = torch.linspace(-1, 2, len(pairs))
+    logps, want = scorer.score(pairs).logps, oracle_logps(twin, pairs)
+    close(logps, want, "the tuned model")
+    for values in (logps, want):
+        (values * factors).sum().backward()
+    ours = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+    theirs = {name: p.grad for name, p in twin.named_parameters() if p.requires_grad}
+    assert ours.keys() == theirs.keys() and ours
+    scale = max(g.norm() for g in theirs.values() if g is not None)
+    for name, gradient in theirs.items():
+        if gradient is None:
+            assert ours[name] is None or not ours[name].any(), name
+            continue
+        apart = (ours[name] - gradient).norm() / max(gradient.norm(), 1e-2 * scale)
+        assert apart <= 10 * TOLERANCE, f"gradient of {name}: {apart:.1e} apart"
+
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        scores, kl_logps = scorer.score_both(pairs, mismatched)
+        z0 = estimate_z0(kl_logps, reference_kl)
+        losses, _ = kto_loss(
+            scores.logps, reference.logps, label, z0, beta=0.1, desirable_weight=1.0, undesirable_weight=1.0
+        )
+        losses.mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        tuned = scorer.score(pairs).logps
+    assert (tuned - want).abs().max() > 1e-3, "three steps changed nothing"
+    model.save_pretrained(folder / "adapter")
+    again = load_adapter(load_model(str(folder / "base"), device=CPU, dtype=torch.float32), folder / "adapter")
+    with torch.no_grad():
+        close(make_scorer(again).score(pairs).logps, tuned, "the adapter loaded again")
+        again.merge_and_unload().save_pretrained(folder / "merged")
+        close(oracle_logps(oracle_model(folder / "merged"), pairs), tuned, "the merged model")
+    return Outcome(scorer.name, told[0].split(": ", 1)[1].rstrip(".") if told else "")
