@@ -21,8 +21,8 @@ SIZES: dict[int, str] = {
     48: "intermediate_size ffn_dim n_inner d_ff encoder_ffn_dim decoder_ffn_dim ffn_hidden_size dim_ff dff d_inner "
     "feed_forward_size dense_intermediate_size",
     32: "hidden_size n_embd d_model dim emb_dim embedding_size word_embed_proj_dim hidden_size_global lru_width "
-    "embedding_dim expert_ffn_hidden_size shared_intermediate_size moe_shared_expert_intermediate_size encoder_hidden_size "
-    "shared_experts_intermediate_size cross_attention_hidden_size encoder_hash_byte_group_vocab",
+    "embedding_dim expert_ffn_hidden_size shared_intermediate_size moe_shared_expert_intermediate_size "
+    "encoder_hidden_size shared_experts_intermediate_size cross_attention_hidden_size encoder_hash_byte_group_vocab",
     16: "moe_intermediate_size shared_expert_intermediate_size attention_head_dim pronunciation_embed_dim "
     "shape_embed_dim hc_lowrank ple_embed_dim",
     8: "head_dim kv_channels global_head_dim swa_head_dim v_head_dim swa_v_head_dim qk_nope_head_dim qk_rope_head_dim "
