@@ -12,6 +12,7 @@
     adapters.py    how a record becomes examples
     columns.py     the same for plain columns, vectorised
     files.py       opening a file safely: packed, UTF-16, a pipe, a bomb
+    tables.py      Parquet and Arrow, a bounded number of bytes at a time
     containers.py  JSON lines, JSON, CSV, Parquet, Arrow as chunks of raw rows
     sources.py     from a name, a file or a table to these chunks
     named.py       feedback known by name

@@ -17,12 +17,11 @@ import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.json
-import pyarrow.parquet
 
 from kto_workbench.errors import DataError
 from kto_workbench.feedback.files import MAX_ROW_BYTES, Utf8Stream, iterate_blocks, reason_of
+from kto_workbench.feedback.tables import CHUNK_ROWS
 
-CHUNK_ROWS = 4096
 Record = dict[str, Any]
 
 
@@ -378,21 +377,6 @@ def _record_of(table: pa.Table, i: int) -> Record | BadRow:
         return table.slice(i, 1).to_pylist()[0]
     except (ValueError, OverflowError) as error:
         return BadRow("", f"the row can't be read ({reason_of(error)})")
-
-
-def read_parquet(file: Any) -> Iterator[pa.RecordBatch]:
-    """The batches of a Parquet file."""
-    yield from pa.parquet.ParquetFile(file).iter_batches(batch_size=CHUNK_ROWS)
-
-
-def read_arrow(file: Any, stream: bool) -> Iterator[pa.RecordBatch]:
-    """The batches of an Arrow IPC file, or of an Arrow stream."""
-    if stream:
-        yield from pa.ipc.open_stream(file)
-        return
-    reader = pa.ipc.open_file(file)
-    for i in range(reader.num_record_batches):
-        yield reader.get_batch(i)
 
 
 def read_records(records: Iterator[Any]) -> Iterator[Chunk]:

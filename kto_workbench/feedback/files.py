@@ -10,15 +10,15 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
 from kto_workbench.errors import DataError
 
 BLOCK_BYTES = 16 * 2**20
-MAX_ROW_BYTES = 32 * 2**20  # a longer row is listed, not read: no model takes a prompt of 8 million tokens
-BOMB_BYTES = 512 * 2**20  # text rarely packs better than 20:1, so beyond this size …
+MAX_ROW_BYTES = 8 * 2**20  # a longer row is listed, not read: it would be a prompt of two million tokens
+BOMB_BYTES = 256 * 2**20  # text rarely packs better than 20:1, so beyond this size …
 BOMB_RATIO = 200  # … and this ratio, it is a zip bomb rather than feedback
 
 GZIP, ZSTD, ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04"
@@ -50,6 +50,12 @@ def reason_of(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
+def refuse_bomb(name: Any, unpacked: int, size: int) -> None:
+    """Raise DataError if so many bytes out of a file of `size` bytes can't be feedback."""
+    if unpacked > BOMB_BYTES and unpacked > BOMB_RATIO * size:
+        raise DataError(f"{name} unpacks to more than {BOMB_RATIO} times its size: it looks like a zip bomb.")
+
+
 class UnpackedStream:
     """The bytes of a file after gzip or zstd, read in order; refuses a zip bomb and a truncated archive."""
 
@@ -78,8 +84,7 @@ class UnpackedStream:
                 raise DataError(f"{self.path} is not a complete {self.packed} file: {reason_of(error)}.") from None
             raise DataError(f"Can't read {self.path}: {reason_of(error)}.") from None
         self._given += len(data)
-        if self._given > BOMB_BYTES and self._given > BOMB_RATIO * self._size:
-            raise DataError(f"{self.path} unpacks to more than {BOMB_RATIO} times its size: it looks like a zip bomb.")
+        refuse_bomb(self.path, self._given, self._size)
         return data
 
     def close(self) -> None:

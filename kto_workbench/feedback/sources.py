@@ -18,12 +18,10 @@ from kto_workbench.feedback.containers import (
     CHUNK_ROWS,
     Chunk,
     parse_json_line,
-    read_arrow,
     read_batches,
     read_csv,
     read_json,
     read_json_lines,
-    read_parquet,
     read_records,
 )
 from kto_workbench.feedback.files import (
@@ -38,6 +36,7 @@ from kto_workbench.feedback.files import (
 )
 from kto_workbench.feedback.formats import is_known_name
 from kto_workbench.feedback.store import ThumbStore
+from kto_workbench.feedback.tables import read_arrow, read_parquet
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 FILE_SUFFIXES = frozenset(".jsonl .json .ndjson .csv .tsv .txt .parquet .arrow .gz .zst .zip".split())
@@ -108,10 +107,12 @@ def _open_file(path: Path, mapping: Mapping[str, Any]) -> Source:
     if not magic:
         raise DataError(f"{path} is empty.")
     if magic.startswith(PARQUET):
-        return Source(name, "Parquet", lambda schema: _read_table(path, read_parquet), path)
+        read = lambda file: read_parquet(file, name, path.stat().st_size)
+        return Source(name, "Parquet", lambda schema: _read_table(path, read), path)
     if magic.startswith((ARROW_FILE, ARROW_STREAM)):
         stream = magic.startswith(ARROW_STREAM)
-        return Source(name, "Arrow", lambda schema: _read_table(path, lambda file: read_arrow(file, stream)), path)
+        read = lambda file: read_arrow(file, stream, name, path.stat().st_size)
+        return Source(name, "Arrow", lambda schema: _read_table(path, read), path)
     kind, encoding = _recognise_text(path)
     note = "" if encoding == "utf-8" else f" ({encoding.upper()})"
     if kind == "JSON lines":
