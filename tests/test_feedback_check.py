@@ -116,6 +116,11 @@ def test_length_that_tells_the_thumb():
     finding = found(rows, "length")
     assert finding.severity == "warning" and finding.details["auc"] == 1.0 and "AUC 1.00" in finding.title
     assert found(healthy(), "length").severity == "note"
+    # Three against three: an AUC of 1 is one order of 6! / (3! 3!) = 20, which chance may well have drawn.
+    few = found(rows[:6], "length")
+    assert few.severity == "note" and few.title.startswith("Too few rows to tell whether length gives the thumbs away")
+    assert "AUC 1.00" in few.title and "does not" not in few.title
+    assert found(healthy(), "length").title.startswith("Length does not give the thumbs away")
 
 
 def test_languages():

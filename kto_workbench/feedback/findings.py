@@ -269,18 +269,24 @@ def _length(feedback: Feedback, facts: pl.DataFrame) -> Finding | None:
     telling = max(auc, 1 - auc)
     # With a handful of rows a high AUC is chance: its standard error is about sqrt((n + 1) / (12 n_up n_down)).
     error = float(np.sqrt((len(facts) + 1) / (12 * feedback.n_desirable * feedback.n_undesirable)))
-    warn = telling >= TELLING_AUC and telling - 0.5 > 2 * error
+    high, sure = telling >= TELLING_AUC, telling - 0.5 > 2 * error
     longer = "up" if auc > 0.5 else "down"
     figures = f"thumbs up have {medians['up']:,.0f} characters in the middle, thumbs down {medians['down']:,.0f}"
+    said = f"AUC {telling:.2f}, 0.5 is chance"
+    title, advice = f"Length does not give the thumbs away ({said}): {figures}.", ""
+    if high and sure:
+        title = f"Length alone tells the thumbs: {said}; thumbs {longer} are longer: {figures}."
+        advice = "The model may learn length instead of quality; add answers of other lengths to either side."
+    elif high:
+        title = f"Too few rows to tell whether length gives the thumbs away ({said}): {figures}."
     return Finding(
         "length",
-        "warning" if warn else "note",
-        (f"Length alone tells the thumbs: AUC {telling:.2f} (0.5 is chance); thumbs {longer} are longer: {figures}."
-         if warn else f"Length does not give the thumbs away (AUC {telling:.2f}, 0.5 is chance): {figures}."),
-        "The model may learn length instead of quality; add answers of other lengths to either side." if warn else "",
+        "warning" if high and sure else "note",
+        title,
+        advice,
         len(facts),
         details={"auc": auc, "median_chars_up": medians["up"], "median_chars_down": medians["down"]},
-    )  # fmt: skip
+    )
 
 
 def _language(feedback: Feedback, facts: pl.DataFrame) -> Finding | None:
@@ -342,7 +348,7 @@ def _parts(feedback: Feedback, facts: pl.DataFrame) -> Finding | None:
         "parts",
         "note",
         f"{len(parts):,} answers in rows with several are left out, most often because {reason} ({count:,}).",
-        "Move the threshold if they should count.",
+        "The mapping decides: threshold=NUMBER moves the cut, take=best-worst compares a row's answers.",
         len(parts),
         [part.line for part in parts[:LISTED_LINES]],
     )

@@ -161,7 +161,7 @@ FINDINGS_ZH: dict[str, tuple[str, str, str]] = {
         "KTO 不需要成对数据；但同一提示兼有赞踩时，学到的是差别而不是话题。",
         "",
     ),
-    "parts": ("含多个回答的行中，有 {count:,} 个回答被略去。", "若应计入，请调整阈值。", ""),
+    "parts": ("含多个回答的行中，有 {count:,} 个回答被略去。", "由对应关系决定：threshold=数字 移动分界，take=best-worst 只取每行最好与最差的回答。", ""),
     "mismatched": (
         "每批 {batch_size} 行可为 z0 得到 {mismatched_pairs:.1f} 个错配对。",
         "z0 由其他提示的回答估计；错配对偏少时，请在更多提示上收集反馈。",
