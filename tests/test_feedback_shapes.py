@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from kto_workbench.errors import DataError
 from kto_workbench.feedback import load_feedback
 
 
@@ -311,7 +312,14 @@ def write(folder, rows, kind):
     elif kind == "jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     elif kind == "parquet":
-        pq.write_table(pa.Table.from_pylist(rows), path)
+        names = dict.fromkeys(key for row in rows for key in row)
+        rows = [{name: row.get(name) for name in names} for row in rows]
+        try:
+            table = pa.Table.from_pylist(rows)
+        except pa.ArrowInvalid:  # a column of texts and objects, in which exports write JSON
+            as_json = lambda value: json.dumps(value) if isinstance(value, (list, dict)) else value
+            table = pa.Table.from_pylist([{name: as_json(value) for name, value in row.items()} for row in rows])
+        pq.write_table(table, path)
     else:
         names = list(dict.fromkeys(key for row in rows for key in row))
         with path.open("w", newline="") as file:
@@ -337,3 +345,233 @@ def test_every_shape_in_every_kind_of_file(tmp_path, name, kind):
     # What is shown as the mapping reads the file just so.
     again = load_feedback(feedback.path, workspace=tmp_path, mapping=feedback.mapping)
     assert (rows_of(again), again.format, again.mapping) == (expected, feedback.format, feedback.mapping)
+
+
+# ratings and conversations, joined by id -----------------------------------------------------------------------------
+
+CALL = [{"role": "user", "content": "Hi"}]
+
+
+def langfuse_score(trace, value, name="user-feedback", observation=None):
+    kind = {"dataType": "CATEGORICAL", "stringValue": value} if isinstance(value, str) else {"dataType": "BOOLEAN"}
+    return {"id": f"s{trace}", "traceId": trace, "observationId": observation, "name": name, "source": "API",
+            "value": None if isinstance(value, str) else value, **kind, "comment": None}  # fmt: skip
+
+
+LANGFUSE = (
+    [langfuse_score("t1", 1), langfuse_score("t2", 0), langfuse_score("t1", 0.2, "hallucination"),
+     langfuse_score("t9", 1)],
+    [{"id": "t1", "name": "chat", "input": {"messages": CALL}, "output": {"role": "assistant", "content": "Hello"}},
+     {"id": "t2", "name": "chat", "input": "Bye?", "output": {"answer": "No"}},
+     {"id": "t3", "name": "chat", "input": "unrated", "output": "x"}],
+    [(CALL, "Hello", True), ("Bye?", "No", False)],
+    [(4, "traceId is the id of no conversation in these files")],
+)  # fmt: skip
+OBSERVATIONS = (
+    [langfuse_score("t1", "good", observation="o1"), langfuse_score("t2", "bad"), langfuse_score("t2", "good")],
+    [{"id": "o1", "trace_id": "t1", "parent_observation_id": "o0", "input": CALL,
+      "output": {"choices": [{"message": {"role": "assistant", "content": "Hello"}}]}},
+     {"id": "o3", "trace_id": "t2", "parent_observation_id": "o2", "input": "part", "output": "part"},
+     {"id": "o2", "trace_id": "t2", "parent_observation_id": None, "input": "Bye?", "output": "No"}],
+    [(CALL, "Hello", True), ("Bye?", "No", False), ("Bye?", "No", True)],
+    [],
+)  # fmt: skip
+LANGSMITH = (
+    [{"id": f"f{i}", "run_id": run, "session_id": "s", "key": "user_score", "score": score, "value": None,
+      "comment": None, "correction": None, "feedback_source": {"type": "app"}}
+     for i, (run, score) in enumerate([("r1", 1), ("r2", 0), ("r3", None), ("r3", 1)])],
+    [{"id": "r1", "run_type": "llm",
+      "inputs": {"messages": [[{"lc": 1, "id": ["langchain", "schema", "messages", "HumanMessage"],
+                                "kwargs": {"content": "Hi"}}]]},
+      "outputs": {"generations": [[{"text": "Hello", "message": {"kwargs": {"content": "Hello"}}}]]}},
+     {"id": "r2", "run_type": "chain", "inputs": {"question": "Bye?"}, "outputs": {"output": "No"}},
+     {"id": "r3", "run_type": "chain", "inputs": {"input": "And?", "k": 1},
+      "outputs": {"messages": [{"type": "human", "content": "And?"}, {"type": "ai", "content": "Yes"}]}}],
+    [(CALL, "Hello", True), ("Bye?", "No", False), ("And?", "Yes", True)],
+    [],
+)  # fmt: skip
+PHOENIX = (
+    [{"span_id": span, "name": "thumbs", "annotator_kind": "HUMAN", "result": result, "identifier": ""}
+     for span, result in (
+         ("a", {"label": "thumbs-up", "score": 1}), ("b", {"label": "thumbs-down", "score": 0}),
+         ("c", {"label": "thumbs-up", "score": None}), ("d", {"label": "thumbs-up", "score": 1}))],
+    [{"context.span_id": "a", "name": "llm", "attributes.llm.input_messages": [
+        {"message.role": "user", "message.content": "Hi"}], "attributes.output.value": "Hello"},
+     {"context.span_id": "b", "name": "llm", "attributes.input.value": "Bye?", "attributes.output.value": "No"},
+     {"context.span_id": "c", "name": "llm", "attributes.input.value": '{"input": "And?"}',
+      "attributes.llm.output_messages": [{"message": {"role": "assistant", "content": "Yes"}}]}],
+    [(CALL, "Hello", True), ("Bye?", "No", False), ("And?", "Yes", True)],
+    [(4, "span_id is the id of no conversation in these files")],
+)  # fmt: skip
+PLAIN = (
+    [{"message_id": i, "thumb": thumb} for i, thumb in ((2, "down"), (1, "up"), (7, "up"), (3, "perhaps"))],
+    [{"id": i, "question": f"q{i}", "answer": f"a{i}"} for i in (1, 2, 3)],
+    [("q1", "a1", True), ("q2", "a2", False)],
+    [(4, "thumb 'perhaps' is neither"), (3, "message_id is the id of no conversation")],
+)
+JOINED = {"Langfuse": LANGFUSE, "Langfuse observations": OBSERVATIONS, "LangSmith": LANGSMITH, "Phoenix": PHOENIX,
+          "": PLAIN}  # fmt: skip
+
+
+def of(feedback, expected, problems, called):
+    assert sorted(map(repr, rows_of(feedback))) == sorted(map(repr, expected)), list(feedback.problems)
+    assert all(any(said in problem.reason for problem in feedback.problems) for _, said in problems)
+    assert feedback.rows_in == feedback.rows_kept + len(feedback.problems)
+    assert feedback.format.startswith("ratings joined to conversations by id" + (f": {called}" if called else "; "))
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("name", JOINED)
+def test_ratings_and_conversations_in_two_files(tmp_path, name, kind):
+    ratings, talks, expected, problems = JOINED[name]
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+    a, b = write(tmp_path / "a", ratings, kind), write(tmp_path / "b", talks, kind)
+    for both in (f"{a}+{b}", f"{b}+{a}"):
+        feedback = load_feedback(both, workspace=tmp_path)
+        of(feedback, expected, problems, name.split()[0] if name else "")
+        if kind in ("jsonl", "parquet"):  # a row is where its rating is
+            assert sorted(problem.line for problem in feedback.problems) == sorted(line for line, _ in problems)
+            kept = [row.line for row in feedback.rows]
+            assert sorted([*kept, *(line for line, _ in problems)]) == [
+                line
+                for line, one in enumerate(ratings, 1)
+                if one.get("name") != "hallucination" and one.get("score", 1) is not None
+            ]
+
+
+@pytest.mark.parametrize("name", [name for name in JOINED if name])
+def test_ratings_and_conversations_in_one_file(tmp_path, name):
+    ratings, talks, expected, problems = JOINED[name]
+    feedback = load_feedback(write(tmp_path, [*ratings, *talks], "jsonl"), workspace=tmp_path)
+    of(feedback, expected, problems, name.split()[0])
+
+
+def test_ratings_alone_are_refused_by_name(tmp_path):
+    for name, (ratings, *_) in JOINED.items():
+        path = write(tmp_path, ratings, "jsonl")
+        expected = f"holds ratings of {name.split()[0]} without the text" if name else "is not feedback as it stands"
+        with pytest.raises(DataError, match=expected):
+            load_feedback(path, workspace=tmp_path)
+
+
+def test_which_of_several_ratings_counts_can_be_said(tmp_path):
+    (tmp_path / "a").mkdir()
+    a, b = write(tmp_path / "a", LANGFUSE[0], "jsonl"), write(tmp_path, LANGFUSE[1], "jsonl")
+    mapping = {"name": "hallucination", "threshold": 0.5}
+    assert rows_of(load_feedback(f"{a}+{b}", mapping=mapping)) == [(CALL, "Hello", False)]
+    with pytest.raises(DataError, match="named `x`; they are named `user-feedback`, `hallucination`"):
+        load_feedback(f"{a}+{b}", mapping={"name": "x"})
+
+
+def test_columns_of_two_files_can_be_said(tmp_path):
+    (tmp_path / "a").mkdir()
+    a = write(tmp_path / "a", [{"about": n, "said": said} for n, said in ((1, "up"), (2, "down"))], "jsonl")
+    b = write(tmp_path, [{"key": n, "q": f"q{n}", "a": f"a{n}"} for n in (1, 2)], "csv")
+    with pytest.raises(DataError, match="can't be joined"):
+        load_feedback(f"{a}+{b}")
+    mapping = ["rates=about", "id=key", "label=said", "prompt=q", "completion=a"]
+    assert rows_of(load_feedback(f"{a}+{b}", mapping=mapping)) == [("q1", "a1", True), ("q2", "a2", False)]
+
+
+def test_messages_in_rows_of_their_own_are_joined_to_their_answers(tmp_path):
+    rows = [
+        oasst("a1", "p", "assistant", "best", 0),
+        oasst("p", None, "prompter", "Hi"),
+        oasst("a2", "p", "assistant", "worst", 1),
+        oasst("q", "a1", "prompter", "More"),
+        oasst("b1", "q", "assistant", "unranked"),
+        oasst("c1", "q", "assistant", "wörst", 2.0),
+        oasst("c2", "q", "assistant", "middle", 1.0),
+        oasst("c3", "q", "assistant", "best of all", 0.0),
+    ]
+    before = [user("Hi"), assistant("best"), user("More")]
+    expected = [([user("Hi")], "best", True), ([user("Hi")], "worst", False)]
+    expected += [(before, "wörst", False), (before, "best of all", True)]
+    for kind in ("json", "jsonl", "csv", "parquet"):
+        feedback = load_feedback(write(tmp_path, rows, kind), workspace=tmp_path)
+        assert rows_of(feedback) == expected, kind
+        assert "lies between the best and the worst" in feedback.parts_left_out[0].reason
+        assert feedback.format.startswith("messages joined to their answers by id; a ranked list of answers")
+    # 0 is best, so below 1.5 is up: best, worst (1), middle, best of all
+    cut = load_feedback(write(tmp_path, rows, "jsonl"), mapping={"threshold": 1.5})
+    assert [row.label for row in cut.rows] == [True, True, False, True, True]
+
+
+def test_lists_of_rows_in_one_object(tmp_path):
+    ratings, talks, expected, problems = LANGFUSE
+    path = tmp_path / "both.json"
+    path.write_text(json.dumps({"scores": ratings, "traces": talks, "meta": {"page": 1}}))
+    of(load_feedback(path), expected, problems, "Langfuse")
+    path.write_text(json.dumps({"data": SAMPLES["shp"][0], "meta": {"page": 1}}))
+    assert rows_of(load_feedback(path)) == SAMPLES["shp"][1]
+    # One row that stands alone is a row, whatever lists it holds.
+    for name in ("ultrafeedback", "distilabel", "halos-binary"):
+        path.write_text(json.dumps(SAMPLES[name][0][0]))
+        assert load_feedback(path).rows_in == 1
+    path.write_text(json.dumps({"messages": [user("p"), assistant("A")], "label": True}))
+    assert rows_of(load_feedback(path)) == [([user("p")], "A", True)]
+
+
+# what does not fit ---------------------------------------------------------------------------------------------------
+
+
+def test_a_mapping_leaves_the_judged_answer_where_it_is():
+    # The thumb down is on the first answer, and the conversation went on.
+    rows = [chat("a1", -1), chat("a2", 1)]
+    expected = [([user("Hi")], "Hello", False), ([user("Hi"), assistant("Hello"), user("Bye")], "See you", True)]
+    messages = "snapshot.chat.chat.messages"
+    for mapping in ({"label": "data.rating"}, {"label": "data.rating", "messages": messages}, {"messages": messages}):
+        assert rows_of(load_feedback(rows, mapping=mapping)) == expected, mapping
+    other = [
+        {"turns": [user("Hi"), assistant("Hello"), user("Bye"), assistant("See you")], "at": at, "ok": ok}
+        for at, ok in ((1, "no"), (3, "yes"), (-1, "yes"), (2, "yes"), (9, "no"))
+    ]
+    feedback = load_feedback(other, mapping=["messages=turns", "judged=at", "label=ok"])
+    assert rows_of(feedback) == [*expected, expected[1]]
+    assert [(problem.line, problem.reason) for problem in feedback.problems] == [
+        (4, "turns has a message of the user where the judged answer should be"),
+        (5, "turns holds no message with the id of the judged one"),
+    ]
+
+
+def test_images_are_named_as_not_readable_yet_by_row(tmp_path):
+    said = "an image, which can't be read yet"
+    picture = {"type": "image", "image": "data:…", "mimeType": "image/png"}
+    seen = arena("model_a", parts)
+    seen["conversation_a"][0]["content"].append(picture)
+    attached = chat("a1", 1)
+    attached["snapshot"]["chat"]["chat"]["history"]["messages"]["u1"]["files"] = [{"type": "image", "url": "x"}]
+    asked = {"prompt": "p", "completion": "A", "label": True, "images": []}
+    for rows, reason in (
+        ([arena("model_a", parts), seen], f"conversation_a holds {said}"),
+        ([chat("a1", 1), attached], f"snapshot.chat.chat.history.messages holds {said}"),
+        ([asked, {**asked, "images": ["a.png"]}], "images holds an image or the like, which can't be read yet"),
+    ):
+        for kind in ("jsonl", "parquet"):
+            feedback = load_feedback(write(tmp_path, rows, kind))
+            assert [(problem.line, problem.reason) for problem in feedback.problems] == [(2, reason)], kind
+
+
+def test_answers_can_be_named_for_a_file_that_is_not_known(tmp_path):
+    rows = [
+        {"q": "p", "left_text": "A", "right_text": "B", "who": who, "stars": [4, 2], "texts": ["A", "B"]}
+        for who in ("L", "R", "none", "0")
+    ]
+    mapping = ["prompt=q", "answer_a=left_text", "answer_b=right_text", "winner=who", "a=L", "b=R", "both_bad=none"]
+    feedback = load_feedback(write(tmp_path, rows, "csv"), mapping=mapping)
+    assert [row.label for row in feedback.rows] == [True, False, False, True, False, False]
+    assert feedback.problems[0].reason == "who is a tie, which makes no thumb"
+    several = ["prompt=q", "answers=texts", "scores=stars"]
+    assert load_feedback(rows, mapping=several).mapping["threshold"] == 3
+    assert [row.label for row in load_feedback(rows[:1], mapping=[*several, "threshold=1"]).rows] == [True, True]
+    both = load_feedback(rows[:1], mapping=[*several, "take=best-worst"])
+    assert rows_of(both) == two("p", "A", "B") and both.mapping["take"] == "best-worst"
+    with pytest.raises(DataError, match="take should be threshold or best-worst, not 'most'"):
+        load_feedback(rows, mapping=[*several, "take=most"])
+
+
+def test_conversations_of_helpsteer2_have_turns():
+    prompt = "Hi\n<extra_id_1>Assistant\nHello\n<extra_id_1>User\nMore"
+    rows = [{**steer("A", 4), "prompt": prompt}]
+    assert rows_of(load_feedback(rows)) == [([user("Hi"), assistant("Hello"), user("More")], "A", True)]

@@ -15,6 +15,8 @@
     tables.py      Parquet and Arrow, a bounded number of bytes at a time
     containers.py  JSON lines, JSON, CSV, Parquet, Arrow as chunks of raw rows
     sources.py     from a name, a file or a table to these chunks
+    traces.py      logs of what models were asked and said, in their many forms
+    joins.py       ratings joined to conversations by id, of two files or of one
     named.py       feedback known by name
     store.py       the thumbs collected in a workspace
     held_out.py    which prompts are held out to evaluate on

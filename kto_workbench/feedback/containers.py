@@ -150,6 +150,13 @@ def read_json(stream: Utf8Stream) -> Iterator[Chunk]:
         yield _chunk_of(records, lines)
 
 
+# What an object that wraps lists of rows calls them; it may say other things beside them, such as a page's number.
+_LISTS = frozenset(
+    "data rows items results records examples feedback feedbacks scores traces observations runs spans annotations "
+    "train test validation".split()
+)
+
+
 def _unwrap(values: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
     """Take the rows out of `{"data": [rows]}` and its like, which stands alone in its file."""
     first = next(values, None)
@@ -157,14 +164,20 @@ def _unwrap(values: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
         return
     second = next(values, None)
     if second is None and isinstance(first[1], dict):
-        for value in first[1].values():
-            if isinstance(value, list) and len(first[1]) == 1 and value and isinstance(value[0], dict):
-                yield from ((first[0], row) for row in value)
+        lists = {name: rows for name, rows in first[1].items() if isinstance(rows, list) and _are_rows(rows)}
+        if len(first[1]) == 1 or lists.keys() <= _LISTS:
+            rows = [row for rows in lists.values() for row in rows]
+            if rows:
+                yield from ((first[0], row) for row in rows)
                 return
     yield first
     if second is not None:
         yield second
         yield from values
+
+
+def _are_rows(values: list[Any]) -> bool:
+    return bool(values) and isinstance(values[0], dict)
 
 
 def _iterate_json(stream: Utf8Stream) -> Iterator[tuple[int, Any]]:

@@ -8,7 +8,7 @@ Rows in = rows kept + problems, always. A row of a pair file is one row in, and 
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,11 @@ from kto_workbench.feedback.adapters import make_adapter
 from kto_workbench.feedback.balance import Balance
 from kto_workbench.feedback.columns import convert, plain_schema
 from kto_workbench.feedback.containers import BadRow, Chunk
-from kto_workbench.feedback.formats import Example, Format, recognise
+from kto_workbench.feedback.formats import Example, Format, parse_mapping, recognise
+from kto_workbench.feedback.joins import open_feedback
 from kto_workbench.feedback.messages import RowProblem, dump_json
 from kto_workbench.feedback.rows import SCHEMA, Problems, Rows
-from kto_workbench.feedback.sources import Source, open_source
+from kto_workbench.feedback.sources import Source
 
 SAMPLE_ROWS = 500  # read to recognise the format
 SPILL_BYTES = 128 * 2**20  # above this, rows go to a temporary file that is mapped back
@@ -55,7 +56,7 @@ class Feedback:
         self.path = source.path
         self.container = source.container
         self.unit = source.unit
-        self.format = known.name
+        self.format = f"{source.title}; {known.name}" if source.title else known.name
         self.mapping = known.mapping
         self.n_desirable = pc.sum(rows.table.column("label")).as_py() or 0
         self.n_undesirable = len(rows) - self.n_desirable
@@ -83,15 +84,17 @@ def load_feedback(
     source: Any,
     *,
     workspace: str | Path = "workspace",
-    mapping: Mapping[str, Any] | None = None,
+    mapping: Mapping[str, Any] | Iterable[str] | None = None,
     progress: Progress | None = None,
 ) -> Feedback:
     """Load feedback from a file, a name (`demo`, `thumbs`, …), a list of dicts or a table.
 
-    `mapping` says which column plays which part, where that was recognised wrongly: {"prompt": "question", …}; see
-    formats.py for the parts. Raises DataError, in one sentence, if the source can't be read or no row can be used.
+    "ratings.jsonl+conversations.jsonl" is two files, see joins.py. `mapping` says which column plays which part, where
+    that was recognised wrongly: {"prompt": "question", …} or ["prompt=question", …]; see formats.py for the parts.
+    Raises DataError, in one sentence, if the source can't be read or no row can be used.
     """
-    opened = open_source(source, workspace, mapping)
+    mapping = parse_mapping(mapping)
+    opened = open_feedback(source, workspace, mapping)
     sample = _read_sample(opened)
     if not sample:
         known, schema = Format("unknown", {}), None

@@ -147,7 +147,7 @@ def check(
     template_kwargs: Mapping[str, Any] | None = None,
     token_sample: int | None = TOKEN_SAMPLE,
     workspace: str | Path = "workspace",
-    mapping: Mapping[str, Any] | None = None,
+    mapping: Mapping[str, Any] | Iterable[str] | None = None,
     progress: Progress | None = None,
 ) -> CheckReport:
     """Load a source (or take a Feedback) and look at it like a doctor.

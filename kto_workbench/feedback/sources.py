@@ -50,6 +50,7 @@ class Source:
     container: str
     read: Callable[[pa.Schema | None], Iterator[Chunk]]
     path: Path | None = None
+    title: str = ""  # how it was put together, if it was
 
     @property
     def unit(self) -> str:
@@ -207,7 +208,9 @@ def _looks_binary(head: bytes) -> bool:
 
 
 def _lines_or_json(head: bytes) -> str:
-    """An object a line, or objects over several lines, whose inner ones are indented."""
+    """An object a line, or objects over several lines, whose inner ones are indented; one that stands alone is JSON."""
+    if b"\n" not in head.strip():
+        return "JSON"
     lines = [line for line in head.splitlines()[:200] if line.startswith(b"{")]
     if len(lines) > 1 and lines[0].strip() != b"{":
         return "JSON lines"

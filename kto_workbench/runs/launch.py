@@ -17,6 +17,7 @@ import psutil
 from kto_workbench.config import DEMO_MODEL, KTOConfig
 from kto_workbench.errors import ConfigError, RunError
 from kto_workbench.feedback import load_feedback, suggest_weights
+from kto_workbench.feedback.joins import BETWEEN, split_names
 from kto_workbench.feedback.named import NAMES
 from kto_workbench.feedback.rendering import check_model_folder
 from kto_workbench.runs.children import reap, start_apart
@@ -136,8 +137,8 @@ def _is_folder(model: str) -> bool:
 
 
 def _absolute(name: str) -> str:
-    path = Path(name).expanduser()
-    return str(path.resolve()) if path.exists() else name
+    paths = [Path(one).expanduser() for one in split_names(name)]
+    return BETWEEN.join(str(path.resolve()) for path in paths) if all(path.exists() for path in paths) else name
 
 
 def _sha256(path: Path) -> str:

@@ -161,7 +161,11 @@ FINDINGS_ZH: dict[str, tuple[str, str, str]] = {
         "KTO 不需要成对数据；但同一提示兼有赞踩时，学到的是差别而不是话题。",
         "",
     ),
-    "parts": ("含多个回答的行中，有 {count:,} 个回答被略去。", "由对应关系决定：threshold=数字 移动分界，take=best-worst 只取每行最好与最差的回答。", ""),
+    "parts": (
+        "含多个回答的行中，有 {count:,} 个回答被略去。",
+        "由对应关系决定：threshold=数字 移动分界，take=best-worst 只取每行最好与最差的回答。",
+        "",
+    ),
     "mismatched": (
         "每批 {batch_size} 行可为 z0 得到 {mismatched_pairs:.1f} 个错配对。",
         "z0 由其他提示的回答估计；错配对偏少时，请在更多提示上收集反馈。",
@@ -354,6 +358,7 @@ REASONS_ZH: dict[str, str] = {
     r"(\S+) (.+) names neither answer": "{0} 的取值 {1} 没有指明任何一个回答",
     r"(.+) rates all answers alike": "{0} 对所有回答的评分相同",
     r"(.+) lies between the best and the worst": "{0} 介于最好与最差之间",
+    r"(\S+) is the id of no conversation in these files": "这些文件中没有 id 为该行 {0} 的对话",
     r"replies holds no ranked answers": "replies 中没有排过名次的回答",
     r"(.+) holds no message with the id of the judged one": "{0} 中没有被评价的那条消息",
     r"(.+) has a message of the (.+) where the judged answer should be": "{0} 中被评价处是 {1} 的消息，而不是回答",
@@ -397,6 +402,12 @@ REASONS_ZH: dict[str, str] = {
     r"(.+) is not feedback as it stands: .*, and its columns are (.+); say which is which with a mapping\.": "{0} "
     "还不能当作反馈：需要 prompt、completion 与 label，或 prompt、chosen 与 rejected，或 messages 与 label；"
     "而它的列是 {1}。",
+    r"(.+) and (.+) can't be joined: .*": "{0} 与 {1} 无法拼合：一个应含评分及所评内容的 id，"
+    "另一个应含带有该 id 的对话；请用对应关系中的 rates 与 id 指明是哪两列。",
+    r"(.+) holds ratings of (.+) without the text .* as in (.+)\.": "{0} 只有 {1} 的评分，没有被评价的文本；"
+    "请一并给出对话所在的文件，例如 {2}。",
+    r"There are no ratings in (.+)\.": "{0} 中没有评分。",
+    r"No rating in (.+) is named `(.+)`; they are named (.+)\.": "{0} 中没有名为 `{1}` 的评分；现有的名称为 {2}。",
     r"(.+) has no column `(.+)` for (.+); its columns are (.+)\.": "{0} 没有用作 {2} 的列 `{1}`；它的列是 {3}。",
     r"The CSV header names the column `(.+)` twice\.": "CSV 表头中列 `{0}` 出现了两次。",
     r"A mapping is written part=column, such as prompt=question, not `(.+)`\.": "对应关系写作“部分=列”，"
