@@ -221,7 +221,11 @@ def _demo(arguments: argparse.Namespace) -> None:
 def _runs(arguments: argparse.Namespace) -> None:
     rows = []
     for run in list_runs(workspace_of(arguments)):
-        status, config, data, final = run.status(), run.config(), run.data(), last_metrics(run)
+        status, data, problems = run.status(), run.data(), run.problems()
+        try:
+            config = run.config()
+        except ConfigError:
+            config = None
         rows.append(
             {
                 "run": run.id,
@@ -229,15 +233,16 @@ def _runs(arguments: argparse.Namespace) -> None:
                 "state": status.state,
                 "step": status.step,
                 "total_steps": status.total_steps,
-                "model": config.model,
-                "data": config.data,
+                "model": config and config.model,
+                "data": config and config.data,
                 "n_desirable": data.get("n_desirable"),
                 "n_undesirable": data.get("n_undesirable"),
-                "beta": config.beta,
+                "beta": config and config.beta,
                 "created": status.created,
                 "reference": run.reference(),
-                "final": final,
+                "final": last_metrics(run),
                 "error": status.error,
+                "problems": problems,
             }
         )
     if arguments.json:
@@ -250,17 +255,20 @@ def _runs(arguments: argparse.Namespace) -> None:
     for row in rows:
         reference = row["reference"]
         total = reference.get("reused", 0) + reference.get("computed", 0)
+        started = f"{datetime.fromtimestamp(row['created']):%Y-%m-%d %H:%M}" if row["created"] else ""
         cells = [
             f"{row['run']:<22}",
-            f"{datetime.fromtimestamp(row['created']):%Y-%m-%d %H:%M} ",
+            f"{started:<17}",
             f"{row['state']:<9}",
             f"{row['step']:>5}/{row['total_steps'] or '?':<5}",
             _number(row["final"].get("loss")),
             _number(row["final"].get("rewards/margins")),
-            f"{reference['reused'] / total:>7.0%}" if total else f"{'':>7}",
-            f" {row['model']}, {Path(row['data']).name}",
+            f"{reference.get('reused', 0) / total:>7.0%}" if total else f"{'':>7}",
+            f" {row['model']}, {Path(row['data']).name}" if row["model"] else "",
         ]
-        print(" ".join(cells))
+        print(" ".join(cells).rstrip())
+        for problem in row["problems"]:
+            print(f"  {problem}")
 
 
 def _number(value: float | None) -> str:

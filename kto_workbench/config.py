@@ -10,6 +10,7 @@ The YAML keys, the flags of `kto train`, the widgets of the page and the option 
 
 import difflib
 import json
+import reprlib
 import typing
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +20,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
+from kto_workbench import files
 from kto_workbench.errors import ConfigError
 
 DEMO_MODEL = "demo"
@@ -49,6 +51,10 @@ TEMPLATE_TAKEN = {
     "sanitize_control_tokens", "padding", "truncation", "max_length", "return_tensors", "return_dict",
     "return_assistant_tokens_mask", "tokenizer_kwargs",
 }  # fmt: skip
+
+MOST_BYTES = 2**20  # of a config file
+_shortened = reprlib.Repr()
+_shortened.maxstring = _shortened.maxother = 90
 
 GROUPS = {
     "basics": "What is trained, on what",
@@ -431,7 +437,7 @@ def _first_sentence(error: ValidationError) -> str:
     # An option of two types (`auto` or a number) has an error for each.
     about = [e for e in error.errors() if e["loc"][:1] == first["loc"][:1]]
     expected = list(dict.fromkeys(_expected(e) for e in about))
-    given = "empty" if first["input"] in (None, "") else repr(first["input"])
+    given = "empty" if first["input"] in (None, "") else _shortened.repr(first["input"])
     if first["type"].startswith(("greater_than", "less_than")):  # a number, which the shell hands over as text
         given = str(first["input"])
     given = given if len(given) <= 80 else given[:77] + "..."
@@ -475,20 +481,30 @@ def _expected(error: Any) -> str:
 
 def load_config(path: str | Path, **overrides: Any) -> KTOConfig:
     """Read a YAML file of options; keyword arguments win over it. Raises ConfigError."""
-    path = Path(path)
+    text, problem = files.read_text(Path(path), at_most=MOST_BYTES, links=True)
+    if problem == files.MISSING:
+        raise ConfigError(f"There is no config file {path}.")
+    if problem:
+        raise ConfigError(f"Can't read the config file {path}: it {problem}.")
+    return parse_config(text, f"the config file {path}", **overrides)
+
+
+def parse_config(text: str, name: str, **overrides: Any) -> KTOConfig:
+    """The config of a YAML text that goes by a name; keyword arguments win over it. Raises ConfigError."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"There is no config file {path}.") from None
+        values = yaml.safe_load(text)  # not the faster loader in C, which deep nesting crashes
     except yaml.MarkedYAMLError as error:
         where = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"Can't read the config file {path}: {error.problem}{where}.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise ConfigError(f"Can't read the config file {path}: {reason}.") from None
+        raise ConfigError(f"Can't read {name}: {error.problem}{where}.") from None
+    except yaml.YAMLError:
+        raise ConfigError(f"Can't read {name}: it is not UTF-8 text.") from None
+    except RecursionError:
+        raise ConfigError(f"Can't read {name}: it is nested too deeply.") from None
+    except ValueError as error:  # of a date or a number that can't be
+        raise ConfigError(f"Can't read {name}: {error}.") from None
     values = {} if values is None else values
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ConfigError(f"The config file {path} should hold lines of `option: value`.")
+        raise ConfigError(f"{name[0].upper()}{name[1:]} should hold lines of `option: value`.")
     return KTOConfig(**{**values, **overrides})
 
 

@@ -261,7 +261,7 @@ def test_files_that_are_refused(text, sentence, tmp_path, monkeypatch):
 def test_files_that_can_not_be_read(tmp_path):
     with pytest.raises(ConfigError, match="There is no config file"):
         load_config(tmp_path / "c.yaml")
-    with pytest.raises(ConfigError, match="Is a directory"):
+    with pytest.raises(ConfigError, match="it is a folder"):
         load_config(tmp_path)
     (tmp_path / "c.yaml").write_bytes(b"\xff\xfe\x00a")
     with pytest.raises(ConfigError, match="it is not UTF-8 text"):

@@ -13,18 +13,123 @@ import re
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import psutil
+from pydantic import Field, TypeAdapter
+from typing_extensions import NotRequired, TypedDict
 
+from kto_workbench import files
 from kto_workbench.errors import RunError
 from kto_workbench.runs import Run
 from kto_workbench.runs.directory import SAME_START_SECONDS
 from kto_workbench.runs.jsonlines import without_nan, write_atomically
+from kto_workbench.runs.schemas import Count, Number, Pid, Prompt, Time
 
 ACTIVE = ("starting", "running")
 # How long a process may take from its start to the first line of its record.
 GRACE_SECONDS = 30.0
+NAME = re.compile(r"[\w\-]{1,80}")
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Progress(TypedDict, total=False):
+    """How far an evaluation is."""
+
+    stage: Literal["answers", "scores", "judge", "waiting", "waking"]
+    done: Count
+    total: Count
+
+
+class About(TypedDict, total=False):
+    """What was asked; more of it may be kept than is read."""
+
+    tuned: str
+    against: str
+    prompts: str
+    n_prompts: Count
+    judge: str | None
+    judge_model: str | None
+    judge_url: str | None
+    checkpoints: bool
+
+
+class Lengths(TypedDict):
+    """A side's answers, on average."""
+
+    words: Number | None
+    tokens: Number | None
+    distinct_1: Number | None
+    distinct_2: Number | None
+
+
+class Distance(TypedDict):
+    """The KL to the other side, in nats."""
+
+    per_answer: Number | None
+    per_token: Number | None
+
+
+class Outcome(TypedDict):
+    """Who won by how much; see engine/evaluation.py."""
+
+    judge: NotRequired[str | None]
+    n: NotRequired[Count]
+    wins: Count
+    ties: Count
+    losses: Count
+    win_rate: Share | None
+    interval: Annotated[list[Share], Field(min_length=2, max_length=2)] | None
+    sign_test_p: Number | None
+    position_bias: Number | None
+    requests: Count
+    cached: Count
+    unparsed: Count
+    longer_won: NotRequired[Number | None]
+    length_ratio: NotRequired[Number | None]
+    tuned: Lengths
+    kl: Distance
+
+
+class Step(Outcome):
+    """The outcome of a checkpoint."""
+
+    step: Count
+    side: NotRequired[str]
+
+
+class Evaluation(Outcome):
+    """The outcome of an evaluation, pair by pair and checkpoint by checkpoint."""
+
+    reference: Lengths
+    verdicts: NotRequired[list[Literal["tuned", "reference", "tie"] | None] | None]
+    checkpoints: NotRequired[list[Step]]
+
+
+class Answer(TypedDict):
+    """A prompt with both answers."""
+
+    prompt: Prompt
+    reference: str
+    tuned: str
+
+
+class Kept(TypedDict, total=False):
+    """An evaluation's file."""
+
+    state: Literal["starting", "running", "finished", "failed", "stopped", "crashed"]
+    created: Time
+    pid: Pid
+    process_started: Time
+    seconds: Number
+    error: str
+    about: About
+    progress: Progress
+    evaluation: Evaluation
+    answers: list[Answer]
+
+
+_KEPT, _ANYTHING = TypeAdapter(Kept), TypeAdapter(dict[str, Any])
 
 
 class Record:
@@ -36,7 +141,7 @@ class Record:
     """
 
     def __init__(self, run: Run, name: str) -> None:
-        if not re.fullmatch(r"[\w\-]{1,80}", name):
+        if not NAME.fullmatch(name):
             raise RunError(f"There is no evaluation {name!r}.")
         self.run, self.name = run, name
         self.path = run.path / "evaluations" / f"{name}.json"
@@ -48,14 +153,19 @@ class Record:
 
     def read(self) -> dict[str, Any]:
         """The record, its state checked against the process table; {} if there is none."""
-        found = self._stored()
+        found, problem = files.read_json(self.path, _KEPT)
+        if found is None:
+            unreadable = {"state": "crashed", "error": f"Its file {self.path.name} {problem}."}
+            return {} if problem == files.MISSING else unreadable
         if found.get("state") in ACTIVE and not _is_alive(found):
             found |= {"state": "crashed", "error": found.get("error") or "Its process ended without a word."}
+        if found.get("state") == "finished" and (lacking := _lacking(found)):
+            return {"state": "crashed", "error": f"Its file {self.path.name} {lacking}."}
         return found
 
     def write(self, **changes: Any) -> None:
         """Replace some fields. Raises RunError if the run's directory can't be written to."""
-        now = {**self._stored(), **changes}
+        now = {**(files.read_json(self.path, _ANYTHING)[0] or {}), **changes}
         try:
             write_atomically(self.path, json.dumps(without_nan(now), ensure_ascii=False) + "\n")
         except OSError as error:
@@ -85,13 +195,6 @@ class Record:
             pass
         self.write(state="stopped")
 
-    def _stored(self) -> dict[str, Any]:
-        try:
-            found = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
-
 
 def new_record(run: Run, about: dict[str, Any]) -> Record:
     """Begin a new evaluation's file. Raises RunError if the run's directory can't be written to."""
@@ -106,8 +209,8 @@ def new_record(run: Run, about: dict[str, Any]) -> Record:
 
 def list_records(run: Run) -> list[Record]:
     """The run's evaluations, the newest first."""
-    names = sorted((path.stem for path in (run.path / "evaluations").glob("*.json")), reverse=True)
-    return [Record(run, name) for name in names if re.fullmatch(r"[\w\-]+", name)]
+    names = sorted((path.stem for path in files.listed(run.path / "evaluations") if path.suffix == ".json"), reverse=True)
+    return [Record(run, name) for name in names if NAME.fullmatch(name)]
 
 
 def newest_evaluation(run: Run) -> dict[str, Any] | None:
@@ -117,6 +220,15 @@ def newest_evaluation(run: Run) -> dict[str, Any] | None:
         if found.get("state") == "finished":
             return found["evaluation"]
     return None
+
+
+def _lacking(found: Kept) -> str:
+    """What a finished evaluation's file lacks, as a phrase."""
+    for name in ("about", "evaluation", "answers"):
+        if name not in found:
+            return f"lacks `{name}`"
+    verdicts = found["evaluation"].get("verdicts")
+    return "" if verdicts is None or len(verdicts) == len(found["answers"]) else "has more verdicts than answers"
 
 
 def _is_alive(found: dict[str, Any]) -> bool:

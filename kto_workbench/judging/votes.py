@@ -12,11 +12,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import TypeAdapter
+
+from kto_workbench import files
 from kto_workbench.errors import RunError
-from kto_workbench.judging.verdicts import REFERENCE, TIE, TUNED, Verdicts, summarize
+from kto_workbench.judging.verdicts import Verdicts, summarize
 from kto_workbench.runs import Run, jsonlines
+from kto_workbench.runs.schemas import Prompt, Time
 
 FILE_NAME = "votes.jsonl"
 
@@ -30,25 +34,28 @@ class Vote:
     """
 
     ballot: str
-    prompt: Any
+    prompt: Prompt
     tuned_side: str
     against: str
     tuned: str
     reference: str
-    left: str
-    winner: str
+    left: Literal["tuned", "reference"]
+    winner: Literal["tuned", "reference", "tie"]
     same: bool = False
     sampling: dict[str, Any] = field(default_factory=dict)
     thumbs: tuple[int, ...] = ()
-    created: float = field(default_factory=time.time)
+    created: Time = field(default_factory=time.time)
+
+
+_take = jsonlines.of_schema(TypeAdapter(Vote))
 
 
 def keep_vote(run: Run, vote: Vote) -> None:
     """Append a vote. Raises RunError if the run's directory can't be written to."""
     path = run.path / FILE_NAME
     try:
-        if path.exists() and not _ends_with_its_line(path):
-            with path.open("ab") as file:
+        if not _ends_with_its_line(path):
+            with files.open_to_append(path) as file:
                 file.write(b"\n")
         jsonlines.append(path, asdict(vote))
     except OSError as error:
@@ -57,7 +64,7 @@ def keep_vote(run: Run, vote: Vote) -> None:
 
 def read_votes(run: Run, *, tuned_side: str | None = None, against: str | None = None) -> list[Vote]:
     """The run's votes, the oldest first; those of two sides alone if they are named."""
-    votes = [vote for record in jsonlines.read(run.path / FILE_NAME)[0] if (vote := _vote(record))]
+    votes = jsonlines.read(run.path / FILE_NAME, 0, _take)[0]
     wanted = [(name, value) for name, value in (("tuned_side", tuned_side), ("against", against)) if value is not None]
     return [vote for vote in votes if all(getattr(vote, name) == value for name, value in wanted)]
 
@@ -67,19 +74,6 @@ def summarize_votes(votes: Sequence[Vote]) -> dict[str, Any]:
     return summarize(Verdicts([vote.winner for vote in votes]))
 
 
-def _vote(record: Any) -> Vote | None:
-    """A vote as it was kept; None for a line that is none."""
-    known = Vote.__dataclass_fields__
-    try:
-        vote = Vote(**{name: value for name, value in record.items() if name in known})
-    except (AttributeError, TypeError):
-        return None
-    return vote if vote.winner in (TUNED, REFERENCE, TIE) else None
-
-
 def _ends_with_its_line(path: Path) -> bool:
-    with path.open("rb") as file:
-        if not file.seek(0, 2):
-            return True
-        file.seek(-1, 2)
-        return file.read(1) == b"\n"
+    size = path.lstat().st_size if files.is_plain(path) else 0
+    return not size or files.read_bytes(path, offset=size - 1)[0] == b"\n"

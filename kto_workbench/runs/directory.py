@@ -20,27 +20,32 @@ run.status().state, run.metrics()[-1]["rewards/margins"]
 """
 
 import contextlib
+import functools
 import json
 import os
+import re
 import secrets
 import shutil
 import threading
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
+from pydantic import TypeAdapter
 
-from kto_workbench.config import KTOConfig, config_to_yaml, load_config
-from kto_workbench.errors import RunError
-from kto_workbench.runs import jsonlines
+from kto_workbench import files
+from kto_workbench.config import MOST_BYTES, KTOConfig, config_to_yaml, parse_config
+from kto_workbench.errors import ConfigError, RunError
+from kto_workbench.runs import jsonlines, schemas
 
 COMMANDS = ("stop", "save-now", "sample-now")
 EXPORT_FORMATS = ("adapter", "merged", "gguf")
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 ACTIVE = ("queued", "starting", "running", "stopping")
+LOG_BYTES = 64 * 1024  # of its end
 HEARTBEAT_SECONDS = 2.0
 # A process that has not written for so long is taken for dead even if its PID lives on: swapped out, or hung.
 STALE_AFTER_SECONDS = 60.0
@@ -58,19 +63,19 @@ class Status:
     the recorded process is gone (or silent) though it never said that it ended. Times are seconds since the epoch.
     """
 
-    state: str = "queued"
-    step: int = 0
-    stepped: float | None = None
-    total_steps: int = 0
-    epoch: float = 0.0
-    pid: int | None = None
-    process_started: float | None = None
-    heartbeat: float = 0.0
-    created: float = 0.0
-    queued: float = 0.0
-    training_started: float | None = None
-    first_step: int = 0
-    ended: float | None = None
+    state: schemas.State = "queued"
+    step: schemas.Count = 0
+    stepped: schemas.Time | None = None
+    total_steps: schemas.Count = 0
+    epoch: schemas.Number = 0.0
+    pid: schemas.Pid | None = None
+    process_started: schemas.Time | None = None
+    heartbeat: schemas.Time = 0.0
+    created: schemas.Time = 0.0
+    queued: schemas.Time = 0.0
+    training_started: schemas.Time | None = None
+    first_step: schemas.Count = 0
+    ended: schemas.Time | None = None
     message: str = ""
     error: str = ""
 
@@ -99,13 +104,20 @@ class Status:
         return max(0.0, pace * (self.total_steps - self.step) - (time.time() - stepped))
 
 
+_STATUS = TypeAdapter(Status)
+
+
 class Run:
-    """One run's directory, open for reading by anyone and for writing by the process that trains it."""
+    """One run's directory, open for reading by anyone and for writing by the process that trains it.
+
+    Reading never raises, but for `config()`: what can't be read is left out, and `problems()` says why.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._writing = threading.Lock()
-        if not (self.path / "config.yaml").is_file():
+        self._last_status: dict[str, Any] = {}  # what this process wrote, should the file be damaged
+        if not any(files.is_there(self.path / name) for name in ("config.yaml", "status.json")):
             raise RunError(f"There is no run in {self.path}; `kto runs` lists those that exist.")
 
     def __repr__(self) -> str:
@@ -139,57 +151,88 @@ class Run:
     # reading
 
     def config(self) -> KTOConfig:
-        """The complete config."""
-        return load_config(self.path / "config.yaml")
+        """The complete config. Raises ConfigError if it can't be read, or is of a version that knows other options."""
+        path = self.path / "config.yaml"
+        text, problem = files.read_text(path, at_most=MOST_BYTES)
+        if problem:
+            raise ConfigError(f"Can't read the config file {path}: it {problem}.")
+        return _config_of(text, path)
 
     def data(self) -> dict[str, Any]:
         """What the feedback was when the run was made: file, rows, n_desirable, n_undesirable, sha256."""
-        return _read_json(self.path / "data.json")
+        return self._read("data.json", schemas.DATA)[0] or {}
 
     def reference(self) -> dict[str, Any]:
         """How the reference's log-probabilities were come by: `reused`, `computed` (pairs) and `seconds`."""
-        return _read_json(self.path / "reference.json")
+        return self._read("reference.json", schemas.REFERENCE)[0] or {}
+
+    def about(self) -> dict[str, str]:
+        """The `name` and the `note` that people gave the run; empty texts if none."""
+        return {"name": "", "note": "", **(self._read("about.json", schemas.ABOUT)[0] or {})}
 
     def status(self) -> Status:
         """What the run is doing, checked against the process table."""
-        known = {field.name for field in fields(Status)}
-        status = Status(**{key: value for key, value in _read_json(self.path / "status.json").items() if key in known})
+        status, problem = self._read("status.json", _STATUS)
+        if status is None:
+            return Status(state="crashed", error=f"Its status.json {problem}.")
         if not status.active or _is_working(status):
             return status
         dead = "Its process ended without a word; the end of its log says more."
-        return Status(**{**asdict(status), "state": "crashed", "error": status.error or dead})
+        return replace(status, state="crashed", error=status.error or dead)
+
+    def problems(self) -> list[str]:
+        """A sentence for each file of the run that can't be read; those that come with time may be missing."""
+        found = []
+        try:
+            self.config()
+        except ConfigError as error:
+            found.append(str(error))
+        wanted = {"status.json": _STATUS, "data.json": schemas.DATA}
+        later = {"reference.json": schemas.REFERENCE, "about.json": schemas.ABOUT}
+        told = {name: self._read(name, schema)[1] for name, schema in (wanted | later).items()}
+        for name in ("metrics.jsonl", "samples.jsonl", "rewards.jsonl"):
+            told[name] = files.read_bytes(self.path / name, at_most=0)[1]
+        expected = [(name, problem) for name, problem in told.items() if problem != files.MISSING or name in wanted]
+        return found + [f"Its {name} {problem}." for name, problem in expected if problem]
+
+    def _read(self, name: str, schema: TypeAdapter[Any]) -> tuple[Any, str]:
+        return files.read_json(self.path / name, schema)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Every record, in order: `step`, `loss`, `kl`, `rewards/chosen` and the rest, or the same behind `eval_`."""
-        return self.metrics_since(0)[0]
+        return jsonlines.read(self.path / "metrics.jsonl", 0, schemas.take_metrics)[0]
 
     def metrics_since(self, offset: int) -> tuple[list[dict[str, Any]], int]:
-        """The records from a byte offset on, and the offset to go on from: a page's tick costs what is new."""
-        return jsonlines.read(self.path / "metrics.jsonl", offset)
+        """Some records from a byte offset on, and the offset to go on from, the same when there are no more."""
+        return jsonlines.read_some(self.path / "metrics.jsonl", offset, schemas.take_metrics)
+
+    def last_metrics(self) -> dict[str, Any]:
+        """The last record of a training step, {} if there is none."""
+        path = self.path / "metrics.jsonl"
+        return jsonlines.last(path, lambda record: "loss" in record, schemas.take_metrics) or {}
 
     def samples(self) -> list[dict[str, Any]]:
         """Answers while training: `step`, `prompt`, `reference`, `tuned`."""
-        return jsonlines.read(self.path / "samples.jsonl")[0]
+        return jsonlines.read(self.path / "samples.jsonl", 0, jsonlines.of_schema(schemas.SAMPLE))[0]
 
     def rewards(self) -> list[dict[str, Any]]:
         """Rewards row by row at some forty steps: `step`, `z0` in nats, `rewards` with β, `labels` (True is up)."""
-        return jsonlines.read(self.path / "rewards.jsonl")[0]
+        return jsonlines.read(self.path / "rewards.jsonl", 0, jsonlines.of_schema(schemas.REWARDS))[0]
 
     def log(self, lines: int = 40) -> str:
         """The last lines of what the training process printed."""
         try:
-            with self.log_path.open("rb") as file:
-                file.seek(max(0, self.log_path.stat().st_size - 64 * 1024))
-                text = file.read().decode("utf-8", errors="replace")
-        except FileNotFoundError:
+            offset = max(0, self.log_path.lstat().st_size - LOG_BYTES)
+        except (OSError, ValueError):
             return ""
+        text = files.read_bytes(self.log_path, at_most=LOG_BYTES, offset=offset)[0].decode("utf-8", errors="replace")
         # A progress bar overwrites its line with carriage returns: its last state is the one to show.
         ended = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
         return "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in ended[-lines:])
 
     def checkpoint_folders(self) -> list[Path]:
         """The complete checkpoints, in the order of their steps."""
-        found = [path for path in (self.path / "checkpoints").glob("checkpoint-*") if path.name[11:].isdigit()]
+        found = [path for path in files.listed(self.path / "checkpoints") if re.fullmatch(r"checkpoint-\d{1,18}", path.name)]
         # The state is the last file to be written; a kill may leave it away, or torn.
         return sorted(filter(_is_complete, found), key=lambda path: int(path.name[11:]))
 
@@ -199,12 +242,12 @@ class Run:
 
     def trained(self) -> bool:
         """Whether there is a final adapter, or a final model of a full fine-tuning."""
-        return (self.adapter / "adapter_model.safetensors").is_file() or (self.model / "config.json").is_file()
+        return files.is_plain(self.adapter / "adapter_model.safetensors") or files.is_plain(self.model / "config.json")
 
     def newest_adapter(self) -> Path:
         """The folder of the final adapter, else of the latest checkpoint's. Raises RunError if there is none."""
         for path in (self.adapter, self.latest_checkpoint()):
-            if path is not None and (path / "adapter_model.safetensors").is_file():
+            if path is not None and files.is_plain(path / "adapter_model.safetensors"):
                 return path
         if self.config().tuning == "full":
             raise RunError(f"Run {self.id} tuned the whole model, so it has no adapter; use its model in {self.model}.")
@@ -219,14 +262,24 @@ class Run:
         state = self.status().state
         if state not in ACTIVE:
             raise RunError(f"Run {self.id} is {state}, so it can't be asked to {command.replace('-', ' ')}.")
-        (self.path / "commands" / command).touch()
+        self.leave(command)
+
+    def leave(self, command: str) -> None:
+        """Leave a command for the training process, whatever the run is doing. Raises RunError if it can't be left."""
+        path = self.path / "commands" / command
+        try:
+            path.parent.mkdir(exist_ok=True)
+            files.open_to_append(path).close()
+        except OSError as error:
+            raise RunError(f"Can't write to {path.parent}: {error.strerror}.") from None
 
     def was_asked(self, command: str, *, forget: bool = False) -> bool:
         """Whether a command waits; `forget` takes it away."""
         path = self.path / "commands" / command
-        asked = path.exists()
+        asked = files.is_there(path)
         if asked and forget:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a folder of that name asks for ever
+                path.unlink()
         return asked
 
     # writing, by the training process
@@ -234,12 +287,17 @@ class Run:
     def set_status(self, **changes: Any) -> None:
         """Replace some fields of status.json and renew the heartbeat, all at once."""
         with self._writing:  # the heartbeat has its own thread, and must not write an old state over a new one
-            before = _read_json(self.path / "status.json")
-            now = {**before, **changes, "heartbeat": time.time()}
+            readable = self._read("status.json", _STATUS)[0] is not None
+            before = self._read("status.json", schemas.ANYTHING)[0] if readable else self._last_status
+            now = {**(before or {}), **changes, "heartbeat": time.time()}
             if now.get("step") != before.get("step"):
                 now["stepped"] = now["heartbeat"]
+            self._last_status = now
             text = json.dumps(jsonlines.without_nan(now), indent=1) + "\n"
-            jsonlines.write_atomically(self.path / "status.json", text)
+            try:
+                jsonlines.write_atomically(self.path / "status.json", text)
+            except OSError as error:
+                raise RunError(f"Can't write to {self.path}: {error.strerror}.") from None
 
     def claim(self) -> None:
         """Write this process down as the one that works on the run. Raises RunError if another one does."""
@@ -266,26 +324,28 @@ class Run:
     def rewind(self, step: int) -> None:
         """Forget the records after a step: a resumed run writes them again."""
         for name in ("metrics.jsonl", "rewards.jsonl", "samples.jsonl"):
-            if (self.path / name).exists():
-                jsonlines.keep(self.path / name, lambda record: record.get("step", 0) <= step)
+            if files.is_there(self.path / name):
+                jsonlines.keep(self.path / name, lambda record: _step_of(record) <= step)
 
 
 def new_run(config: KTOConfig, data: dict[str, Any], start_adapter: Path | None = None) -> Run:
     """Make the directory of a new run, complete and queued, with a copy of the adapter that it goes on from."""
     path = runs_folder(config.workspace) / f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    beside = path.with_name(f".{path.name}")  # it becomes a run all at once
     now = time.time()
     status = asdict(Status(created=now, queued=now, heartbeat=now))
     try:
-        (path / "commands").mkdir(parents=True)
-        (path / "data.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-        jsonlines.write_atomically(path / "status.json", json.dumps(status, indent=1) + "\n")
+        (beside / "commands").mkdir(parents=True)
+        jsonlines.write_atomically(beside / "data.json", json.dumps(data, indent=1) + "\n")
+        jsonlines.write_atomically(beside / "status.json", json.dumps(status, indent=1) + "\n")
         if start_adapter is not None:
-            (path / "start").mkdir()
+            (beside / "start").mkdir()
             for name in ADAPTER_FILES:
-                shutil.copy2(start_adapter / name, path / "start" / name)
-        # last, since a folder is a run from here on
-        jsonlines.write_atomically(path / "config.yaml", config_to_yaml(config))
+                shutil.copy2(start_adapter / name, beside / "start" / name)
+        jsonlines.write_atomically(beside / "config.yaml", config_to_yaml(config))
+        beside.rename(path)
     except OSError as error:
+        shutil.rmtree(beside, ignore_errors=True)
         raise RunError(f"Can't make a run in {path.parent}: {error.strerror}.") from None
     return Run(path)
 
@@ -298,19 +358,20 @@ def runs_folder(workspace: str | Path) -> Path:
 def list_runs(workspace: str | Path = "workspace") -> list[Run]:
     """Every run of a workspace, the newest first."""
     found = []
-    for path in runs_folder(workspace).glob("*/config.yaml"):
-        with contextlib.suppress(OSError, RunError):  # deleted meanwhile
+    for path in files.listed(runs_folder(workspace)):
+        with contextlib.suppress(OSError, RunError):  # deleted meanwhile, or no run
+            run = Run(path)
+            made = next(file for name in ("config.yaml", "status.json") if files.is_there(file := path / name))
             # An id tells the second; of two runs of one second, the order of writing tells.
-            found.append(
-                (path.parent.name.rsplit("-", 1)[0], path.stat().st_mtime_ns, path.parent.name, Run(path.parent))
-            )
+            found.append((path.name.rsplit("-", 1)[0], made.lstat().st_mtime_ns, path.name, run))
     return [run for *_, run in sorted(found, key=lambda item: item[:3], reverse=True)]
 
 
 def find_run(name: str | Path, workspace: str | Path = "workspace") -> Run:
     """Open a run by its path, its id, an unambiguous part of its id, or `latest`. Raises RunError."""
-    if (Path(name) / "config.yaml").is_file():
-        return Run(name)
+    with contextlib.suppress(RunError):
+        if str(name):
+            return Run(name)
     runs = list_runs(workspace)
     matches = runs[:1] if name == "latest" else [run for run in runs if str(name) and str(name) in run.id]
     exact = [run for run in matches if run.id == str(name)]
@@ -323,16 +384,20 @@ def find_run(name: str | Path, workspace: str | Path = "workspace") -> Run:
     raise RunError(f"There is no run {str(name)!r} in {runs_folder(workspace)}; `kto runs` lists those that exist.")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+@functools.lru_cache(maxsize=2048)
+def _config_of(text: str, path: Path) -> KTOConfig:
+    """A config that was read before is not read again: a list of a thousand runs asks for a thousand."""
+    return parse_config(text, f"the config file {path}")
+
+
+def _step_of(record: dict[str, Any]) -> float:
+    step = record.get("step")
+    return step if isinstance(step, int | float) else float("inf")
 
 
 def _is_complete(checkpoint: Path) -> bool:
-    return bool(_read_json(checkpoint / "trainer_state.json"))
+    state, _ = files.read_json(checkpoint / "trainer_state.json", schemas.ANYTHING)
+    return bool(state)
 
 
 def _is_working(status: Status) -> bool:

@@ -1,5 +1,6 @@
 """Append-only records, one JSON object a line, that survive a torn last line; and files replaced all at once."""
 
+import errno
 import json
 import math
 import os
@@ -8,12 +9,22 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
+from kto_workbench import files
+
+AT_ONCE = 32 * 2**20  # bytes
+MOST_BYTES = 2 * 2**30  # more than anybody logs
+_object = TypeAdapter(dict[str, Any])
+# A line as the reader wants it; None for one that is not what it should be.
+Take = Callable[[bytes], Any]
+
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace a file by way of a neighbour, so that a reader sees the old text or the new, never half."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -40,31 +51,81 @@ def dump(record: dict[str, Any]) -> str:
 
 
 def append(path: Path, record: dict[str, Any]) -> None:
-    """Append one record in a single write."""
-    with path.open("ab") as file:
-        file.write(dump(record).encode() + b"\n")
+    """Append one record in a single write. Raises OSError, and then leaves no half of it."""
+    line = dump(record).encode("utf-8", "replace") + b"\n"
+    with files.open_to_append(path) as file:
+        written = file.write(line)
+        if written < len(line):  # the disk is full
+            file.truncate(file.tell() - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def read(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+def any_object(line: bytes) -> dict[str, Any] | None:
+    """A line's JSON object, whatever it holds."""
+    try:
+        return _object.validate_json(line)
+    except ValidationError:
+        return None
+
+
+def of_schema(schema: TypeAdapter[Any]) -> Take:
+    """Takes the lines that a schema knows; what it does not know of them is left out."""
+
+    def take(line: bytes) -> dict[str, Any] | None:
+        try:
+            return schema.validate_json(line)
+        except ValidationError:
+            return None
+
+    return take
+
+
+def read(path: Path, offset: int = 0, take: Take = any_object) -> tuple[list[dict[str, Any]], int]:
     """Read the complete records from a byte offset; returns them and the offset to go on from.
 
     A last line without its end is a write in progress or a crash: it is left for the next read. A line that is not
-    JSON is passed over.
+    what it should be is passed over, and a file that can't be read holds none.
     """
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            data = file.read()
-    except FileNotFoundError:
+    records: list[dict[str, Any]] = []
+    while True:
+        found, after = read_some(path, offset, take)
+        records += found
+        if after == offset:
+            return records, offset
+        offset = after
+
+
+def read_some(path: Path, offset: int, take: Take = any_object) -> tuple[list[dict[str, Any]], int]:
+    """As `read`, but no more than some megabytes at once; the same offset comes back when there is nothing more."""
+    data, problem = files.read_bytes(path, at_most=AT_ONCE, offset=offset)
+    if problem:
         return [], 0
+    if offset > MOST_BYTES:
+        return [], offset
     complete = data.rfind(b"\n") + 1
-    records = []
-    for line in data[:complete].splitlines():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            continue
+    if not complete and len(data) == AT_ONCE:
+        complete = AT_ONCE  # no honest line is as long as that
+    records = [record for line in data[:complete].split(b"\n") if line and (record := take(line)) is not None]
     return records, offset + complete
+
+
+def last(path: Path, wanted: Callable[[dict[str, Any]], bool], take: Take = any_object) -> dict[str, Any] | None:
+    """The last complete record that is wanted, looked for from the end; None if there is none."""
+    try:
+        size = path.lstat().st_size
+    except (OSError, ValueError):
+        return None
+    for window in (64 * 2**10, 4 * 2**20, AT_ONCE):
+        data, problem = files.read_bytes(path, at_most=window, offset=max(0, size - window))
+        if problem:
+            return None
+        lines = data[: data.rfind(b"\n") + 1].split(b"\n")
+        for line in reversed(lines if window >= size else lines[1:]):  # the first one may be cut
+            if line and (record := take(line)) is not None and wanted(record):
+                return record
+        if window >= size:
+            return None
+    return None
 
 
 def keep(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:

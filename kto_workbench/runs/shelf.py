@@ -20,12 +20,7 @@ LONGEST_NAME, LONGEST_NOTE = 80, 4000
 
 def about_run(run: Run) -> dict[str, str]:
     """The name and the note that people gave the run; empty texts if none."""
-    try:
-        found = json.loads((run.path / "about.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        found = {}
-    found = found if isinstance(found, dict) else {}
-    return {key: str(found.get(key) or "") for key in ("name", "note")}
+    return run.about()
 
 
 def describe_run(run: Run, name: str, note: str) -> None:

@@ -20,4 +20,4 @@ def as_json(value: Any) -> str:
 
 def last_metrics(run: Run) -> dict[str, Any]:
     """The last training record of a run, {} if there is none."""
-    return next((record for record in reversed(run.metrics()) if "loss" in record), {})
+    return run.last_metrics()

@@ -262,7 +262,7 @@ def watched_prompts(run: Run) -> list[Any]:
     """The prompts that a run was watched with, or else a few of its data's."""
     prompts: list[Any] = []
     for sample in run.samples():
-        if sample["prompt"] not in prompts:
+        if sample.get("prompt") and sample["prompt"] not in prompts:
             prompts.append(sample["prompt"])
     if not prompts:
         from kto_workbench.feedback import load_feedback

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from kto_workbench.config import KTOConfig, read_template_kwargs
+from kto_workbench.errors import ConfigError
 from kto_workbench.feedback import Feedback
 from kto_workbench.feedback.rendering import encode_rows, load_tokenizer, model_path
 from kto_workbench.feedback.rows import Problem
@@ -157,7 +158,10 @@ def _seconds_per_row(run: Run, config: KTOConfig) -> float | None:
     steps = status.step - status.first_step
     if status.state != "finished" or not status.training_started or not status.ended or steps < 1:
         return None
-    trained = run.config()
+    try:
+        trained = run.config()
+    except ConfigError:
+        return None
     if Path(trained.model) != Path(config.model) and trained.model != config.model:
         return None
     return (status.ended - status.training_started) / steps / trained.batch_size

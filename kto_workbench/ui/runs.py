@@ -111,7 +111,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown, 
         runs = [run for run in map(bench.run_or_none, (chosen_ids or [])[:LAID_OVER]) if run]
         one = runs[0] if len(runs) == 1 else None
         about = about_run(one) if one else {"name": "", "note": ""}
-        status = one.status() if one else None
+        status, report = one.status() if one else None, report_on(one) if one else None
         return [
             laid_over(language, runs, metric if metric in METRICS else "margin", part),
             config_difference(language, runs),
@@ -120,7 +120,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown, 
             gr.Button(interactive=bool(one)),
             gr.Button(interactive=bool(one)),
             gr.Button(interactive=bool(status and status.resumable)),
-            gr.DownloadButton(value=report_on(one) if one else None, interactive=bool(one)),
+            gr.DownloadButton(value=report, interactive=report is not None),
             gr.Button(interactive=bool(status and not status.active)),
             gr.Code(value=str(one.path.resolve()) if one else ""),
             gr.Button(interactive=bool(one)),
@@ -175,11 +175,15 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown, 
             return html.message(retell(language_of(request), error))
         return html.message(say(language_of(request), "runs.restored", run=run.id), "fine")
 
-    def report_on(run: Run) -> str:
+    def report_on(run: Run) -> str | None:
         # Written when the run is chosen: a download button must have its file before it is clicked.
         path = bench.received / "reports" / f"{run.id}.html"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(write_report(run, about_run(run)["name"]), encoding="utf-8")
+        try:
+            text = write_report(run, about_run(run)["name"])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8", errors="replace")
+        except (WorkbenchError, OSError):  # a run that can't be read, a full disk
+            return None
         return str(path)
 
     def export_as(form: str) -> Any:
@@ -234,18 +238,19 @@ def runs_table(language: str, runs: list[Run]) -> str:
 
 
 def _line(language: str, run: Run) -> str:
-    status, about = run.status(), about_run(run)
+    status, about, problems = run.status(), about_run(run), run.problems()
     title = f"<b>{html.esc(about['name'])}</b><br>" if about["name"] else ""
     note = f"<br><small>{html.esc(about['note'])}</small>" if about["note"] else ""
-    first = f"<tr><td>{title}<code>{html.esc(run.id)}</code>{note}</td>"
+    told = "".join(html.message(retell(language, one), "warning") for one in problems)
+    first = f"<tr><td>{title}<code>{html.esc(run.id)}</code>{note}{told}</td>"
+    first += f"<td>{html.state_pill(language, status.state)}</td>"
     try:
         config = run.config()
-    except WorkbenchError as error:
-        return f'{first}<td colspan="{len(COLUMNS) - 1}">{html.esc(error)}</td></tr>'
+    except WorkbenchError:
+        return f'{first}<td colspan="{len(COLUMNS) - 2}"></td></tr>'
     data, last = run.data(), records_of(run).train.last
     thumbs = f"{data.get('n_desirable', 0):,} ↑ {data.get('n_undesirable', 0):,} ↓"
     cells = [
-        html.state_pill(language, status.state),
         f"{html.esc(Path(config.data).name)}<br><small>{thumbs}</small>",
         f"{config.beta:g}",
         f"{html.number(config.desirable_weight)} / {html.number(config.undesirable_weight)}",

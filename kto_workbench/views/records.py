@@ -72,15 +72,18 @@ class Records:
         """Take in the records that are new."""
         with self._lock:
             try:
-                stat = (self.run.path / "metrics.jsonl").stat()
-            except FileNotFoundError:
+                stat = (self.run.path / "metrics.jsonl").lstat()
+            except (OSError, ValueError):
                 self._forget()
                 return self
             if stat.st_ino != self._file or stat.st_size < self._offset:
                 self._forget()
                 self._file = stat.st_ino
-            if stat.st_size > self._offset:
-                records, self._offset = self.run.metrics_since(self._offset)
+            while stat.st_size > self._offset:
+                records, offset = self.run.metrics_since(self._offset)
+                if offset <= self._offset:  # a line that is being written, or no file to read
+                    break
+                self._offset = offset
                 for record in records:
                     self._take(record)
         return self

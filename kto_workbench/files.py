@@ -1,0 +1,130 @@
+"""Reading files that may have become anything: what they hold, or why they can't be read; no exception, no wait.
+
+    text, problem = read_text(path)                      # ("", "is a folder")
+    values, problem = read_json(path, schema)            # (None, "holds 'paused' as `state`")
+
+A file of a workspace may be torn, be of a newer version, or have been replaced by a folder, a link, a pipe or a device.
+Only plain files are opened, no link is followed to another file, and no more is read than any honest one holds. A
+problem is a phrase that follows the file's name; it is empty if all is well.
+"""
+
+import errno
+import os
+import reprlib
+import stat
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+MOST_BYTES = 64 * 2**20
+MISSING = "is missing"
+
+T = TypeVar("T")
+_anything = TypeAdapter(dict[str, Any])
+
+
+def read_bytes(path: Path, *, at_most: int = MOST_BYTES, offset: int = 0, links: bool = False) -> tuple[bytes, str]:
+    """Up to `at_most` bytes of a plain file from an offset on; `links` also of one that a link leads to."""
+    try:
+        # Opening a pipe without a writer would wait for one.
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(path, flags | (0 if links else getattr(os, "O_NOFOLLOW", 0)))
+        if kind := _kind(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            return b"", f"is {kind}"
+        with os.fdopen(descriptor, "rb") as file:
+            file.seek(offset)
+            return file.read(at_most), ""
+    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
+        return b"", reason(error)
+
+
+def read_text(path: Path, *, at_most: int = MOST_BYTES, links: bool = False) -> tuple[str, str]:
+    """A whole text in UTF-8."""
+    data, problem = read_bytes(path, at_most=at_most + 1, links=links)
+    if not problem and len(data) > at_most:
+        problem = "is too large to be read"
+    if problem:
+        return "", problem
+    try:
+        return data.decode("utf-8"), ""
+    except UnicodeDecodeError:
+        return "", "is not UTF-8 text"
+
+
+def read_json(path: Path, schema: TypeAdapter[T], *, at_most: int = MOST_BYTES) -> tuple[T | None, str]:
+    """A JSON object as the schema wants it, None if it can't be read; null counts as a value that was left out."""
+    data, problem = read_bytes(path, at_most=at_most + 1)
+    if not problem and len(data) > at_most:
+        problem = "is too large to be read"
+    if problem:
+        return None, problem
+    try:
+        values = _anything.validate_json(data)
+        return schema.validate_python({key: value for key, value in values.items() if value is not None}), ""
+    except ValidationError as error:
+        return None, misfit(error)
+
+
+def open_to_append(path: Path) -> BinaryIO:
+    """A plain file to write to at its end, made if there is none; unbuffered. Raises OSError, also for a link."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
+    descriptor = os.open(path, flags | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0), 0o666)
+    if _kind(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "Not a plain file")
+    return os.fdopen(descriptor, "ab", buffering=0)
+
+
+def listed(folder: Path) -> list[Path]:
+    """What is in a folder, hidden things left out; nothing if it can't be listed."""
+    try:
+        return [path for path in folder.iterdir() if not path.name.startswith(".")]
+    except (OSError, ValueError):
+        return []
+
+
+def is_plain(path: Path) -> bool:
+    """Whether there is a plain file, not a link to one, a folder or anything else."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def is_there(path: Path) -> bool:
+    """Whether anything goes by this name, be it a link that leads nowhere."""
+    try:
+        return os.path.lexists(path)
+    except (OSError, ValueError):
+        return False
+
+
+def misfit(error: ValidationError) -> str:
+    """The first thing that a schema found wrong, as a phrase."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "missing":
+        return f"lacks `{where}`"
+    if not where or first["type"] == "json_invalid":
+        return "is not a whole JSON object"
+    return f"holds {reprlib.repr(first['input'])} as `{where}`"
+
+
+def reason(error: Exception) -> str:
+    """Why a file could not be used, as a phrase that follows its name."""
+    number = getattr(error, "errno", None)
+    if number == errno.ENOENT:
+        return MISSING
+    if number == errno.ELOOP:
+        return "is a link"
+    if isinstance(error, ValueError):
+        return "has a name that no file can have"
+    return f"can't be read ({getattr(error, 'strerror', None) or type(error).__name__})"
+
+
+def _kind(mode: int) -> str:
+    """What else than a plain file something is, with its article."""
+    kinds = ((stat.S_ISREG, ""), (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"))
+    return next((name for test, name in kinds if test(mode)), "a device")
