@@ -524,8 +524,14 @@ def test_a_record_tells_how_far_it_is_and_what_came_of_it(run):
     record.claim()
     record.write(progress={"stage": "answers", "done": 3, "total": 8})
     assert record.read()["state"] == "running" and record.read()["progress"]["done"] == 3
-    record.write(state="finished", evaluation={"win_rate": float("nan")})
-    assert record.read()["state"] == "finished" and record.read()["evaluation"] == {"win_rate": None}
+    side = about_answers(["one two"])
+    evaluation = {**summarize(Verdicts(["tuned"])), "tuned": side, "reference": side, "kl": {}}
+    record.write(state="finished", evaluation=evaluation, answers=[])
+    assert record.read()["state"] == "crashed" and "lacks `evaluation.kl.per_answer`" in record.read()["error"]
+    evaluation["kl"] = {"per_answer": float("nan"), "per_token": 0.5}
+    record.write(state="finished", evaluation=evaluation, answers=[])
+    assert record.read()["state"] == "finished"
+    assert record.read()["evaluation"] == {**evaluation, "kl": {"per_answer": None, "per_token": 0.5}}
     assert [one.name for one in list_records(run)] == [record.name]
 
 

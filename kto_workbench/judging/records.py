@@ -13,11 +13,11 @@ import re
 import time
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 import psutil
 from pydantic import Field, TypeAdapter
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from kto_workbench import files
 from kto_workbench.errors import RunError
@@ -159,8 +159,8 @@ class Record:
             return {} if problem == files.MISSING else unreadable
         if found.get("state") in ACTIVE and not _is_alive(found):
             found |= {"state": "crashed", "error": found.get("error") or "Its process ended without a word."}
-        if found.get("state") == "finished" and (lacking := _lacking(found)):
-            return {"state": "crashed", "error": f"Its file {self.path.name} {lacking}."}
+        if found.get("state") == "finished" and "evaluation" not in found:
+            return {"state": "crashed", "error": f"Its file {self.path.name} lacks `evaluation`."}
         return found
 
     def write(self, **changes: Any) -> None:
@@ -209,7 +209,9 @@ def new_record(run: Run, about: dict[str, Any]) -> Record:
 
 def list_records(run: Run) -> list[Record]:
     """The run's evaluations, the newest first."""
-    names = sorted((path.stem for path in files.listed(run.path / "evaluations") if path.suffix == ".json"), reverse=True)
+    names = sorted(
+        (path.stem for path in files.listed(run.path / "evaluations") if path.suffix == ".json"), reverse=True
+    )
     return [Record(run, name) for name in names if NAME.fullmatch(name)]
 
 
@@ -220,15 +222,6 @@ def newest_evaluation(run: Run) -> dict[str, Any] | None:
         if found.get("state") == "finished":
             return found["evaluation"]
     return None
-
-
-def _lacking(found: Kept) -> str:
-    """What a finished evaluation's file lacks, as a phrase."""
-    for name in ("about", "evaluation", "answers"):
-        if name not in found:
-            return f"lacks `{name}`"
-    verdicts = found["evaluation"].get("verdicts")
-    return "" if verdicts is None or len(verdicts) == len(found["answers"]) else "has more verdicts than answers"
 
 
 def _is_alive(found: dict[str, Any]) -> bool:

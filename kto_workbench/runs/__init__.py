@@ -12,6 +12,7 @@
     machine.py     this machine as a program may use it: memory, cores, the GPU's driver
     shelf.py       name, note, delete and take back
     jsonlines.py   append-only records that survive a torn last line
+    schemas.py     what each file of a run holds
 
 Nothing here imports torch: whoever looks at a run (page, shell, notebook) is not the process that trains it.
 """

@@ -44,6 +44,7 @@ from kto_workbench.runs import jsonlines, schemas
 COMMANDS = ("stop", "save-now", "sample-now")
 EXPORT_FORMATS = ("adapter", "merged", "gguf")
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+CHECKPOINT = re.compile(r"checkpoint-\d{1,18}")
 ACTIVE = ("queued", "starting", "running", "stopping")
 LOG_BYTES = 64 * 1024  # of its end
 HEARTBEAT_SECONDS = 2.0
@@ -232,7 +233,7 @@ class Run:
 
     def checkpoint_folders(self) -> list[Path]:
         """The complete checkpoints, in the order of their steps."""
-        found = [path for path in files.listed(self.path / "checkpoints") if re.fullmatch(r"checkpoint-\d{1,18}", path.name)]
+        found = [path for path in files.listed(self.path / "checkpoints") if CHECKPOINT.fullmatch(path.name)]
         # The state is the last file to be written; a kill may leave it away, or torn.
         return sorted(filter(_is_complete, found), key=lambda path: int(path.name[11:]))
 

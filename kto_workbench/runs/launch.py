@@ -6,7 +6,6 @@ started it, and nothing that it prints can block it.
 
 import contextlib
 import hashlib
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +13,14 @@ from typing import Any
 
 import psutil
 
+from kto_workbench import files
 from kto_workbench.config import DEMO_MODEL, KTOConfig
 from kto_workbench.errors import ConfigError, RunError
 from kto_workbench.feedback import load_feedback, suggest_weights
 from kto_workbench.feedback.joins import BETWEEN, split_names
 from kto_workbench.feedback.named import NAMES
 from kto_workbench.feedback.rendering import check_model_folder
+from kto_workbench.runs import schemas
 from kto_workbench.runs.children import reap, start_apart
 from kto_workbench.runs.directory import COMMANDS, Run, Status, find_run, new_run
 
@@ -82,17 +83,16 @@ def start_adapter(name: str, model: str, workspace: str) -> tuple[Path, dict[str
             raise ConfigError(
                 f"Run {run.id} was trained on model {trained_on!r}, so its adapter is no start for {model!r}."
             )
-    try:
-        lora = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise ConfigError(f"The adapter in {folder} can't be read: its adapter_config.json is damaged.") from None
-    if lora.get("peft_type") != "LORA" or not (folder / "adapter_model.safetensors").is_file():
+    lora, problem = files.read_json(folder / "adapter_config.json", schemas.LORA)
+    if lora is None:
+        raise ConfigError(f"The adapter in {folder} can't be read: its adapter_config.json is damaged: it {problem}.")
+    if lora["peft_type"] != "LORA" or not files.is_plain(folder / "adapter_model.safetensors"):
         raise ConfigError(f"There is no LoRA adapter in {folder}; it needs an adapter_model.safetensors.")
     targets = lora.get("target_modules") or "all-linear"
     return folder.resolve(), {
         "start_adapter": str(folder.resolve()),
-        "lora_r": lora["r"],
-        "lora_alpha": lora["lora_alpha"],
+        "lora_r": lora.get("r", 8),  # what PEFT takes where nothing is said
+        "lora_alpha": lora.get("lora_alpha", 8),
         "lora_targets": targets if isinstance(targets, str) else ",".join(sorted(targets)),
     }
 
@@ -101,8 +101,11 @@ def start(run: Run) -> int:
     """Start the training of a run in a child process and return its PID at once."""
     if run.status().active and run.status().pid is not None:
         raise RunError(f"Run {run.id} is {run.status().state} already.")
-    with run.log_path.open("ab") as log:
-        child = start_apart("kto_workbench.engine.child", [run.path.resolve()], log)
+    try:
+        with files.open_to_append(run.log_path) as log:
+            child = start_apart("kto_workbench.engine.child", [run.path.resolve()], log)
+    except OSError as error:
+        raise RunError(f"Can't start run {run.id} in {run.path}: {error.strerror}.") from None
     # From here on the run is taken: a second start is refused, and a child that dies as it starts is seen at once.
     with contextlib.suppress(psutil.Error):
         begun = psutil.Process(child.pid).create_time()

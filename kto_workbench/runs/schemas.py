@@ -3,10 +3,10 @@
 A field that a newer version has added is left out; a value that no version writes spoils its file, or its line.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 MOST = 2**53  # what a float still counts one by one
 LATEST = 253_000_000_000.0  # seconds, in the year 9987: dates end in 9999
@@ -64,6 +64,16 @@ class About(TypedDict, total=False):
     note: str
 
 
+class Lora(TypedDict):
+    """adapter_config.json of PEFT, as far as a training goes on from it."""
+
+    peft_type: str
+    r: NotRequired[Annotated[int, Field(gt=0)]]
+    lora_alpha: NotRequired[Annotated[float, Field(gt=0, allow_inf_nan=False)]]
+    target_modules: NotRequired[str | list[str]]
+
+
+LORA = TypeAdapter(Lora)
 DATA, REFERENCE, ABOUT = TypeAdapter(DataFacts), TypeAdapter(ReferenceNote), TypeAdapter(About)
 SAMPLE, REWARDS = TypeAdapter(Sample), TypeAdapter(Rewards)
 _Whole = Annotated[int, Field(ge=-MOST, le=MOST)]

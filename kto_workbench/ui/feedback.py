@@ -280,14 +280,19 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab, train_t
     def tell_round(run_id: str | None, start: str, reference: str, request: gr.Request) -> tuple[Any, str]:
         found = bench.run_or_none(run_id)
         goes_on = found is not None and start == "adapter"
-        full = goes_on and found.config().tuning == "full"
+        try:
+            full = goes_on and found.config().tuning == "full"
+        except WorkbenchError as error:
+            return gr.Radio(visible=False), html.message(retell(language_of(request), error))
         follows = "fresh" if not goes_on else "full" if full else reference
         told = html.message(say(language_of(request), f"round.follows.{follows}"), "plain")
         return gr.Radio(visible=goes_on and not full), told
 
     def use(run_id: str | None, start: str, reference: str, renewed: int, ratio: float) -> tuple[Any, ...]:
-        options = next_round(bench.run_or_none(run_id), start, reference)
-        counts = store.balance()
+        try:
+            options, counts = next_round(bench.run_or_none(run_id), start, reference), store.balance()
+        except WorkbenchError:  # said where the run, or the thumbs, are chosen
+            return (gr.skip(),) * (2 + len(ROUND_OPTIONS) + len(WEIGHTS))
         weights = suggest_weights(counts.n_desirable, counts.n_undesirable, ratio=float(ratio or 1.0))
         options |= dict(zip(WEIGHTS, (round(weight, 4) for weight in weights), strict=True))
         chosen = [options.get(name, gr.skip()) for name in (*ROUND_OPTIONS, *WEIGHTS)]

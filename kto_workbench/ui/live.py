@@ -79,7 +79,9 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
         try:
             config = found.config()
         except WorkbenchError as error:
-            return in_order({progress: html.message(retell(language, error))}, shown)
+            shown.forget_unless("unreadable", str(error))
+            updates |= {progress: html.message(retell(language, error)), stop: gr.Button(interactive=False)}
+            return in_order(updates, shown)
         status, records = found.status(), records_of(found)
         if titles := shown.marks.pop("due", None):
             # Alone: a chart that is born with its new values in the same moment would show the old ones.

@@ -62,7 +62,7 @@ def progress(language: str, found: dict[str, Any]) -> str:
 
 def results(language: str, found: dict[str, Any]) -> str:
     """Win rate, figures of both sides, the curve over checkpoints, examples."""
-    evaluation, about = found["evaluation"], found["about"]
+    evaluation, about = found["evaluation"], found.get("about", {})
     parts = []
     if evaluation.get("judge"):
         parts.append(outcome(language, evaluation))
@@ -70,8 +70,9 @@ def results(language: str, found: dict[str, Any]) -> str:
     parts.append(figures(language, evaluation, about))
     if evaluation.get("checkpoints"):
         parts.append(by_step(language, evaluation["checkpoints"]))
-    if evaluation.get("verdicts"):
-        parts.append(examples(language, found["answers"], evaluation["verdicts"]))
+    answers, verdicts = found.get("answers", []), evaluation.get("verdicts")
+    if verdicts and len(answers) == len(verdicts):
+        parts.append(examples(language, answers, verdicts))
     return f'<div class="kto-evaluation">{"".join(parts)}</div>'
 
 

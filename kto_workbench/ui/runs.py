@@ -208,7 +208,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown, 
     gr.on([chosen.change, metric.change, part.change, tab.select], look, [chosen, metric, part], seen, **quiet)
     shown_again = save.click(describe, [chosen, name, note], [told], **quiet).then(show, [chosen], listed, **quiet)
     shown_again.then(look, [chosen, metric, part], seen, **quiet)
-    watch.click(lambda chosen_ids: chosen_ids[0], [chosen], [watched], **quiet)
+    watch.click(lambda chosen_ids: chosen_ids[0] if chosen_ids else gr.skip(), [chosen], [watched], **quiet)
     again.click(go_on, [chosen], [watched, told], **quiet).then(show, [chosen], listed, **quiet)
     for form, button in exports.items():
         button.click(export_as(form), [chosen], [told, exported, exporting], **quiet)

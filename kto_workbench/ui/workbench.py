@@ -59,9 +59,9 @@ class Workbench:
         shutil.move(path, target)
         return str(target)
 
-    def received_file(self, path: str | Path) -> Path:
+    def received_file(self, path: str | Path | None) -> Path:
         """A file that the browser sent. Raises DataError for any other: a forged request may name what it likes."""
-        if not Path(path).resolve().is_relative_to(self.received.resolve()) or not Path(path).is_file():
+        if not path or not Path(path).resolve().is_relative_to(self.received.resolve()) or not Path(path).is_file():
             raise DataError("That is not a file that this page received; drop it again.")
         return Path(path)
 

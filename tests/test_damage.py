@@ -1,0 +1,287 @@
+"""A spoiled file costs a row and a sentence: every verb of the shell, every event of the page, over seeded damage."""
+
+import asyncio
+import contextlib
+import html
+import io
+import json
+import random
+import shutil
+import signal
+import types
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+from damage import RUN_FILES, SECRET, WORKSPACE_FILES, damage, deep, lively_workspace
+from gradio.state_holder import SessionState
+
+from kto_workbench import KTOConfig
+from kto_workbench import __main__ as shell
+from kto_workbench.errors import WorkbenchError
+from kto_workbench.runs import list_runs
+from kto_workbench.runs.directory import new_run
+from kto_workbench.ui import app, evaluate, export
+from kto_workbench.ui.workbench import Workbench
+
+SECONDS = 10.0
+EVENTS_EACH, VERBS_EACH = 8, 2
+
+
+class Asked:
+    """A workspace that can be spoiled and mended, with its page and its shell asked in this process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.workspace, self.run, self.sound = lively_workspace(folder)
+        shutil.copytree(self.workspace, folder / "kept", symlinks=True)
+        self.bench = Workbench(self.workspace)
+        self.bench.received.mkdir(parents=True, exist_ok=True)
+        self.bench._answerer = NoModel()
+        self.loop = asyncio.new_event_loop()
+        self.page = self.loop.run_until_complete(self._lay_out())
+        # A gallery of prompts tells which one was clicked, and here it is empty.
+        told = [fn for fn in self.page.fns.values() if fn.fn is not None]
+        self.events = [fn for fn in told if not any(isinstance(part, gr.Dataset) for part in fn.inputs)]
+        self.state = SessionState(self.page)
+        self.seconds = 120.0  # what is asked first imports its libraries
+        for fn in self.events:
+            self.fire(fn, random.Random(0))
+        self.seconds = SECONDS
+        self.mend([])
+
+    async def _lay_out(self) -> gr.Blocks:
+        return app.lay_out(self.bench)  # outside of a running loop gradio makes some of its own, and leaves them open
+
+    def mend(self, spoiled: Iterable[Path]) -> None:
+        """Put back what was spoiled, the run's state, and runs as they were."""
+        kept, run = self.folder / "kept", self.run.path.relative_to(self.workspace)
+        for path in dict.fromkeys((*spoiled, self.run.path / "status.json", self.sound.path / "status.json")):
+            restore(kept / path.relative_to(self.workspace), path)
+        for path in (self.workspace / "runs").iterdir():
+            if path.name not in (self.run.id, self.sound.id):
+                shutil.rmtree(path)
+        for path in (run, self.sound.path.relative_to(self.workspace)):
+            if not (self.workspace / path / "config.yaml").exists():  # it was deleted
+                restore(kept / path, self.workspace / path)
+        self.bench.received.mkdir(parents=True, exist_ok=True)
+
+    # the shell
+
+    def verbs(self, draw: random.Random) -> list[list[str]]:
+        run, space = self.run.id, ["--workspace", str(self.workspace)]
+        asked = [
+            ["runs", "--json"], ["runs"], ["stop", run], ["resume", run], ["compare", run, "--prompts", "no.txt"],
+            ["compare", run, "--judge", "endpoint", "--judge-url", "http://127.0.0.1:9/v1", "--judge-cost", "--json"],
+            ["compare", f"{run}@checkpoint-8", "--prompts", "held-out", "--judge", "demo", "--limit", "0"],
+            ["export", run, "--format", "nonsense"], ["check", "thumbs", "--json"], ["train", run, "--json"],
+            ["train", str(self.run.path / "config.yaml"), "--beta", "-1"], ["runs", "--json"],
+            ["check", str(self.workspace / "uploads" / "mine.jsonl"), "--json"],
+            ["train", "--start-adapter", run, "--reference", "base", "--detach"],
+        ]  # fmt: skip
+        return [[*words, *space] for words in draw.sample(asked, VERBS_EACH)]
+
+    def call(self, words: list[str]) -> str:
+        """What a verb prints; fails on a traceback, on a hang, and on any exit code but 0 and 2."""
+        out, err = io.StringIO(), io.StringIO()
+        signal.signal(signal.SIGALRM, lambda *_: pytest.fail(f"{words} takes more than {SECONDS} s"))
+        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                try:
+                    code = shell.main(words)
+                except SystemExit as ended:
+                    code = ended.code
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        said = out.getvalue() + err.getvalue()
+        assert code in (0, 2) and "Traceback" not in said, (words, said)
+        assert code == 0 or len(err.getvalue().strip().splitlines()) == 1, (words, err.getvalue())
+        return said
+
+    # the page
+
+    def inputs(self, fn: Any, draw: random.Random) -> list[Any]:
+        values = []
+        for part in fn.inputs:
+            name = part.elem_id or ""
+            run = draw.choice([self.run.id, self.run.id, self.sound.id])
+            if name in ("runs-chosen",):
+                values.append(draw.choice([[run], [self.run.id, self.sound.id], []]))
+            elif name.endswith("-run") or name.endswith("-against"):
+                values.append(draw.choice([run, f"{run}@checkpoint-8", f"{run}@reference", None]))
+            elif name == "data-source":
+                values.append(draw.choice(["thumbs", "demo", str(self.workspace / "uploads" / "mine.jsonl")]))
+            elif name == "evaluate-prompts":
+                values.append(draw.choice(["held-out", "demo", str(self.workspace / "prompts" / "mine.txt")]))
+            elif name == "evaluate-shown":
+                values.append(f"20260101-000000-00000{draw.randint(1, 2)}")
+            elif name == "train-preset":
+                values.append("mine")
+            elif isinstance(part, gr.State):
+                values.append(None)
+            else:
+                values.append(part.value)
+        return values
+
+    def fire(self, fn: Any, draw: random.Random) -> str:
+        """What an event sends; fails on an exception and on a hang."""
+        try:
+            return self.loop.run_until_complete(asyncio.wait_for(self._fire(fn, self.inputs(fn, draw)), self.seconds))
+        except Exception as error:
+            error.add_note(f"in {fn.fn.__module__}.{fn.fn.__qualname__}")
+            raise
+
+    async def _fire(self, fn: Any, inputs: list[Any]) -> str:
+        request = gr.Request(username=None, headers={"accept-language": "en"})
+        target = types.SimpleNamespace(_id=1)
+        event = gr.EventData(target, {"index": [0, 1], "value": "x", "liked": True, "selected": True})
+        sent, iterator = "", None
+        while True:
+            try:
+                found = await self.page.process_api(
+                    fn, inputs, state=self.state, request=request, iterator=iterator, event_data=event
+                )
+            except gr.Error as said:  # a choice that this page does not offer
+                return sent + str(said)
+            sent += str(found["data"])
+            iterator = found.get("iterator")
+            if not found.get("is_generating"):
+                return sent
+
+
+def restore(kept: Path, path: Path) -> None:
+    """A copy of what was kept in place of whatever is there."""
+    if not path.parent.is_dir():  # mended with its folder
+        return
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    if kept.is_dir():
+        shutil.copytree(kept, path)
+    elif kept.exists():
+        shutil.copyfile(kept, path)
+
+
+class NoModel:
+    """Stands in for the process that answers, which would load a model."""
+
+    def stream(self, *_: Any, **__: Any) -> Any:
+        raise WorkbenchError("There is no model here.")
+
+    explain = stream
+
+    def close(self) -> None:
+        """Nothing to let go."""
+
+
+def begins_nothing(*_: Any, **__: Any) -> Any:
+    """Stands in for a process of its own: it has ended already."""
+    raise OSError(11, "No more processes")
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        from kto_workbench.runs import launch
+
+        for module in (launch, evaluate, export):
+            patch.setattr(module, "start_apart", begins_nothing)
+        asked = Asked(tmp_path_factory.mktemp("damage"))
+        yield asked
+        asked.loop.run_until_complete(asked.loop.shutdown_default_executor())
+        asked.loop.close()
+
+
+def ask(asked: Asked, draw: random.Random) -> None:
+    """Some verbs and some events, drawn."""
+    for words in asked.verbs(draw):
+        assert SECRET not in asked.call(words), words
+    for fn in draw.sample(asked.events, EVENTS_EACH):
+        assert SECRET not in asked.fire(fn, draw), fn
+    assert sorted(path.name for path in asked.folder.iterdir()) == ["kept", "outside", "workspace"]
+    assert [path.read_text() for path in (asked.folder / "outside").iterdir()] == [SECRET]
+
+
+def one_case(asked: Asked, seed: int) -> None:
+    """Spoil a file or a few, ask, and mend."""
+    draw, done = random.Random(seed), {}
+    for _ in range(draw.choice([1, 1, 1, 2, 3])):
+        of_run = draw.random() < 0.85
+        path = asked.run.path / draw.choice(RUN_FILES) if of_run else asked.workspace / draw.choice(WORKSPACE_FILES)
+        if path.parent.is_dir():  # and not spoiled itself
+            done[path] = damage(path, draw)
+    try:
+        ask(asked, draw)
+    except BaseException as error:
+        error.add_note(
+            f"seed {seed}: { ({str(path.relative_to(asked.workspace)): how for path, how in done.items()}) }"
+        )
+        raise
+    finally:
+        asked.mend(sorted(done, key=lambda path: len(path.parts)))
+
+
+@pytest.mark.parametrize("first", range(0, 1000, 250))
+def test_no_damage_breaks_a_verb_or_an_event(asked, first):
+    for seed in range(first, first + 250):
+        one_case(asked, seed)
+
+
+# what used to break, by name ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("config.yaml", "gone_option: 1\n", "There is no option `gone_option`."),
+        ("config.yaml", deep(), "nested too deeply"),
+        ("status.json", '{"state": "paused"}', "Its status.json holds 'paused' as `state`."),
+        ("status.json", '{"state": "running", "step": "many"}', "Its status.json holds 'many' as `step`."),
+        ("data.json", '{"n_desirable": {}}', "Its data.json holds {} as `n_desirable`."),
+        ("reference.json", deep(), "Its reference.json is not a whole JSON object."),
+        ("metrics.jsonl", None, "Its metrics.jsonl is a folder."),
+        ("rewards.jsonl", "link", "Its rewards.jsonl is a link."),
+    ],
+)
+def test_a_run_that_can_not_be_read_is_a_row_that_says_so(asked, name, text, told):
+    path = asked.run.path / name
+    path.unlink()
+    if text is None:
+        path.mkdir()
+    elif text == "link":
+        path.symlink_to(name)  # to itself
+    else:
+        path.write_text(text)
+    try:
+        listed = json.loads(asked.call(["runs", "--json", "--workspace", str(asked.workspace)]))["runs"]
+        spoiled, sound = (next(row for row in listed if row["run"] == run.id) for run in (asked.run, asked.sound))
+        assert told in " ".join(spoiled["problems"]) and sound["problems"] == [] and sound["final"]["step"] == 12
+        assert told in asked.call(["runs", "--workspace", str(asked.workspace)])
+        table = asked.loop.run_until_complete(asked._fire(event(asked, "runs.build.<locals>.show"), [[asked.run.id]]))
+        assert told.rstrip(".") in html.unescape(table).replace("\\'", "'") and asked.sound.id in table
+        for fn in asked.events:
+            asked.fire(fn, random.Random(0))
+    finally:
+        asked.mend([path])
+
+
+def event(asked: Asked, name: str) -> Any:
+    """The event of the page whose handler goes by the end of its name."""
+    return next(fn for fn in asked.events if f"{fn.fn.__module__}.{fn.fn.__qualname__}".endswith(name))
+
+
+def test_a_folder_for_commands_is_made_where_it_is_missing(tmp_path):
+    run = new_run(KTOConfig(workspace=str(tmp_path)), {})
+    (run.path / "commands").rmdir()
+    run.ask("stop")
+    assert run.was_asked("stop", forget=True) and not run.was_asked("stop")
+
+
+def test_a_run_without_its_config_is_still_listed(tmp_path):
+    run = new_run(KTOConfig(workspace=str(tmp_path)), {})
+    (run.path / "config.yaml").unlink()
+    assert [one.id for one in list_runs(tmp_path)] == [run.id] and "it is missing" in run.problems()[0]
