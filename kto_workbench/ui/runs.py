@@ -243,14 +243,17 @@ def _line(language: str, run: Run) -> str:
     note = f"<br><small>{html.esc(about['note'])}</small>" if about["note"] else ""
     told = "".join(html.message(retell(language, one), "warning") for one in problems)
     first = f"<tr><td>{title}<code>{html.esc(run.id)}</code>{note}{told}</td>"
-    first += f"<td>{html.state_pill(language, status.state)}</td>"
+    names = [html.esc(say(language, f"runs.{name}")) for name in COLUMNS[1:]]
+    pill = html.state_pill(language, status.state)
     try:
         config = run.config()
     except WorkbenchError:
-        return f'{first}<td colspan="{len(COLUMNS) - 2}"></td></tr>'
+        rest = f'<td colspan="{len(COLUMNS) - 2}"></td>'
+        return f'{first}<td data-name="{names[0]}"><div>{pill}</div></td>{rest}</tr>'
     data, last = run.data(), records_of(run).train.last
     thumbs = f"{data.get('n_desirable', 0):,} ↑ {data.get('n_undesirable', 0):,} ↓"
     cells = [
+        pill,
         f"{html.esc(Path(config.data).name)}<br><small>{thumbs}</small>",
         f"{config.beta:g}",
         f"{html.number(config.desirable_weight)} / {html.number(config.undesirable_weight)}",
@@ -258,7 +261,6 @@ def _line(language: str, run: Run) -> str:
         f"{status.step:,} / {status.total_steps:,}",
         *(html.number(last(key)) for key in ("rewards/chosen", "rewards/rejected", "rewards/margins")),
     ]
-    names = [html.esc(say(language, f"runs.{name}")) for name in COLUMNS[1:]]
     named = (f'<td data-name="{name}"><div>{cell}</div></td>' for name, cell in zip(names, cells, strict=True))
     return first + "".join(named) + "</tr>"
 
