@@ -27,6 +27,7 @@ def generate(
     batch_size: int = 32,
     on_text: Callable[[int, str], None] | None = None,
     on_answered: Callable[[int], None] = lambda done: None,
+    on_tokens: Callable[[list[int], list[int]], None] = lambda prompt, answer: None,
 ) -> list[str]:
     """Answers to prompts (text or chat messages), in order.
 
@@ -43,6 +44,7 @@ def generate(
         batch_size: prompts answered at once.
         on_text: told (number of the prompt, its text so far) while answers grow.
         on_answered: told how many prompts are answered, after each batch.
+        on_tokens: told of each answer, in order, the ids of its prompt, and those sampled with the one that ended it.
     """
     answers: list[str] = []
     texts = [render_prompt(tokenizer, one, template=template, template_kwargs=template_kwargs) for one in prompts]
@@ -60,7 +62,9 @@ def generate(
             for start in range(0, len(prompts), batch_size):
                 part = texts[start : start + batch_size]
                 tell = (lambda i, text, start=start: on_text(start + i, text)) if on_text else None
-                answers += _generate_batch(model, tokenizer, part, temperature, max_new_tokens, template, limit, tell)
+                answers += _generate_batch(
+                    model, tokenizer, part, temperature, max_new_tokens, template, limit, tell, on_tokens
+                )
                 on_answered(len(answers))
     finally:
         if checkpointing:
@@ -77,6 +81,7 @@ def _generate_batch(
     template: str,
     max_prompt_tokens: int | None,
     on_text: Callable[[int, str], None] | None,
+    on_tokens: Callable[[list[int], list[int]], None],
 ) -> list[str]:
     ids = feed(tokenizer, prompts, template=template)
     ids = [cut_start(tokenizer, row, max_prompt_tokens) if max_prompt_tokens else row for row in ids]
@@ -100,7 +105,11 @@ def _generate_batch(
     streamer = _Growing(tokenizer, len(prompts), width, ends, on_text) if on_text else None
     # The settings of a model's own generation_config (a top_p, a repetition penalty) would differ from model to model.
     out = model.generate(input_ids=tokens, attention_mask=mask, generation_config=settings, streamer=streamer)
-    return [_decode(tokenizer, row, ends) for row in out[:, width:].tolist()]
+    sampled = out[:, width:].tolist()
+    for prompt, row in zip(ids, sampled, strict=True):
+        end = next((i for i, token in enumerate(row) if token in ends), len(row) - 1)
+        on_tokens(prompt, row[: end + 1])
+    return [_decode(tokenizer, row, ends) for row in sampled]
 
 
 def _decode(tokenizer: PreTrainedTokenizerBase, row: list[int], ends: set[int]) -> str:

@@ -23,6 +23,7 @@ from kto_workbench.feedback.rows import Problem, Rows
 log = logging.getLogger(__name__)
 
 WATCHED_PROMPTS = 4
+OTHERS = 128  # rows whose prompts are offered to measure on; a prompt may have several
 SURVEYED_ROWS = 1000
 TOLD_PROBLEMS = 20  # rows left out that the log lists
 
@@ -63,6 +64,7 @@ def prepare(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: KTOConfig) -
         batches(held, prompts[held]) if len(held) else None,
         examples.batch(survey.longest[: config.batch_size]),
         _worth_watching(rows, held if len(held) else train),
+        [rows[number].prompt for number in held[:OTHERS].tolist()],
         remarks,
     )
 
@@ -72,7 +74,8 @@ class Prepared:
     """What a training draws from.
 
     `examples`: all rows; `train` and `held_out`: batches of them, the latter None without any; `longest`: a batch of
-    the longest rows, to measure memory on; `watched`: prompts worth watching; `remarks` for the log.
+    the longest rows, to measure memory on; `watched`: prompts worth watching; `others`: held-out ones; `remarks` for
+    the log.
     """
 
     examples: Examples
@@ -80,6 +83,7 @@ class Prepared:
     held_out: Batches | None
     longest: Batch
     watched: list[Any]
+    others: list[Any]
     remarks: list[str]
 
 

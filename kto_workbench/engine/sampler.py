@@ -1,20 +1,40 @@
-"""What a model says to the watched prompts while it trains."""
+"""What a model says while it trains: to the watched prompts, for people to read, and to more, to measure by.
 
+KL(π_θ ‖ π_ref) = E [log π_θ(y|x) − log π_ref(y|x)] over answers y that the tuned model itself samples. So answers are
+sampled at temperature 1, from its own distribution, whatever the temperature of the watched ones, and scored token by
+token as they were sampled, by the model with its adapter on and off. An answer that is cut at its longest counts as far
+as it goes, so the number is that of answers of at most `sample_max_new_tokens`.
+"""
+
+import json
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from kto_workbench.config import KTOConfig
+from kto_workbench.engine.batches import Pair
 from kto_workbench.engine.generation import generate
-from kto_workbench.engine.models import adapter_off
+from kto_workbench.engine.models import adapter_off, as_it_is, dropout_off
+from kto_workbench.engine.passes import split
 from kto_workbench.engine.reference import AsReference
-from kto_workbench.runs.directory import Run
+from kto_workbench.engine.scoring import PaddedScorer
+from kto_workbench.runs.directory import SUGGESTIONS, Run
+from kto_workbench.runs.jsonlines import write_atomically
+
+MEASURED = 32  # prompts that the KL is measured on: one batch of answers
+TOKENS_PER_PASS = 4096
 
 
 class Sampler:
-    """Answers the watched prompts and records them; the reference's answers never change, so they are made once."""
+    """Answers the watched prompts and records them; the reference's answers never change, so they are made once.
+
+    With a `scorer`, it measures the KL, too, on the watched prompts and `others`. Where the reference is the model as
+    it started, there is none to score with later, and nothing is measured.
+    """
 
     def __init__(
         self,
@@ -24,9 +44,14 @@ class Sampler:
         prompts: Sequence[Any],
         config: KTOConfig,
         as_reference: AsReference = adapter_off,
+        scorer: PaddedScorer | None = None,
+        others: Sequence[Any] = (),
     ) -> None:
         self.run, self.model, self.tokenizer, self.prompts = run, model, tokenizer, prompts
         self.as_reference = as_reference
+        self.scorer = None if as_reference is as_it_is else scorer
+        once = {json.dumps(prompt, sort_keys=True): prompt for prompt in (*prompts, *others)}
+        self.measured = list(once.values())[:MEASURED]
         self.settings = {
             "seed": config.seed,
             "temperature": config.temperature,
@@ -46,9 +71,45 @@ class Sampler:
         tuned = generate(self.model, self.tokenizer, self.prompts, **self.settings) if step else self._reference
         for prompt, reference, answer in zip(self.prompts, self._reference, tuned, strict=True):
             self.run.record_sample({"step": step, "prompt": prompt, "reference": reference, "tuned": answer})
+        if step and self.scorer is not None:
+            self._measure(step)
 
     def answer_as_reference(self) -> None:
         """Have the reference answer; where it is the model as it starts, this must come before the first step."""
         if self.prompts:
             with self.as_reference(self.model):
                 self._reference = generate(self.model, self.tokenizer, self.prompts, **self.settings)
+
+    def _measure(self, step: int) -> None:
+        """Record the KL with its standard error, and which prompts the two models part on most."""
+        ratios = self.log_ratios(step)
+        error = statistics.stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else None
+        kl = {"kl_sampled": statistics.fmean(ratios), "kl_sampled_error": error, "kl_sampled_count": len(ratios)}
+        self.run.record({"step": step, **kl})
+        furthest = sorted(zip(self.measured, ratios, strict=True), key=lambda one: -abs(one[1]))
+        found = [{"prompt": prompt, "log_ratio": round(ratio, 4)} for prompt, ratio in furthest]
+        write_atomically(self.run.path / SUGGESTIONS, json.dumps(found, ensure_ascii=False) + "\n")
+
+    @torch.no_grad()
+    def log_ratios(self, seed: int) -> list[float]:
+        """The log-ratios log π_θ(y|x) − log π_ref(y|x) of an answer y to each measured prompt x, in nats."""
+        pairs: list[Pair] = []
+        generate(
+            self.model,
+            self.tokenizer,
+            self.measured,
+            **{**self.settings, "seed": self.settings["seed"] + seed, "temperature": 1.0},
+            on_tokens=lambda prompt, answer: pairs.append(Pair(tuple(prompt), tuple(answer))),
+        )
+        with dropout_off(self.model):
+            tuned = self._score(pairs)
+            with self.as_reference(self.model):
+                reference = self._score(pairs)
+        return [a - b for a, b in zip(tuned, reference, strict=True)]
+
+    def _score(self, pairs: Sequence[Pair]) -> list[float]:
+        out = [0.0] * len(pairs)
+        for part in split([len(pair) for pair in pairs], TOKENS_PER_PASS):
+            for i, value in zip(part, self.scorer.score([pairs[i] for i in part]).logps.tolist(), strict=True):
+                out[i] = value
+        return out

@@ -120,7 +120,7 @@ def _train(run: Run, config: KTOConfig, *, progress: bool) -> bool:
         reference = Reference(scorer, cache, budget, as_reference=as_reference)
 
     watched = list(config.sample_prompts) or prepared.watched
-    sampler = Sampler(run, model, tokenizer, watched, config, as_reference)
+    sampler = Sampler(run, model, tokenizer, watched, config, as_reference, scorer, prepared.others)
     if config.tuning == "full":
         sampler.answer_as_reference()
         if reference:

@@ -6,6 +6,7 @@ runs/<id>/  config.yaml     the complete config: running it again gives the same
             metrics.jsonl   one record a logged step, appended; NaN is null
             rewards.jsonl   the reward of each row at some forty steps
             samples.jsonl   answers of the reference and the tuned model on the watched prompts, while training
+            suggestions.json  prompts on which the two models part most, with their log-ratios
             evaluations/    what judges said of its answers (kto_workbench/judging/records.py)
             votes.jsonl     blind votes on its answers (kto_workbench/judging/votes.py)
             log.txt         what the training process printed
@@ -43,6 +44,7 @@ from kto_workbench.runs import jsonlines, schemas
 
 COMMANDS = ("stop", "save-now", "sample-now")
 EXPORT_FORMATS = ("adapter", "merged", "gguf")
+SUGGESTIONS = "suggestions.json"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 CHECKPOINT = re.compile(r"checkpoint-\d{1,18}")
 ACTIVE = ("queued", "starting", "running", "stopping")

@@ -64,6 +64,11 @@ def chart_head(title: str, keys: Iterable[tuple[str, str, float | None]], values
     return f'<div class="kto-chart-head"><h3>{esc(title)}{at}</h3><div class="kto-curves">{cells}</div></div>'
 
 
+def aside(text: str) -> str:
+    """A remark in small letters."""
+    return f'<p class="kto-aside">{esc(text)}</p>'
+
+
 def cards(items: Iterable[tuple[str, str, str]]) -> str:
     """Numbers in a row of cards: (name, value, hint)."""
     cells = "".join(

@@ -239,11 +239,13 @@ def draw(
     """
     columns = records.eval if part == "eval" else records.train
     # Held-out rows are evaluated a few times in a run: smoothing would only hide them.
-    curves = chart_points(columns, chart, beta=beta, smoothing=0.0 if part == "eval" else float(smoothing or 0))
+    smoothing = 0.0 if part == "eval" else float(smoothing or 0)
+    curves = chart_points(columns, chart, beta=beta, smoothing=smoothing, sampled=records.sampled)
     name = {curve.name: say(language, f"curve.{curve.name}") for other in family for curve in CHARTS[other]}
     keys = []
     for curve in CHARTS[chart]:
-        values = points(columns, curve, beta)[1]
+        source = records.sampled if curve.name == "kl_sampled" else columns
+        values = points(source, curve, beta)[1]
         keys.append((name[curve.name], curve.color, float(values[-1]) if len(values) else None))
     for other in family:
         if laid_over := LAID_OVER.get(other):
@@ -257,6 +259,9 @@ def draw(
     steps = columns["step"]
     when = say(language, "live.at_step", step=int(steps[-1])) if len(steps) and np.isfinite(steps[-1]) else ""
     head = html.chart_head(say(language, f"chart.{chart}"), keys, when=when)
+    if chart == "z0" and (error := records.sampled.last("kl_sampled_error")) is not None:
+        count = int(records.sampled.last("kl_sampled_count"))
+        head += html.aside(say(language, "chart.z0.why", error=f"{error:.2g}", count=count))
     drawn = {key: steps_values for key, steps_values in curves.items() if len(steps_values[0])}
     # Never nothing at all: a LinePlot that is emptied while it takes its size ends in a script error.
     first = min((steps[0] for steps, _ in drawn.values()), default=0)

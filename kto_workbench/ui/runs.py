@@ -270,8 +270,10 @@ def laid_over(language: str, runs: list[Run], metric: str, part: str) -> str:
     curve, lines, keys = METRICS[metric], [], []
     for run, color in zip(runs, PALETTE, strict=False):
         records = records_of(run)
-        steps, values = points(records.eval if part == "eval" else records.train, curve)
-        drawn = downsample(steps, values if part == "eval" else smooth(values, 0.6), POINTS_EACH)
+        columns = records.eval if part == "eval" else records.train
+        sparse = part == "eval" or metric == "kl_sampled"
+        steps, values = points(records.sampled if metric == "kl_sampled" else columns, curve)
+        drawn = downsample(steps, values if sparse else smooth(values, 0.6), POINTS_EACH)
         keys.append((run_title(run), color, float(values[-1]) if len(steps) else None))  # as logged, as in the table
         if len(steps):
             lines.append(Line(run_title(run), *drawn, color))

@@ -226,6 +226,7 @@ svg.kto-thumb.kto-down { fill: var(--kto-down); transform: rotate(180deg); }
 .kto-curve::before { content: ""; display: inline-block; width: 14px; height: 3px; border-radius: 2px;
   background: var(--curve); vertical-align: middle; margin-right: 6px; }
 .kto-curve b { font-weight: 600; color: var(--body-text-color); font-variant-numeric: tabular-nums; }
+.kto-aside { margin: 2px 0 0 !important; font-size: 12.5px; line-height: 1.4; color: var(--block-info-text-color); }
 .kto-toolbar { align-items: center; }
 #data-rendered { flex: 0 1 auto; width: auto; }
 #feedback-chat .placeholder { padding: 0 16px; text-align: center; }

@@ -1,33 +1,52 @@
-"""Prompts to try: some that no feedback of the demo contains, one a topic; else those that the run watches."""
+"""Prompts to try: those on which the run's two models parted most while it trained; else a few of the demo's own."""
 
 import functools
+import json
+from typing import Any
 
 from kto_workbench.config import DEMO_MODEL
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.feedback.prompts import load_prompts
 from kto_workbench.feedback.rendering import asset
 from kto_workbench.runs import Run
+from kto_workbench.runs.directory import SUGGESTIONS
 
 SHOWN = 6
 
 
 def prompts_for(run: Run | None) -> list[str]:
-    """A handful of prompts that suit the run; none if there is nothing to go by."""
+    """A handful of prompts that suit the run, each once; none if there is nothing to go by."""
     try:
+        watched = [sample for sample in run.samples() if sample.get("reference") != sample.get("tuned")] if run else []
+        asked = [*(parted_on(run) if run else ()), *(sample.get("prompt") for sample in reversed(watched))]
         if run is None or run.config().model == DEMO_MODEL:
-            return demo_prompts()
-        watched = list(run.config().sample_prompts) or [sample.get("prompt") for sample in run.samples()]
+            asked += demo_prompts()
+        elif not asked:
+            asked = list(run.config().sample_prompts) or [sample.get("prompt") for sample in run.samples()]
     except WorkbenchError:
         return []
-    asked = [text for prompt in watched if (text := _only_turn(prompt))]
-    return list(dict.fromkeys(asked))[:SHOWN]
+    return list(dict.fromkeys(text for prompt in asked if (text := _only_turn(prompt))))[:SHOWN]
+
+
+def parted_on(run: Run) -> list[Any]:
+    """The prompts of a run whose sampled answers the tuned model found most likelier than the reference."""
+    try:
+        found = json.loads((run.path / SUGGESTIONS).read_text(encoding="utf-8"))
+        return [one["prompt"] for one in found]
+    except (OSError, ValueError, TypeError, KeyError):  # of an earlier version, or written by another program
+        return []
 
 
 @functools.cache
 def demo_prompts() -> list[str]:
-    """Single questions spread over the demo's evaluation."""
-    asked = [text for prompt in load_prompts(asset("evaluation.jsonl")) if (text := _only_turn(prompt))]
-    return asked[:: max(1, len(asked) // SHOWN)][:SHOWN]
+    """Single questions of the demo's evaluation, one a topic."""
+    lines = asset("evaluation.jsonl").read_text(encoding="utf-8").splitlines()
+    topics = [json.loads(line).get("topic") for line in lines if line.strip()]
+    first: dict[str, str] = {}
+    for topic, prompt in zip(topics, load_prompts(asset("evaluation.jsonl")), strict=True):
+        if text := _only_turn(prompt):
+            first.setdefault(topic, text)
+    return list(first.values())
 
 
 def _only_turn(prompt: object) -> str:

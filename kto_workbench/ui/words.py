@@ -145,7 +145,13 @@ WORDS: dict[str, tuple[str, str]] = {
     "live.at_step": ("at step {step:,}", "第 {step:,} 步"),
     "live.chart": ("Third chart", "第三张图"),
     "chart.rewards": ("Rewards, and β·z0 between them", "奖励，以及其间的 β·z0"),
-    "chart.z0": ("Reference point z0 (KL, in nats)", "参考点 z0（KL，单位 nat）"),
+    "chart.z0": ("Reference point z0, and the KL, in nats", "参考点 z0 与 KL（单位 nat）"),
+    "chart.z0.why": (
+        "The KL is ± {error} (one standard error, {count} answers). z0 looks at answers that other rows happen to "
+        "bring, and never below 0; the KL is measured on what the tuned model itself would say.",
+        "KL 的标准误为 ± {error}（{count} 个回答）。z0 只看其他数据行碰巧带来的回答，且不低于 0；"
+        "KL 则在训练后模型自己会说的回答上测得。",
+    ),
     "chart.loss": ("Loss", "损失"),
     "chart.logps": ("Log-probabilities of the answers", "回答的对数概率"),
     "chart.learning_rate": ("Learning rate", "学习率"),
@@ -159,6 +165,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "curve.beta_z0": ("β·z0", "β·z0"),
     "curve.z0": ("z0", "z0"),
     "curve.z0_raw": ("before clamping at 0", "截断到 0 之前"),
+    "curve.kl_sampled": ("KL of its own answers", "自身回答的 KL"),
     "curve.loss": ("loss", "损失"),
     "curve.learning_rate": ("learning rate", "学习率"),
     "curve.grad_norm": ("gradient norm", "梯度范数"),

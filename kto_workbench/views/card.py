@@ -14,7 +14,8 @@ from kto_workbench.judging.records import newest_evaluation
 from kto_workbench.judging.report import in_words
 from kto_workbench.runs import Run
 from kto_workbench.runs.shelf import about_run
-from kto_workbench.views.figure import plot
+from kto_workbench.views.figure import in_words_kl, plot
+from kto_workbench.views.records import records_of
 
 SETTINGS = (
     "objective", "beta", "desirable_weight", "undesirable_weight", "z0", "reference", "sft_weight", "tuning", "lora_r",
@@ -126,6 +127,8 @@ def _outcome(run: Run) -> str:
     lines = ["At the end:\n", "| | training rows | held-out rows |", "|---|---|---|"]
     for name, words in METRICS.items():
         lines.append(f"| {words} | {_number(train.get(name))} | {_number(held.get(f'eval_{name}'))} |")
+    if kl := in_words_kl(records_of(run).sampled):
+        lines += ["", kl]
     return "\n".join(lines) + "\n"
 
 

@@ -22,6 +22,7 @@ class Curve:
 
 # Colours that people with red-green blindness can tell apart, readable on white and on near-black.
 UP, DOWN, REFERENCE, PLAIN, FAINT = "#0d8f83", "#d9730d", "#8b6bd8", "#7b8794", "#a8b0ba"
+SAMPLED = "#3c78c8"
 # Of held-out rows, drawn over those of training; the page dashes what has this colour.
 HELD_OUT = "#c2477f"
 
@@ -32,7 +33,11 @@ CHARTS: dict[str, tuple[Curve, ...]] = {
         Curve("margin", "rewards/margins", PLAIN),
         Curve("beta_z0", "kl", REFERENCE, scaled=True),
     ),
-    "z0": (Curve("z0", "kl", REFERENCE), Curve("z0_raw", "kl_raw", FAINT)),
+    "z0": (
+        Curve("z0", "kl", REFERENCE),
+        Curve("z0_raw", "kl_raw", FAINT),
+        Curve("kl_sampled", "kl_sampled", SAMPLED),  # in Records.sampled
+    ),
     "loss": (Curve("loss", "loss", PLAIN),),
     "logps": (Curve("chosen", "logps/chosen", UP), Curve("rejected", "logps/rejected", DOWN)),
     "learning_rate": (Curve("learning_rate", "learning_rate", PLAIN),),
@@ -91,12 +96,24 @@ def downsample(steps: np.ndarray, values: np.ndarray, limit: int) -> Points:
 
 
 def chart_points(
-    columns: Columns, chart: str, *, beta: float = 1.0, smoothing: float = 0.0, limit: int = 600
+    columns: Columns,
+    chart: str,
+    *,
+    beta: float = 1.0,
+    smoothing: float = 0.0,
+    limit: int = 600,
+    sampled: Columns | None = None,
 ) -> dict[str, Points]:
-    """The points of every curve of a chart by the curve's name, at most `limit` for the whole chart."""
+    """The points of every curve of a chart by the curve's name, at most `limit` for the whole chart.
+
+    `sampled` holds the KL, which is measured a few times in a run, so that nothing is smoothed.
+    """
     curves = CHARTS[chart]
     result = {}
     for curve in curves:
+        if curve.column == "kl_sampled":
+            result[curve.name] = points(Columns() if sampled is None else sampled, curve)
+            continue
         steps, values = points(columns, curve, beta)
         result[curve.name] = downsample(steps, smooth(values, smoothing), limit // len(curves))
     return result

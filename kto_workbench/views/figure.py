@@ -12,7 +12,7 @@ import numpy as np
 
 from kto_workbench.runs import Run
 from kto_workbench.views.curves import CHARTS, DOWN, FAINT, PLAIN, UP, Points, points, smooth
-from kto_workbench.views.records import records_of
+from kto_workbench.views.records import Columns, records_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,8 +25,14 @@ NAMES = {
     "beta_z0": "β·z0",
     "z0": "z0",
     "z0_raw": "z0 before clamping at 0",
+    "kl_sampled": "KL, of its own answers",
     "loss": "loss",
 }
+# Of z0 and the KL.
+WHY_THEY_DIFFER = (
+    "z0 looks at answers that other rows happen to bring, and never below 0; the KL is measured on what the tuned "
+    "model itself would say, so it sees how far the model has really gone."
+)
 
 
 def plot(run: Run | Sequence[Run], smoothing: float = 0.6) -> "Figure":
@@ -65,7 +71,7 @@ def _png(figure: "Figure") -> bytes:
 TITLES = {
     "rewards": "Rewards, with β·z0 between them",
     "margin": "Margin: chosen − rejected",
-    "z0": "Reference point z0 (nats, without β)",
+    "z0": "Reference point z0, and the KL (nats, without β)",
     "loss": "Loss",
 }
 SEVERAL = (UP, DOWN, "#8b6bd8", "#3c78c8", "#b0479a", "#6b8e23")
@@ -86,7 +92,7 @@ def _draw(axes: np.ndarray, run: Run, position: int | None, smoothing: float) ->
     several = position is not None
     rewards, margin, z0, loss = axes.flat
     places = [*((margin if curve.name == "margin" else rewards, curve) for curve in CHARTS["rewards"])]
-    places += [*((z0, curve) for curve in reversed(CHARTS["z0"])), (loss, CHARTS["loss"][0])]
+    places += [*((z0, curve) for curve in reversed(CHARTS["z0"][:2])), (loss, CHARTS["loss"][0])]
     for axis, curve in places:
         if several and curve.name in ("beta_z0", "z0_raw"):
             continue  # three runs of four lines each would be a thicket
@@ -98,9 +104,37 @@ def _draw(axes: np.ndarray, run: Run, position: int | None, smoothing: float) ->
         held_out = points(records.eval, curve, beta)
         if len(held_out[0]) and curve.color != FAINT:
             axis.plot(*held_out, "o", color=color, markersize=3.5, markerfacecolor="none")
+    _sampled(z0, records.sampled, SEVERAL[position % len(SEVERAL)] if position is not None else None)
     if not several and len(records.eval):
         for axis in (rewards, margin, loss):
             axis.plot([], [], "o", color=PLAIN, markersize=3.5, markerfacecolor="none", label="held-out rows")
+
+
+def _sampled(axis: "Axes", sampled: Columns, color: str | None) -> None:
+    """The KL with twice its standard error on both sides; `color` is that of one run among several, then dotted."""
+    curve = CHARTS["z0"][2]
+    if not len(sampled):
+        return
+    axis.errorbar(
+        sampled["step"],
+        sampled["kl_sampled"],
+        yerr=2 * np.nan_to_num(sampled["kl_sampled_error"]),
+        fmt=":o" if color else "-o",
+        color=color or curve.color,
+        markersize=3,
+        linewidth=1.2,
+        capsize=2,
+        label=None if color else f"{NAMES[curve.name]} ± 2 standard errors",
+    )
+
+
+def in_words_kl(sampled: Columns) -> str:
+    """The newest KL with its standard error, and why it is not z0; nothing where none was measured."""
+    kl, error, count = (sampled.last(f"kl_sampled{end}") for end in ("", "_error", "_count"))
+    if kl is None:
+        return ""
+    around = "" if error is None else f" ± {error:.2g}"
+    return f"KL {kl:.3g}{around} nats, over {count:.0f} answers sampled at temperature 1. {WHY_THEY_DIFFER}"
 
 
 def _line(axis: "Axes", drawn: Points, color: str, style: str, name: str, smoothing: float) -> None:

@@ -53,7 +53,7 @@ class Columns:
 
 
 class Records:
-    """What a run has logged so far: `.train` and `.eval` (whose names have lost their `eval_`).
+    """What a run has logged so far: `.train`, `.eval` (whose names have lost their `eval_`), and `.sampled`, the KL.
 
     `read()` takes in what was appended since; a run that was resumed has rewritten its file and is read anew.
     """
@@ -64,7 +64,7 @@ class Records:
         self._forget()
 
     def _forget(self) -> None:
-        self.train, self.eval = Columns(), Columns()
+        self.train, self.eval, self.sampled = Columns(), Columns(), Columns()
         self._offset = 0
         self._file: int | None = None
 
@@ -89,6 +89,9 @@ class Records:
         return self
 
     def _take(self, record: dict[str, Any]) -> None:
+        if "kl_sampled" in record:  # a record of its own, between the steps
+            self.sampled.append(record)
+            return
         held_out = {key.removeprefix(EVAL): value for key, value in record.items() if key.startswith(EVAL)}
         shared = {key: record[key] for key in ("step", "epoch") if key in record}
         if held_out:

@@ -7,7 +7,7 @@ from kto_workbench.judging.report import in_words
 from kto_workbench.runs import Run
 from kto_workbench.views.curves import CHARTS, chart_points
 from kto_workbench.views.drawing import Line, line_chart
-from kto_workbench.views.figure import NAMES, TITLES
+from kto_workbench.views.figure import NAMES, TITLES, in_words_kl
 from kto_workbench.views.notes import find_notes
 from kto_workbench.views.records import records_of
 
@@ -47,13 +47,14 @@ def _feedback(run: Run) -> dict[str, str]:
 
 
 def _chart(records, chart: str, beta: float) -> str:
-    curves = chart_points(records.train, chart, beta=beta, smoothing=0.6)
+    curves = chart_points(records.train, chart, beta=beta, smoothing=0.6, sampled=records.sampled)
     color = {curve.name: curve.color for curve in CHARTS[chart]}
     lines = [Line(NAMES[name], *points, color[name]) for name, points in curves.items() if len(points[0])]
     if not lines:
         return ""
     keys = "".join(f'<span><i style="background:{line.color}"></i>{escape(line.name)}</span>' for line in lines)
-    return f'<h2>{TITLES[chart]}</h2><div class="keys">{keys}</div>{line_chart(lines, title=TITLES[chart])}'
+    why = f"<p><small>{escape(in_words_kl(records.sampled))}</small></p>" if chart == "z0" else ""
+    return f'<h2>{TITLES[chart]}</h2><div class="keys">{keys}</div>{line_chart(lines, title=TITLES[chart])}{why}'
 
 
 def _evaluation(run: Run) -> str:
