@@ -7,11 +7,12 @@ from tiny_models import tiny_lora
 from kto_workbench.config import KTOConfig
 from kto_workbench.engine.batches import Batch, Pair
 from kto_workbench.engine.fused_lora import fuse
-from kto_workbench.engine.memory import KEPT_FREE, LiveBytes, calibrate, peak_bytes
+from kto_workbench.engine.head import fitting
+from kto_workbench.engine.memory import LiveBytes, calibrate, peak_bytes, recompute_activations
 from kto_workbench.engine.models import checkpoint_activations
 from kto_workbench.engine.scoring import make_scorer
 from kto_workbench.engine.step import kto_step
-from kto_workbench.runs.memory import ModelShape, Tokens, estimate_memory, fragments
+from kto_workbench.runs.memory import KEPT_FREE, ModelShape, Tokens, estimate_memory, fragments
 
 LLAMA = {
     "model_type": "llama",
@@ -134,6 +135,81 @@ def test_the_dry_step_leaves_room_for_the_optimizer():
         calibrate(scorer, batch, paged, free=int(free)), abs=1
     )
     assert 6 * trained > 3 * whole / 360  # more than three of the 360 tokens take, so that it shows
+
+
+def test_activations_are_recomputed_where_not_even_one_row_fits_otherwise(caplog):
+    def gradients(scorer):
+        kto_step(scorer, batch, CONFIG, None, train=True)
+        return torch.cat([p.grad.flatten() for p in scorer.model.parameters() if p.grad is not None])
+
+    scorer, batch = _scorer(), _batch([30] * 6)
+    want = gradients(scorer)
+    scorer.model.zero_grad()
+    one = calibrate(scorer, batch, CONFIG, free=0)
+    assert one == 60 and not scorer.model.is_activation_checkpointing  # whoever calls must want it
+    room = lambda: recompute_activations(scorer.model)
+    assert calibrate(scorer, batch, CONFIG, make_room=room) is None and not caplog.text
+    assert calibrate(scorer, batch, CONFIG, free=0, make_room=room) == 60
+    assert scorer.model.is_activation_checkpointing and "made again in the backward pass" in caplog.text
+    torch.testing.assert_close(gradients(scorer), want)
+    assert not room()  # there is no more to be made
+
+
+def test_one_row_that_fits_alone_is_taken_alone(monkeypatch):
+    from kto_workbench.engine import memory
+
+    def dry_step(scorer, batch, config, numbers):
+        if len(numbers) > 1:
+            raise RuntimeError("CUDA error: out of memory")
+        return 60, 1000
+
+    monkeypatch.setattr(memory, "_dry_step", dry_step)
+    refuse = lambda: pytest.fail("one row fits as it is")
+    assert calibrate(_scorer(), _batch([30] * 6), CONFIG, free=10**9, make_room=refuse) == 60
+
+
+def test_the_estimate_knows_when_activations_will_be_recomputed():
+    # An 8B model in 4 bits with rows of 2,500 tokens on a card of 24 GB: weights take 5.7 GB; a row keeps 2,500 · 32 ·
+    # 188 KiB = 15.4 GB, with what passes 17.3 GB, which is more than 85 % of the 18.3 GB left.
+    shape = ModelShape(32, 4096, 14336, 32, 8, 128, 128256)
+    config = CONFIG.replace(load_in_4bit=True, max_length=2500, lora_r=16)
+    of = lambda config, **options: estimate_memory(config, shape, device="cuda", dtype_bytes=2, **options)
+    alone = config.replace(tokens_per_pass=1)
+    assert of(alone).high > 24 * 10**9 > of(alone, free=24 * 10**9).high
+    assert of(alone, free=24 * 10**9) == of(alone.replace(gradient_checkpointing=True))
+    assert of(config, free=24 * 10**9).recomputed and not of(config, free=80 * 10**9).recomputed
+
+
+def test_a_run_that_would_not_fit_recomputes_and_learns_the_same(small_data, tmp_path, monkeypatch, caplog):
+    from kto_workbench import train
+    from kto_workbench.engine import memory
+
+    config = KTOConfig(
+        data=str(small_data), workspace=str(tmp_path), max_steps=2, sample_steps=-1, batch_size=8, threads=1
+    )
+    plain = train(config, progress=False)
+    assert "made again" not in caplog.text
+    monkeypatch.setattr(memory, "free_memory", lambda device: 0)
+    tight = train(config, progress=False)
+    assert "made again in the backward pass" in caplog.text
+    losses = [[record["loss"] for record in run.metrics() if "loss" in record] for run in (plain, tight)]
+    assert len(losses[0]) == 2 and losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_full_tuning_in_bfloat16_steps_in_parts():
+    shape = ModelShape.of(LLAMA | {"vocab_size": 10**6, "hidden_size": 80})  # an embedding of 80 million
+    full = CONFIG.replace(tuning="full")
+    trained = shape.body + shape.embedding
+    estimate = estimate_memory(full, shape, TOKENS, dtype_bytes=2)
+    # Weights and gradients 2 bytes, masters 4, moments 8; and for a while 12 for the embedding, which is stepped whole.
+    assert estimate.weights + estimate.gradients + estimate.optimizer == 16 * trained
+    assert estimate.stepping == 12 * 80 * 10**6
+    assert estimate_memory(full, shape, TOKENS).stepping == 0  # float32 weights have no masters
+
+
+def test_the_head_takes_less_of_a_gpu_that_is_nearly_full():
+    # 12 bytes an element, of a quarter of what is free; the 2^27 of an empty card, and never less than 2^22.
+    assert [fitting(2**27, free) for free in (80 * 10**9, 48 * 10**8, 10**6)] == [2**27, 10**8, 2**22]
 
 
 def test_the_dry_step_leaves_no_trace():

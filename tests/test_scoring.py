@@ -72,7 +72,7 @@ def test_packed_sequences_do_not_see_each_other():
 def test_every_weight_of_a_fully_tuned_model_gets_the_gradient_of_the_padded_way(monkeypatch, kind):
     from kto_workbench.engine import head as module
 
-    monkeypatch.setitem(module.CHUNK_ELEMENTS, "cpu", 7 * VOCABULARY)  # a few tokens a chunk
+    monkeypatch.setitem(module.HEAD_CHUNK, "cpu", 7 * VOCABULARY)  # a few tokens a chunk
     model = tiny_model(kind).requires_grad_(True)
     pairs, _ = make_pairs()
     factors = torch.randn(len(pairs), generator=torch.Generator().manual_seed(1))
@@ -98,7 +98,7 @@ def test_every_weight_of_a_fully_tuned_model_gets_the_gradient_of_the_padded_way
 def test_head_in_chunks_equals_log_softmax(monkeypatch, scale, softcap, bias):
     from kto_workbench.engine import head as module
 
-    monkeypatch.setitem(module.CHUNK_ELEMENTS, "cpu", 3 * 11)  # 3 tokens a chunk of a vocabulary of 11
+    monkeypatch.setitem(module.HEAD_CHUNK, "cpu", 3 * 11)  # 3 tokens a chunk of a vocabulary of 11
     torch.manual_seed(0)
     weight = torch.randn(11, 6)
     head = Head(weight, torch.randn(11) if bias else None, scale, softcap)

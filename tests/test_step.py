@@ -171,6 +171,53 @@ def test_out_of_memory_with_a_single_sequence_is_one_sentence():
 
 
 @pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: out of memory",  # driver calls outside of the allocator
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "Error out of memory at line 380 in file /src/csrc/pythonInterface.cpp",  # bitsandbytes
+        "MPS backend out of memory (MPS allocated: 8.00 GB)",
+    ],
+)
+def test_out_of_memory_may_come_as_a_plain_error(said):
+    def work(tokens):
+        if tokens is None:
+            raise RuntimeError(said)
+        return tokens
+
+    assert Budget(None).run(work, largest=97, longest=23) == 48
+
+
+def test_the_hosts_own_out_of_memory_counts_and_other_errors_do_not():
+    # A terabyte of terabytes: what torch really raises here.
+    assert Budget(None).run(lambda tokens: tokens or torch.empty(2**60), largest=97, longest=23) == 48
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        Budget(None).run(lambda tokens: torch.ones(2) + torch.ones(3), largest=97, longest=23)
+
+
+def test_where_not_even_one_sequence_fits_room_is_made_once():
+    made = []
+
+    def work(tokens):
+        if not made:
+            raise torch.OutOfMemoryError("CUDA out of memory (played)")
+        return tokens
+
+    def make_room():
+        made.append(True)
+        return len(made) == 1
+
+    # 97 → 48 → 24 → 12, which is one sequence at a time; with the room, all that was allowed at first.
+    assert Budget(90, make_room=make_room).run(work, largest=97, longest=23) == 90
+    assert len(made) == 1
+    made.clear()
+    never = lambda tokens: torch.empty(2**60)
+    with pytest.raises(ModelError, match="single sequence of 23 tokens"):
+        Budget(None, make_room=make_room).run(never, largest=97, longest=23)
+    assert len(made) > 1  # it was asked again, had nothing left, and that was the end
+
+
+@pytest.mark.parametrize(
     "tokens, passes",
     [(None, [[0, 1, 2, 3]]), (10, [[0, 1, 2, 3]]), (5, [[0, 3], [1, 2]]), (1, [[0], [2], [1], [3]])],
 )

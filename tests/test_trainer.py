@@ -11,9 +11,11 @@ from test_step import LENGTHS, make_config
 from tiny_models import tiny_lora
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from kto_workbench.engine import masters
 from kto_workbench.engine.batches import Batches
 from kto_workbench.engine.examples import Examples
 from kto_workbench.engine.masters import MasterAdamW, master_optimizer
+from kto_workbench.engine.memory import LiveBytes
 from kto_workbench.engine.passes import Budget
 from kto_workbench.engine.reference import Reference, ReferenceCache
 from kto_workbench.engine.scoring import make_scorer
@@ -21,6 +23,7 @@ from kto_workbench.engine.step import StepSums
 from kto_workbench.engine.trainer import KTOTrainer, mean_metrics
 from kto_workbench.feedback import Row
 from kto_workbench.feedback.rendering import Encoded
+from kto_workbench.runs.memory import STEPPING
 
 
 class CountReads(TorchDispatchMode):
@@ -119,6 +122,32 @@ def test_masters_follow_the_plain_optimizer_and_survive_a_checkpoint(optim, plai
             ours.load_state_dict(saved)
     torch.testing.assert_close(ours.masters[0], plain.detach())
     assert torch.equal(rounded, plain.bfloat16())
+
+
+def test_masters_are_stepped_a_few_at_a_time_with_the_same_result(monkeypatch):
+    torch.manual_seed(0)
+    whole, parts = ([torch.nn.Parameter(torch.randn(100).bfloat16()) for _ in range(20)] for _ in range(2))
+    with torch.no_grad():
+        for a, b in zip(whole, parts, strict=True):
+            b.copy_(a)
+    peaks = []
+    for params, at_once in ((whole, 10**6), (parts, 250)):
+        monkeypatch.setattr(masters, "MASTERS_AT_ONCE", at_once)
+        torch.manual_seed(1)
+        ours = MasterAdamW(params, lr=1e-2, weight_decay=0.1)
+        for number in range(4):
+            for p in params[number % 2 :]:  # the first is left out now and then
+                p.grad = torch.randn(100).bfloat16()
+            if number:  # the moments are there
+                with LiveBytes() as live:
+                    ours.step()
+                peaks.append(live.peak)
+            else:
+                ours.step()
+            ours.zero_grad()
+    assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
+    # All gradients at once are 20 · 100 · 4 bytes; two tensors at a time 800, with what AdamW makes of them 2400.
+    assert min(peaks[:3]) >= 8000 > STEPPING * 200 >= max(peaks[3:])
 
 
 def test_small_updates_add_up_in_masters_and_are_lost_without():

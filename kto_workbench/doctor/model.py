@@ -81,8 +81,8 @@ def template(subject: Subject) -> Result:
 
 def memory(subject: Subject) -> Result:
     """What a training with the options as they are would take, by parts, and what would make it fit."""
-    from kto_workbench.engine.memory import free_memory
-    from kto_workbench.runs.memory import ModelShape, estimate_memory
+    from kto_workbench.engine.passes import free_memory
+    from kto_workbench.runs.memory import MemoryEstimate, ModelShape, estimate_memory
 
     config, place = KTOConfig(model=subject.model), device()
     shape = ModelShape.of(_config(subject.model))
@@ -92,25 +92,19 @@ def memory(subject: Subject) -> Result:
     # The smallest passes: whatever more there is in a batch is split until it fits.
     least = config.replace(tokens_per_pass=config.max_length)
 
-    def high(**options: Any) -> int:
-        return estimate_memory(least.replace(**options), shape, device=place.type, dtype_bytes=size).high
+    def estimate(**options: Any) -> MemoryEstimate:
+        return estimate_memory(least.replace(**options), shape, device=place.type, dtype_bytes=size, free=free)
 
-    estimate = estimate_memory(least, shape, device=place.type, dtype_bytes=size)
-    figures = {"free": free, "low": estimate.low, "high": estimate.high, **estimate.parts}
-    parts = ", ".join(
-        f"{name} {amount(value)}" for name, value in estimate.parts.items() if value > estimate.total / 50
-    )
-    said = f"A row of {config.max_length:,} tokens takes {amount(estimate.low)} to {amount(estimate.high)} ({parts})"
-    if estimate.high <= free:
+    found = estimate()
+    figures = {"free": free, "low": found.low, "high": found.high, "recomputed": found.recomputed, **found.parts}
+    large = {name: value for name, value in found.parts.items() if value > found.total / 50}
+    parts = ", ".join(f"{name} {amount(value)}" for name, value in large.items())
+    how = ", its activations made again in the backward pass" if found.recomputed else ""
+    said = f"A row of {config.max_length:,} tokens takes {amount(found.low)} to {amount(found.high)} ({parts}){how}"
+    if found.high <= free:
         return Result(FINE, f"{said}; {amount(free)} are free.", figures)
-    ways = {
-        "gradient_checkpointing": {"gradient_checkpointing": True},
-        "load_in_4bit": {"load_in_4bit": True},
-        "load_in_4bit and gradient_checkpointing": {"load_in_4bit": True, "gradient_checkpointing": True},
-    }
-    fitting = next((name for name, options in ways.items() if high(**options) <= free), "")
-    if fitting:
-        return Result(LACKING, f"{said}, and {amount(free)} are free: turn on {fitting}.", figures)
+    if estimate(load_in_4bit=True).high <= free:
+        return Result(LACKING, f"{said}, and {amount(free)} are free: turn on load_in_4bit.", figures)
     return Result(BROKEN, f"{said}, and {amount(free)} are free: too little for this model, even in 4 bits.", figures)
 
 

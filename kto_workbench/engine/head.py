@@ -12,8 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-# Logits alive at once, in elements: small enough for a CPU's caches, large enough to keep a GPU busy.
-CHUNK_ELEMENTS = {"cpu": 2**21, "cuda": 2**27}
+from kto_workbench.engine.passes import free_memory
+from kto_workbench.runs.memory import HEAD_CHUNK
+
+# Logits alive at once, in elements, are runs.memory.HEAD_CHUNK: small enough for a CPU's caches, large enough to keep a
+# GPU busy. Where a GPU is nearly full they may take a quarter of what is left, but not less than this.
+FEWEST = 2**22
+# Bytes of an element at its peak: logits and their exponential in float32, both in bfloat16 beside a matrix product.
+BYTES = 12
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,15 @@ def token_logps(head: Head, hidden: Tensor, targets: Tensor, *, entropy: bool = 
 
 def _chunk(head: Head, hidden: Tensor) -> int:
     """Tokens whose logits may be alive at once."""
-    return max(1, CHUNK_ELEMENTS.get(hidden.device.type, 2**24) // head.weight.shape[0])
+    elements = HEAD_CHUNK.get(hidden.device.type, 2**24)
+    if hidden.device.type == "cuda":
+        elements = fitting(elements, free_memory(hidden.device))
+    return max(1, elements // head.weight.shape[0])
+
+
+def fitting(elements: int, free: int) -> int:
+    """So many elements, or as many as fit into a quarter of the free bytes."""
+    return min(elements, max(FEWEST, free // 4 // BYTES))
 
 
 def _trained_head_logps(head: Head, hidden: Tensor, targets: Tensor, entropy: bool) -> tuple[Tensor, Tensor | None]:

@@ -4,11 +4,13 @@ A bfloat16 weight has 8 bits of mantissa: an update smaller than 1/256 of it is 
 the activations that the adapter saves stay half as large.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from kto_workbench.runs.memory import MASTERS_AT_ONCE
 
 
 class _Masters:
@@ -24,14 +26,31 @@ class _Masters:
         return [p for group in self.param_groups for p in group["params"]]
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:
-        """One step on the masters, with the gradients of the model's parameters."""
-        for master, p in zip(self.masters, self._model_params, strict=True):
-            master.grad = None if p.grad is None else p.grad.float()
-        super().step(closure)
-        for master, p in zip(self.masters, self._model_params, strict=True):
-            master.grad = None
-            p.copy_(master)
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One step on the masters, with the gradients of the model's parameters.
+
+        A few of them at a time: all gradients in float32, and what the optimizer makes of them on its way, would take
+        eight more bytes a weight. It passes over masters without a gradient.
+        """
+        loss = None if closure is None else closure()
+        for part in self._parts():
+            for master, p in part:
+                master.grad = None if p.grad is None else p.grad.float()
+            super().step()
+            for master, p in part:
+                master.grad = None
+                p.copy_(master)
+        return loss
+
+    def _parts(self) -> Iterator[list[tuple[Tensor, Tensor]]]:
+        """Masters with their parameters, so many at a time that they hold about MASTERS_AT_ONCE weights."""
+        part: list[tuple[Tensor, Tensor]] = []
+        for pair in zip(self.masters, self._model_params, strict=True):
+            if part and sum(master.numel() for master, _ in part) + pair[0].numel() > MASTERS_AT_ONCE:
+                yield part
+                part = []
+            part.append(pair)
+        yield part
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients of the model's parameters."""

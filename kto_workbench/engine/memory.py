@@ -9,24 +9,29 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from kto_workbench.config import KTOConfig
 from kto_workbench.engine.batches import Batch, Pair
+from kto_workbench.engine.models import checkpoint_activations
+from kto_workbench.engine.passes import free_memory, give_back, is_out_of_memory
 from kto_workbench.engine.scoring import PaddedScorer
 from kto_workbench.engine.step import kto_step
-from kto_workbench.runs import machine
-from kto_workbench.runs.memory import fragments, optimizer_bytes
+from kto_workbench.runs.memory import KEPT_FREE, fragments, optimizer_bytes
 
 log = logging.getLogger(__name__)
 
-# Left free for what a dry step does not see: the watched answers, other programs.
-KEPT_FREE = 0.15
 
-
-def calibrate(scorer: PaddedScorer, batch: Batch, config: KTOConfig, *, free: int | None = None) -> int | None:
+def calibrate(
+    scorer: PaddedScorer,
+    batch: Batch,
+    config: KTOConfig,
+    *,
+    free: int | None = None,
+    make_room: Callable[[], bool] = lambda: False,
+) -> int | None:
     """Measure what a token takes and say how many fit.
 
     Two dry steps without optimizer, on the batch's longest sequence and on its two longest; their difference is what
@@ -37,35 +42,55 @@ def calibrate(scorer: PaddedScorer, batch: Batch, config: KTOConfig, *, free: in
         batch: the largest one; references need not be filled in.
         config: of the run.
         free: bytes that may be used, the optimizer's among them; None asks the device.
+        make_room: asked when not even the longest sequence fits; says whether it found a way to do with less.
 
     Returns:
         Tokens a pass, at least those of the longest sequence; None where the whole batch fits into one.
     """
     longer = _longer(batch)
-    lengths = list(map(len, longer))
-    longest = max(lengths)
+    longest = max(map(len, longer))
+    fits = _fitting(scorer, batch, config, free)
+    if fits < longest and make_room():
+        fits = _fitting(scorer, batch, config.replace(gradient_checkpointing=True), free)
+    return None if fits >= scorer.tokens(longer) else max(fits, longest)
+
+
+def recompute_activations(model: nn.Module) -> bool:
+    """Have less to keep for the backward pass, at a third more time; False where that is so already, or can't be."""
+    if getattr(model, "is_activation_checkpointing", False):
+        return False
+    try:
+        checkpoint_activations(model)
+    except ValueError:  # an architecture that has no place for it
+        return False
+    log.warning("Not even one row fits: activations are made again in the backward pass, at about a third more time.")
+    return True
+
+
+def _fitting(scorer: PaddedScorer, batch: Batch, config: KTOConfig, free: int | None) -> int:
+    """How many tokens fit into a pass, going by its longest sequence and its two longest; 0 where not even one does."""
+    lengths = list(map(len, _longer(batch)))
     trained = [p for p in scorer.model.parameters() if p.requires_grad]
     to_come = optimizer_bytes(config, sum(p.numel() for p in trained), trained[0].element_size())
     available = (free_memory(scorer.device) if free is None else free) * (1 - KEPT_FREE) - to_come
     available /= fragments(config, scorer.device.type)
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    measured: list[tuple[int, int]] = []
     try:
-        (few, small), (many, large) = (_dry_step(scorer, batch, config, order[:n]) for n in (1, 2))
-    except torch.OutOfMemoryError:
-        return longest
+        for n in (1, 2):
+            measured.append(_dry_step(scorer, batch, config, order[:n]))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    if len(measured) < 2:
+        give_back()
+        return next((tokens for tokens, peak in measured if peak <= available), 0)
+    (few, small), (many, large) = measured
     per_token = max(large - small, 1) / (many - few)
     always = max(0.0, small - few * per_token)
     fits = int((available - always) / per_token)
     log.info("A token takes %.1f KiB and any pass %.1f MiB; %d tokens fit.", per_token / 2**10, always / 2**20, fits)
-    return None if fits >= scorer.tokens(longer) else max(fits, longest)
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that a program may still take: of the GPU, or of this machine or container."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return machine.free_memory()
+    return fits
 
 
 def _dry_step(scorer: PaddedScorer, batch: Batch, config: KTOConfig, numbers: list[int]) -> tuple[int, int]:
@@ -73,9 +98,11 @@ def _dry_step(scorer: PaddedScorer, batch: Batch, config: KTOConfig, numbers: li
     some = batch.take(numbers)
     some.reference_logps = some.reference_kl_logps = torch.zeros(len(numbers), device=scorer.device)
     devices = [scorer.device] if scorer.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        peak = peak_bytes(lambda: kto_step(scorer, some, config, None, train=True), scorer.device)
-    scorer.model.zero_grad(set_to_none=True)
+    try:
+        with torch.random.fork_rng(devices):
+            peak = peak_bytes(lambda: kto_step(scorer, some, config, None, train=True), scorer.device)
+    finally:
+        scorer.model.zero_grad(set_to_none=True)
     return scorer.tokens(_longer(some)), peak
 
 

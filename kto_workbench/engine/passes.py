@@ -11,8 +11,34 @@ from typing import Any
 import torch
 
 from kto_workbench.errors import ModelError
+from kto_workbench.runs import machine
 
 log = logging.getLogger(__name__)
+
+# What torch, its libraries, bitsandbytes and Triton say in a plain RuntimeError when there is no memory left.
+NO_MEMORY = ("out of memory", "alloc_failed", "can't allocate memory", "not enough memory", "cudaerrormemoryallocation")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory has run out, in whatever way."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in NO_MEMORY)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a program may still take: of the GPU, or of this machine or container."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return machine.free_memory()
+
+
+def give_back() -> None:
+    """Let go of what an exception or a cycle still held, and of what the allocator keeps for itself."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def split(lengths: Sequence[int], tokens_per_pass: int | None) -> list[list[int]]:
@@ -54,12 +80,19 @@ def without_gradient(tokens_per_pass: int | None) -> int | None:
 class Budget:
     """How many tokens a pass with gradient may take, halved whenever the device runs out of memory.
 
-    `tokens` None means no limit. `on_halved` is told the new number.
+    `tokens` None means no limit. `on_halved` is told the new number. `make_room` is asked when not even one sequence
+    fits; it says whether it found a way to do with less.
     """
 
-    def __init__(self, tokens: int | None, on_halved: Callable[[int], None] = lambda tokens: None) -> None:
+    def __init__(
+        self,
+        tokens: int | None,
+        on_halved: Callable[[int], None] = lambda tokens: None,
+        make_room: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.tokens = tokens
         self.on_halved = on_halved
+        self.make_room = make_room
 
     def run(
         self, work: Callable[[int | None], Any], largest: int, longest: int, undo: Callable[[], None] = lambda: None
@@ -75,21 +108,26 @@ class Budget:
         Raises:
             ModelError: not even one sequence at a time fits.
         """
+        at_first = self.tokens
         while True:
             try:
                 return work(self.tokens)
-            except torch.OutOfMemoryError:
-                now = min(self.tokens or largest, largest)
-                if now <= longest:
-                    raise ModelError(
-                        f"Out of memory with a single sequence of {longest} tokens: lower max_length, "
-                        "or turn on load_in_4bit or gradient_checkpointing."
-                    ) from None
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
             # Outside of the handler, since the exception holds on to the frames, and they to their tensors.
             undo()
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            give_back()
+            now = min(self.tokens or largest, largest)
+            if now <= longest and self.make_room():
+                self.tokens = at_first
+                continue
+            # Passes without gradient take more, so halving may still help them.
+            if without_gradient(now) <= longest:
+                raise ModelError(
+                    f"Out of memory with a single sequence of {longest} tokens: lower max_length, "
+                    "or turn on load_in_4bit or gradient_checkpointing."
+                )
             self.tokens = max(now // 2, 1)
             log.warning("Out of memory: going on with %d tokens a pass, with the same results.", self.tokens)
             self.on_halved(self.tokens)

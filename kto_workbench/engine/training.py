@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from kto_workbench.config import KTOConfig
-from kto_workbench.engine.memory import calibrate
+from kto_workbench.engine.memory import calibrate, recompute_activations
 from kto_workbench.engine.models import (
     adapter_off,
     as_it_is,
@@ -106,9 +106,15 @@ def _train(run: Run, config: KTOConfig, *, progress: bool) -> bool:
         checkpoint_activations(model)
     scorer = make_scorer(model)
 
-    budget = Budget(None)
+    def make_room() -> bool:
+        made = recompute_activations(model)
+        if made:
+            run.set_status(message="Not even one row fits: activations are recomputed, which takes a third more time.")
+        return made
+
+    budget = Budget(None, make_room=make_room)
     if config.tokens_per_pass == "auto":
-        budget.tokens = calibrate(scorer, prepared.longest, config)
+        budget.tokens = calibrate(scorer, prepared.longest, config, make_room=make_room)
     else:
         budget.tokens = config.tokens_per_pass
     budget.on_halved = lambda tokens: run.set_status(

@@ -15,9 +15,15 @@ from kto_workbench.config import KTOConfig
 
 # How far the tensors of a training may lie from the estimate.
 SPREAD = 0.2
-# Logits alive at once in the head, in elements, and how many tensors of that size (see engine/head.py).
+# Left free for what a dry step does not see: the watched answers, other programs.
+KEPT_FREE = 0.15
+# Logits alive at once in the head, in elements, and how many tensors of that size; engine/head.py goes by it.
 HEAD_CHUNK = {"cpu": 2**21, "cuda": 2**27}
 HEAD_COPIES = 2
+# Weights that an optimizer of masters steps at once, and the bytes of each meanwhile: its gradient in float32, and two
+# intermediates of AdamW.
+MASTERS_AT_ONCE = 2**26
+STEPPING = 12
 # Buffers that the first step brings in beside tensors: of libraries on a CPU, a context on a GPU.
 RUNTIME = {"cpu": 16 * 2**20, "cuda": 500 * 2**20}
 # NF4 with double quantization: half a byte, an 8-bit scale for 64 weights, a float32 for 256 scales.
@@ -113,12 +119,13 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """Bytes of a training, by what they are for. `training`, `reference` and `generation` never exist together.
+    """Bytes of a training, by what they are for.
 
-    `activations` (kept for the backward pass) and `passing` (all that lives for a moment) make up `training`; `head`
-    and `kept_kv` are parts of what passes that need not be there at its peak. `tokens` is the size of the largest pass;
-    `bytes_per_token` and `bytes_per_token_checkpointed` are what one more would add. `fragments` is what the heap may
-    hold for a byte of tensors.
+    `training`, `stepping` (what passes while the optimizer steps), `reference` and `generation` never exist together.
+    `activations` (kept for the backward pass, or made again there, if `recomputed`) and `passing` (all that lives for a
+    moment) make up `training`; `head` and `kept_kv` are parts of what passes that need not be there at its peak.
+    `tokens` is the size of the largest pass; `bytes_per_token` and `bytes_per_token_checkpointed` are what one more
+    would add. `fragments` is what the heap may hold for a byte of tensors.
     """
 
     weights: int
@@ -130,9 +137,11 @@ class MemoryEstimate:
     kept_kv: int
     passing: int
     runtime: int
+    stepping: int
     reference: int
     generation: int
     tokens: int
+    recomputed: bool
     bytes_per_token: int
     bytes_per_token_checkpointed: int
     fragments: float
@@ -151,7 +160,7 @@ class MemoryEstimate:
     def incremental(self) -> int:
         """Everything beyond the loaded model."""
         lasting = self.adapter + self.gradients + self.optimizer + self.runtime
-        return lasting + max(self.training, self.reference, self.generation)
+        return lasting + max(self.training, self.stepping, self.reference, self.generation)
 
     @property
     def total(self) -> int:
@@ -170,7 +179,13 @@ class MemoryEstimate:
 
 
 def estimate_memory(
-    config: KTOConfig, shape: ModelShape, tokens: Tokens | None = None, *, device: str = "cpu", dtype_bytes: int = 4
+    config: KTOConfig,
+    shape: ModelShape,
+    tokens: Tokens | None = None,
+    *,
+    device: str = "cpu",
+    dtype_bytes: int = 4,
+    free: int | None = None,
 ) -> MemoryEstimate:
     """The memory of a training.
 
@@ -180,11 +195,16 @@ def estimate_memory(
         tokens: of the largest batch; None assumes rows of max_length.
         device: `cpu` or `cuda`.
         dtype_bytes: of a weight or an activation: 4 in float32, 2 in bfloat16.
+        free: bytes; where not even the longest row fits into them, activations will be recomputed, whatever the option.
 
     Returns:
         The estimate; generation is that of the watched prompts.
     """
     tokens = tokens or Tokens.at_most(config)
+    if free is not None and not config.gradient_checkpointing:
+        row = estimate_memory(config.replace(tokens_per_pass=1), shape, tokens, device=device, dtype_bytes=dtype_bytes)
+        if row.incremental * row.fragments > (free - row.weights) * (1 - KEPT_FREE):
+            config = config.replace(gradient_checkpointing=True)
     whole = tokens.prompt + tokens.completion
     limit = config.tokens_per_pass if isinstance(config.tokens_per_pass, int) else whole
     t = min(whole, max(limit, tokens.longest))
@@ -220,6 +240,8 @@ def estimate_memory(
     peak = activations + max(scoring, t * backward + c * h * size)
     if not in_one and kl:
         peak = max(peak, t * forward + chunks)
+    # A matrix is stepped whole, be it the embedding.
+    at_once = max(MASTERS_AT_ONCE, shape.vocabulary * h if full_tuning else 0)
     prompts = max(len(config.sample_prompts), 4) if config.sample_steps >= 0 else 0
     answer = config.max_length + config.sample_max_new_tokens
     return MemoryEstimate(
@@ -232,9 +254,11 @@ def estimate_memory(
         kept_kv=round(kept_kv),
         passing=round(peak - activations),
         runtime=RUNTIME.get(device, 0),
+        stepping=STEPPING * min(trained, at_once) if trained_bytes == 2 else 0,
         reference=round(t * (forward + (layers * 2 * kv * size if kl else 0)) + chunks),
         generation=round(prompts * (answer * layers * 2 * kv * size + shape.vocabulary * 4 * 3)),
         tokens=t,
+        recomputed=config.gradient_checkpointing,
         bytes_per_token=round(full + 2 * i * size),
         bytes_per_token_checkpointed=round(checkpointed + layer + 2 * i * size),
         fragments=fragments(config, device, in_one=in_one),

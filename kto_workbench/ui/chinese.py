@@ -230,6 +230,7 @@ SENTENCES_ZH: dict[str, str] = {
     r"Stopping, and saving the adapter\.": "正在停止并保存适配器。",
     r"Stopped before the first step\.": "在第一步之前已停止。",
     r"Interrupted\.": "已中断。",
+    r"Not even one row fits: activations are recomputed, .*": "连一行也放不下：改为重算激活，时间约多三分之一。",
     r"Out of memory once: going on with (.+) tokens a pass\.": "内存不足一次：改为每次前向 {0} 个词元，继续训练。",
     r"Out of memory with a single sequence of (.+) tokens: .*": "单个 {0} 词元的序列就超出内存：请调小 max_length，"
     "或开启 load_in_4bit、gradient_checkpointing。",

@@ -121,19 +121,22 @@ def _memory(language: str, config: KTOConfig, feedback: Feedback) -> str:
     half = config.dtype == "bfloat16" or config.dtype == "auto" and gpu is not None and gpu.bfloat16
     kwargs = json.dumps(config.template_kwargs)
     lengths = token_lengths(feedback, config.model, config.max_length, config.template, kwargs)
+    free, process = (free_memory(), PROCESS) if gpu is None else (gpu.free, 0)
     estimate = estimate_memory(
         config,
         shape,
         Tokens(*lengths.largest_batch(min(config.batch_size, len(feedback.rows)))) if lengths else None,
         device="cuda" if gpu is not None else "cpu",
         dtype_bytes=2 if half else 4,
+        free=free - process,
     )
-    free, process = (free_memory(), PROCESS) if gpu is None else (gpu.free, 0)
     tight = estimate.high + process > free
     low, high = gigabytes(estimate.low + process), gigabytes(estimate.high + process)
     span = low if low == high else f"{low}–{high}"
     where = "" if gpu is None else say(language, "expected.gpu")
     sentence = say(language, "expected.of", span=span, free=gigabytes(free), where=where)
+    if estimate.recomputed and not config.gradient_checkpointing:
+        sentence += say(language, "expected.recomputed")
     return sentence + (say(language, "expected.tight") if tight else "")
 
 

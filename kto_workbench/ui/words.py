@@ -115,6 +115,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "train.command": ("The same in a shell", "等价的命令行"),
     "expected.of": ("Memory: about {span} GB of {free} GB free{where}", "内存：约 {span} GB，{where}可用 {free} GB"),
     "expected.gpu": (" on the GPU", "GPU "),
+    "expected.recomputed": (", activations made again in the backward pass", "，反向传播时重算激活"),
     "expected.tight": (
         " (tight: see batch size, Longest row and 4-bit model)",
         "（紧张：可调小批大小、最大长度，或用 4 位模型）",
