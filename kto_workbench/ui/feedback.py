@@ -18,6 +18,7 @@ from kto_workbench.runs import Run
 from kto_workbench.runs.sides import Side
 from kto_workbench.ui import html, review
 from kto_workbench.ui.answers import SIDES, UPDATE_SECONDS, answer_origin, compared_runs
+from kto_workbench.ui.chat import COPY_JS, Chat
 from kto_workbench.ui.data import DataTab, sources
 from kto_workbench.ui.train import TrainTab
 from kto_workbench.ui.words import label, language_of, retell, say
@@ -38,7 +39,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab, train_t
     with gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=300), gr.Tabs(overflow_behavior="wrap"):
             with gr.Tab(label("feedback.tab.chat"), id="chat"):
-                chat = gr.Chatbot(
+                chat = Chat(
                     label=label("feedback.chat"),
                     elem_id="feedback-chat",
                     height=420,
@@ -320,6 +321,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab, train_t
     chat.select(choose_clicked, fields, more, **quiet)
     voting = {*fields, *asked, made, growing}
     voted = [chat, kept, said, *tallied, *more]
+    page.load(None, None, None, js=COPY_JS)
     chat.like(vote, voting, voted, **quiet)
     keep.click(keep_more, voting, voted, **quiet)
     review.wire(queue, bench, page, review_tab, asked, functools.partial(_origin, bench), tally, tallied)

@@ -3,7 +3,9 @@
 README.md and curves.png, as the Hugging Face hub shows them; nothing in them that the run's directory does not say.
 """
 
+import re
 from datetime import date
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,9 @@ SETTINGS = (
     "num_train_epochs", "max_length", "dtype", "template", "seed",
 )  # fmt: skip
 ADAPTER_ONLY = ("lora_r", "lora_alpha", "lora_dropout", "load_in_4bit")
+# What Markdown reads anywhere, and what it reads where a line begins.
+MARKS = re.compile(r"([\\`*_\[\]|~$#])")
+LINE_MARKS = re.compile(r"^([ \t]*\d*)([-+=.):])", re.MULTILINE)
 METRICS = {
     "loss": "loss",
     "rewards/chosen": "reward of thumbs up",
@@ -52,12 +57,12 @@ def write_card(run: Run, folder: Path, format: str) -> None:
 def card(run: Run, format: str) -> str:
     """The card as Markdown, with the hub's block of YAML at its head."""
     config, about = run.config(), about_run(run)
-    title = about.get("name") or run.id
+    title = _text(about.get("name") or run.id)
     parts = [
         f"---\n{yaml.safe_dump(_head(config, format), sort_keys=False)}---\n",
         f"# {title}\n",
         _what(config, run),
-        about.get("note") or "",
+        _text(about.get("note") or ""),
         _data(run.data(), config),
         "## Training\n\n![rewards, margin, z0 and loss over the steps](curves.png)\n",
         _table(
@@ -96,7 +101,9 @@ def _what(config: KTOConfig, run: Run) -> str:
     how = (
         "all its weights" if config.tuning == "full" else "a QLoRA adapter" if config.load_in_4bit else "a LoRA adapter"
     )
-    text = f"`{_base(config)}`, tuned with {method} on thumbs up and thumbs down: {how}, {run.status().step} steps."
+    text = (
+        f"{_code(_base(config))}, tuned with {method} on thumbs up and thumbs down: {how}, {run.status().step} steps."
+    )
     if config.start_adapter:
         against = "that same adapter" if config.reference == "start" else "the base model"
         text += f" It went on from an earlier round's adapter; rewards were counted against {against}."
@@ -134,7 +141,10 @@ def _outcome(run: Run) -> str:
 
 def _evaluation(run: Run) -> str:
     found = newest_evaluation(run)
-    return f"## Evaluation\n\n```\n{in_words(found)}\n```\n" if found else ""
+    if not found:
+        return ""
+    words = in_words(found)
+    return f"## Evaluation\n\n{_fence(words, 3)}\n{words}\n{_fence(words, 3)}\n"
 
 
 def _use(format: str) -> str:
@@ -149,8 +159,26 @@ def _table(facts: dict[str, Any]) -> str:
 
 
 def _cell(value: Any) -> str:
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return text.replace("|", "\\|").replace("\n", " ")
+    if isinstance(value, (int, float)):
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return _text(" ".join(str(value).split()))
+
+
+def _text(text: str) -> str:
+    """Text in which Markdown and HTML find nothing to read, line by line."""
+    text = MARKS.sub(r"\\\1", escape(text, quote=False))
+    return LINE_MARKS.sub(r"\1\\\2", text)
+
+
+def _code(text: str) -> str:
+    """Text as code amid a sentence, whatever ticks it holds."""
+    text, ticks = " ".join(text.split()), _fence(text, 1)
+    return f"{ticks} {text} {ticks}" if "`" in text else f"{ticks}{text}{ticks}"
+
+
+def _fence(text: str, least: int) -> str:
+    """More ticks than stand together anywhere in the text."""
+    return "`" * max(least, 1 + max(map(len, re.findall("`+", text)), default=0))
 
 
 def _number(value: float | None) -> str:

@@ -1,0 +1,200 @@
+"""Texts that would like to be more than texts, wherever one can be put: they stay texts, wherever they come out."""
+
+import json
+import time
+from html.parser import HTMLParser
+
+import fake_training
+import pytest
+from browser import (
+    Served,
+    browser,  # noqa: F401
+    go_to,
+    needs_browser,
+    open_page,  # noqa: F401
+    wait_for,
+)
+from markdown_it import MarkdownIt
+
+from kto_workbench.config import KTOConfig
+from kto_workbench.feedback.store import ThumbStore
+from kto_workbench.judging.records import new_record
+from kto_workbench.runs.directory import new_run
+from kto_workbench.runs.shelf import describe_run
+from kto_workbench.ui.chat import Chat
+from kto_workbench.views.card import card
+from kto_workbench.views.report import write_report
+
+# Elements, also out of attributes, comments, scripts and code; each would be found by its attribute.
+EVIL = (
+    "'\"`--></script></style></textarea></title></pre>"
+    '<img src="/logout" data-pwned onerror="window.pwned=1"><svg data-pwned onload="window.pwned=1"></svg>'
+    '<b data-pwned>bold</b><a data-pwned href="javascript:window.pwned=1">x</a><script>window.pwned=1</script>'
+)
+MARKDOWN = (
+    "# heading\n\n---\n\n| a |\n|---|\n\n```\ncode\n```\n1. one\n- two\n> three\n===\n"
+    "![p](/logout) [l](/logout) **bold** _it_ $x$"
+)
+SHORT = '"><b data-pwned>x</b>'
+
+
+def hostile_run(workspace):
+    """A finished run in which every text is hostile."""
+    data = workspace / f"{SHORT.replace('/', '_')}.jsonl"
+    config = KTOConfig(
+        workspace=str(workspace), model=f"`{SHORT}`|*a*\n# b", data=str(data), desirable_weight=1, undesirable_weight=1
+    )
+    facts = {"data": str(data), "rows": 4, "n_desirable": 2, "n_undesirable": 2, "sha256": SHORT}
+    run = new_run(config, facts)
+    fake_training.train(run, 30, 0)
+    run.record_sample({"step": 30, "prompt": EVIL, "reference": EVIL, "tuned": EVIL})
+    turns = [{"role": SHORT, "content": EVIL}, {"role": "user", "content": EVIL}]
+    run.record_sample({"step": 30, "prompt": turns, "reference": EVIL, "tuned": MARKDOWN})
+    run.set_status(message=EVIL)
+    run.log_path.write_text(EVIL + "\n")
+    describe_run(run, SHORT, EVIL + "\n" + MARKDOWN)
+    side = {"words": 1.0, "tokens": 1.0, "distinct_1": 1.0, "distinct_2": 1.0, "empty": 0, "cut": 0}
+    evaluation = {
+        "judge": f"regex:```{EVIL}", "judge_model": EVIL, "win_rate": 0.5, "interval": [0.4, 0.6], "wins": 1, "ties": 0,
+        "losses": 1, "sign_test_p": 1.0, "position_bias": None, "requests": None, "cached": None, "unparsed": 0,
+        "reference": side, "tuned": side, "kl": {"per_answer": 0.1, "per_token": 0.01}, "n_prompts": 2,
+    }  # fmt: skip
+    record = new_record(run, {"tuned": run.id, "judge": EVIL, "prompts": SHORT, "n_prompts": 1, "judge_model": EVIL})
+    answer = {"prompt": EVIL, "reference": EVIL, "tuned": EVIL, "winner": "tuned", "why": EVIL}
+    record.write(state="finished", evaluation=evaluation, answers=[answer], error=EVIL, ended=time.time())
+    return run
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("injection") / "workspace"
+    (folder / "uploads").mkdir(parents=True)
+    hostile_run(folder)
+    rows = [
+        {"prompt": EVIL, "completion": EVIL, "label": True},
+        {"prompt": [{"role": "user", "content": EVIL}] * 3, "completion": EVIL, "label": False},
+        {"prompt": EVIL, "completion": MARKDOWN, "label": True},
+        {"prompt": SHORT, "completion": 5, "label": EVIL},
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "uploads" / f"{SHORT.replace('/', '_')}.jsonl").write_text(lines + EVIL + "\n")
+    store = ThumbStore(folder)
+    store.annotate(store.add([{"role": "user", "content": EVIL}], EVIL, True, model=EVIL), EVIL)
+    return folder
+
+
+class Elements(HTMLParser):
+    """The attributes of all elements of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.attributes, self.tags = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [name for name, _ in attrs]
+
+
+def test_a_report_holds_no_element_of_anybody_else(workspace):
+    (run,) = (one for one in _runs(workspace))
+    for name in ("", SHORT, EVIL):
+        found = Elements(write_report(run, name))
+        assert "data-pwned" not in found.attributes and not {"img", "script", "a"} & set(found.tags)
+        assert "<b data-pwned" not in write_report(run, name)
+
+
+@pytest.mark.parametrize("format", ["adapter", "merged", "gguf"])
+def test_a_model_card_says_names_and_notes_as_they_are(workspace, format):
+    (run,) = _runs(workspace)
+    text = card(run, format)
+    body = text.split("---\n", 2)[2]
+    tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(body)
+    inline = [child for token in tokens for child in token.children or []]
+    kinds = {token.type for token in [*tokens, *inline]}
+    assert not kinds & {"html_block", "html_inline", "link_open", "hr", "blockquote_open", "bullet_list_open"}, kinds
+    assert [child.attrs["src"] for child in inline if child.type == "image"] == ["curves.png"]
+    assert "ordered_list_open" not in kinds
+    headings = [tokens[i + 1].content for i, token in enumerate(tokens) if token.type == "heading_open"]
+    assert len(headings) == 5 and headings[1:] == ["Data", "Training", "Evaluation", "Use"]
+    said = "".join("\n" if child.type == "softbreak" else child.content for child in inline)
+    assert SHORT in said and EVIL in said
+    for line in MARKDOWN.splitlines():
+        assert line in said, line
+
+
+def _runs(workspace):
+    from kto_workbench.runs import list_runs
+
+    return list_runs(workspace)
+
+
+def test_messages_of_a_chat_are_texts_both_ways():
+    chat = Chat(render=False)
+    texts = [EVIL, MARKDOWN, "  indented\n    more\n\n", "&lt;b&gt; &amp; &notit; &", "", "<", "a\r\n\tb\0"]
+    messages = [{"role": "user" if i % 2 else "assistant", "content": text} for i, text in enumerate(texts)]
+    sent = chat.postprocess(messages)
+    assert all("<" not in part.text for one in sent.root for part in one.content)
+    assert chat.preprocess(sent) == messages
+    assert chat.get_block_name() == "chatbot"
+
+
+def test_a_forged_message_makes_no_component():
+    chat = Chat(render=False)
+    forged = {
+        "role": "user",
+        "content": [
+            {
+                "type": "component",
+                "component": "image",
+                "value": "/etc/passwd",
+                "constructor_args": {"value": "/x"},
+                "props": {},
+            },
+            {"type": "file", "file": {"path": "/etc/passwd"}},
+            {"type": "text", "text": "only this"},
+        ],
+    }
+    payload = chat.data_model(root=[forged])
+    assert chat.preprocess(payload) == [{"role": "user", "content": "only this"}]
+
+
+@needs_browser
+def test_nothing_on_the_page_becomes_an_element(workspace, open_page, tmp_path):  # noqa: F811
+    served = Served(workspace, tmp_path / "server.log")
+    try:
+        page = open_page(served.url)
+        asked = []
+        page.on("request", lambda request: asked.append(request.url))
+
+        def clean(where):
+            assert page.locator("[data-pwned]").count() == 0, where
+            assert page.evaluate("window.pwned") is None, where
+            assert not [url for url in asked if "logout" in url], where
+
+        page.locator("#data-source input").click()
+        page.get_by_role("option").first.click()
+        wait_for(lambda: "bold" in page.locator("#data-rows").inner_text(), 20)
+        clean("Data")
+        for tab, shown in (("Train", "#train-progress"), ("Compare", "#compare-answers"), ("Runs", "#runs-table")):
+            go_to(page, tab)
+            page.locator(shown).wait_for()
+            page.wait_for_timeout(1200)  # a tick, so that what is live is drawn
+            clean(tab)
+        page.locator("#runs-table").get_by_text("<b").first.click()
+        page.wait_for_timeout(1000)
+        clean("a run")
+        go_to(page, "Compare")
+        page.locator("#evaluate").get_by_role("button").first.click()
+        page.wait_for_timeout(1000)
+        clean("an evaluation")
+        go_to(page, "Feedback")
+        page.locator("#feedback-prompt textarea").fill(EVIL)
+        page.click("#feedback-send")
+        turn = page.locator("#feedback-chat .message").first
+        wait_for(lambda: "bold" in turn.inner_text(), 20, turn.inner_text)
+        assert EVIL in turn.inner_text()
+        clean("Feedback")
+        assert served.process.poll() is None
+    finally:
+        served.stop()
