@@ -56,7 +56,7 @@ def hostile_run(workspace):
     side = {"words": 1.0, "tokens": 1.0, "distinct_1": 1.0, "distinct_2": 1.0, "empty": 0, "cut": 0}
     evaluation = {
         "judge": f"regex:```{EVIL}", "judge_model": EVIL, "win_rate": 0.5, "interval": [0.4, 0.6], "wins": 1, "ties": 0,
-        "losses": 1, "sign_test_p": 1.0, "position_bias": None, "requests": None, "cached": None, "unparsed": 0,
+        "losses": 1, "sign_test_p": 1.0, "position_bias": None, "requests": 0, "cached": 0, "unparsed": 0,
         "reference": side, "tuned": side, "kl": {"per_answer": 0.1, "per_token": 0.01}, "n_prompts": 2,
     }  # fmt: skip
     record = new_record(run, {"tuned": run.id, "judge": EVIL, "prompts": SHORT, "n_prompts": 1, "judge_model": EVIL})
