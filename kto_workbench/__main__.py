@@ -231,6 +231,8 @@ def _runs(arguments: argparse.Namespace) -> None:
                 "run": run.id,
                 "path": str(run.path),
                 "state": status.state,
+                "pid": status.pid if status.active else None,
+                "message": status.message,
                 "step": status.step,
                 "total_steps": status.total_steps,
                 "model": config and config.model,
@@ -251,7 +253,9 @@ def _runs(arguments: argparse.Namespace) -> None:
     if not rows:
         print(f"No runs in {workspace_of(arguments)} yet; `kto demo` makes the first.")
         return
-    print(f"{'run':<22} {'started':<17} {'state':<9} {'step':>11} {'loss':>7} {'margin':>7} {'reused':>7}  model, data")
+    print(
+        f"{'run':<22} {'started':<17} {'state':<13} {'step':>11} {'loss':>7} {'margin':>7} {'reused':>7}  model, data"
+    )
     for row in rows:
         reference = row["reference"]
         total = reference.get("reused", 0) + reference.get("computed", 0)
@@ -259,7 +263,7 @@ def _runs(arguments: argparse.Namespace) -> None:
         cells = [
             f"{row['run']:<22}",
             f"{started:<17}",
-            f"{row['state']:<9}",
+            f"{row['state']:<13}",
             f"{row['step']:>5}/{row['total_steps'] or '?':<5}",
             _number(row["final"].get("loss")),
             _number(row["final"].get("rewards/margins")),
@@ -267,7 +271,8 @@ def _runs(arguments: argparse.Namespace) -> None:
             f" {row['model']}, {Path(row['data']).name}" if row["model"] else "",
         ]
         print(" ".join(cells).rstrip())
-        for problem in row["problems"]:
+        silent = [row["message"]] if row["state"] == "not answering" else []
+        for problem in (*silent, *row["problems"]):
             print(f"  {problem}")
 
 
@@ -276,9 +281,13 @@ def _number(value: float | None) -> str:
 
 
 def _stop(arguments: argparse.Namespace) -> None:
+    from kto_workbench.runs.launch import stop
+
     run = find_run(arguments.run, workspace_of(arguments))
-    run.ask("stop")
-    print(f"Run {run.id} was asked to stop; it saves its adapter first.")
+    if stop(run):
+        print(f"Run {run.id} did not answer and was ended; `kto resume {run.id}` goes on from its latest checkpoint.")
+    else:
+        print(f"Run {run.id} was asked to stop; it saves its adapter first.")
 
 
 def _export(arguments: argparse.Namespace) -> None:

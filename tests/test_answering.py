@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import threading
 
 import pytest
 import torch
@@ -133,3 +134,39 @@ def test_a_workspace_that_can_not_be_written_is_one_sentence(trained, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(WorkbenchError, match="^Can't write to the workspace .*/file: File exists.$"):
         next(Answerer(tmp_path / "file").stream(trained.path, PROMPTS, **SETTINGS))
+
+
+def test_a_child_that_hangs_is_ended_and_holds_nobody_up(answerer, trained, monkeypatch):
+    from kto_workbench.runs import answering
+
+    expected = final(answerer.stream(trained.path, PROMPTS, **SETTINGS))
+    monkeypatch.setattr(answering, "SILENT_SECONDS", 4.0)
+    stream = answerer.stream(trained.path, PROMPTS * 8, **{**SETTINGS, "max_new_tokens": 400})
+    next(stream)
+    os.kill(answerer._child.pid, signal.SIGSTOP)
+    later = []
+    other = threading.Thread(target=lambda: later.append(final(answerer.stream(trained.path, PROMPTS, **SETTINGS))))
+    other.start()  # waits for its turn, and gets it
+    with pytest.raises(WorkbenchError, match="^The process that answers did not answer any more and was ended."):
+        list(stream)
+    other.join(120)
+    assert later == [expected]
+
+
+def test_a_hung_child_is_unloaded_at_once(answerer, trained):
+    stream = answerer.stream(trained.path, PROMPTS * 8, **{**SETTINGS, "max_new_tokens": 400})
+    next(stream)
+    os.kill(answerer._child.pid, signal.SIGSTOP)
+    told = []
+
+    def listen():
+        try:
+            list(stream)
+        except WorkbenchError as error:
+            told.append(str(error))
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    answerer.close()  # as Unload does, and the server at its end; it used to wait for the answer
+    listener.join(20)
+    assert not answerer.warm and len(told) == 1 and "has died" in told[0]

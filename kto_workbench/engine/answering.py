@@ -16,6 +16,7 @@ from typing import Any
 from kto_workbench.engine.comparison import answer_as, explain
 from kto_workbench.engine.sides import Models
 from kto_workbench.errors import WorkbenchError
+from kto_workbench.runs.answering import BEAT_SECONDS
 from kto_workbench.runs.directory import Run
 from kto_workbench.runs.sides import Side
 from kto_workbench.runs.turn import device_is_taken
@@ -66,18 +67,31 @@ def give_way(models: Models, busy: threading.Lock, workspace: Path) -> None:
             print("A training begins: the models are let go.", file=sys.stderr, flush=True)
 
 
+def beat(at_work: threading.Event, say: Say) -> None:
+    """Give signs of life while a request is worked on, however long a model takes to load; never returns."""
+    while True:
+        at_work.wait()
+        say({"beat": True})
+        time.sleep(BEAT_SECONDS)
+
+
 def main() -> None:
     """Serve requests until stdin ends."""
     # Our events get a pipe of their own: what a library prints to stdout must not break a line of JSON.
     events = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
 
-    def say(event: dict[str, Any]) -> None:
-        events.write(json.dumps(event, ensure_ascii=False) + "\n")
+    speaking = threading.Lock()
 
-    models, busy = Models(), threading.Lock()
+    def say(event: dict[str, Any]) -> None:
+        with speaking:
+            events.write(json.dumps(event) + "\n")
+
+    models, busy, at_work = Models(), threading.Lock(), threading.Event()
+    threading.Thread(target=beat, args=(at_work, say), daemon=True).start()
     threading.Thread(target=give_way, args=(models, busy, Path(sys.argv[1])), daemon=True).start()
     for line in sys.stdin:
+        at_work.set()
         try:
             with busy:
                 respond(models, json.loads(line), say)
@@ -89,6 +103,8 @@ def main() -> None:
             traceback.print_exc()
             reason = str(error).splitlines()[0] if str(error) else ""
             say({"error": f"Answering failed: {type(error).__name__}: {reason}"})
+        finally:
+            at_work.clear()
 
 
 if __name__ == "__main__":

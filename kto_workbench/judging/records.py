@@ -15,14 +15,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired
 
-import psutil
 from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
 from kto_workbench import files
 from kto_workbench.errors import RunError
 from kto_workbench.runs import Run
-from kto_workbench.runs.directory import SAME_START_SECONDS
+from kto_workbench.runs.children import end, identity, is_alive
 from kto_workbench.runs.jsonlines import without_nan, write_atomically
 from kto_workbench.runs.schemas import Count, Number, Pid, Prompt, Time
 
@@ -121,6 +120,7 @@ class Kept(TypedDict, total=False):
     created: Time
     pid: Pid
     process_started: Time
+    process_mark: str
     seconds: Number
     error: str
     about: About
@@ -177,22 +177,14 @@ class Record:
 
     def belongs_to(self, pid: int, **changes: Any) -> None:
         """Write down which process is at it."""
-        try:
-            self.write(pid=pid, process_started=psutil.Process(pid).create_time(), **changes)
-        except psutil.Error:  # it is gone already
-            self.write(pid=pid, process_started=0.0, **changes)
+        self.write(**identity(pid), **changes)
 
     def stop(self) -> None:
         """End the process that is at it; what was judged so far stays in the judge's cache."""
         found = self.read()
         if found.get("state") not in ACTIVE:
             return
-        try:
-            process = psutil.Process(found["pid"])
-            process.terminate()
-            process.wait(5)
-        except (psutil.Error, KeyError):
-            pass
+        end(*_identity(found))
         self.write(state="stopped")
 
 
@@ -227,9 +219,8 @@ def newest_evaluation(run: Run) -> dict[str, Any] | None:
 def _is_alive(found: dict[str, Any]) -> bool:
     if not found.get("pid"):
         return time.time() - found.get("created", 0) < GRACE_SECONDS
-    try:
-        process = psutil.Process(found["pid"])
-        same = abs(process.create_time() - (found.get("process_started") or 0)) < SAME_START_SECONDS
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
+    return is_alive(*_identity(found))
+
+
+def _identity(found: dict[str, Any]) -> tuple[Any, ...]:
+    return found.get("pid"), found.get("process_started"), found.get("process_mark", "")

@@ -7,24 +7,30 @@
 
 The child is started when it is first needed. It speaks one JSON object a line over its own pipes; what libraries print
 goes to `answering.log` in the workspace. When it dies, the request that was under way raises, and the next one starts a
-new child.
+new child. While it works it says so every other second: one that falls silent hangs, and is ended.
 """
 
 import contextlib
 import json
 import os
+import queue
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from kto_workbench import files
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.runs.directory import Run
 from kto_workbench.runs.sides import REFERENCE, TUNED, Side
 
 SIDES = (REFERENCE, TUNED)
+BEAT_SECONDS = 2.0  # between two signs of life of a child that works
+SILENT_SECONDS = 30.0  # after which it is taken to hang
+WAKING_SECONDS = 180.0  # until its libraries are imported, on a machine that has much else to do
+CLOSING_SECONDS = 5.0
 
 
 class Answerer:
@@ -34,6 +40,9 @@ class Answerer:
         self.workspace = Path(workspace)
         self._turn = threading.Lock()
         self._child: subprocess.Popen[str] | None = None
+        self._heard: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._listener = threading.Thread()
+        self._awake = False
 
     @property
     def warm(self) -> bool:
@@ -101,16 +110,21 @@ class Answerer:
             try:
                 child.stdin.write(json.dumps(request) + "\n")
                 child.stdin.flush()
-                for line in child.stdout:
-                    event = json.loads(line)
+                while event := self._heard.get(timeout=SILENT_SECONDS if self._awake else WAKING_SECONDS):
+                    self._awake = True
                     if "error" in event:
                         finished = True
                         raise WorkbenchError(event["error"])
                     if event.get("end"):
                         finished = True
                         return
-                    yield event
+                    if "beat" not in event:
+                        yield event
                 raise BrokenPipeError
+            except queue.Empty:
+                raise WorkbenchError(
+                    "The process that answers did not answer any more and was ended. Ask again to start a new one."
+                ) from None
             except (BrokenPipeError, OSError, ValueError):
                 log = self.workspace / "answering.log"
                 raise WorkbenchError(
@@ -122,16 +136,21 @@ class Answerer:
                     self._end_child()
 
     def close(self) -> None:
-        """End the child process, which gives its memory back."""
-        with self._turn:
-            self._end_child()
+        """End the child process, which gives its memory back; at once, also amid an answer or when it hangs."""
+        if (child := self._child) is not None:
+            child.kill()  # whoever listens to it is told, and lets its turn go
+        if self._turn.acquire(timeout=CLOSING_SECONDS):
+            try:
+                self._end_child()
+            finally:
+                self._turn.release()
 
     def _warm_child(self) -> "subprocess.Popen[str]":
         if not self.warm:
             self._end_child()
             try:
                 self.workspace.mkdir(parents=True, exist_ok=True)
-                log = (self.workspace / "answering.log").open("ab")
+                log = files.open_to_append(self.workspace / "answering.log")
             except OSError as error:
                 raise WorkbenchError(f"Can't write to the workspace {self.workspace}: {error.strerror}.") from None
             with log:
@@ -144,6 +163,9 @@ class Answerer:
                     encoding="utf-8",
                     env={**os.environ, "PYTHONUNBUFFERED": "1"},
                 )
+            self._awake, self._heard = False, queue.SimpleQueue()
+            self._listener = threading.Thread(target=_listen, args=(self._child.stdout, self._heard), daemon=True)
+            self._listener.start()
         return self._child
 
     def _end_child(self) -> None:
@@ -152,9 +174,18 @@ class Answerer:
             return
         child.kill()
         child.wait()
+        self._listener.join()  # its pipe has ended
         for pipe in (child.stdin, child.stdout):
             with contextlib.suppress(OSError):
                 pipe.close()
+
+
+def _listen(pipe: TextIO, heard: "queue.SimpleQueue[dict[str, Any] | None]") -> None:
+    """Put each event of a child where it is waited for, and None when there will be no more."""
+    with contextlib.suppress(ValueError, OSError):
+        for line in pipe:
+            heard.put(json.loads(line))
+    heard.put(None)
 
 
 def _named(side: Side) -> dict[str, str]:

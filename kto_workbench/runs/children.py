@@ -1,10 +1,22 @@
-"""Work that outlives whoever started it: a process in a session of its own, whose last words are in a log."""
+"""Work that outlives whoever started it: a process in a session of its own, whose last words are in a log.
 
+A process is known by its number and by a mark that no other process has, not even one that gets its number later, and
+that does not move when somebody sets the clock.
+"""
+
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import BinaryIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import psutil
+
+# The kernel counts a start from a boot time that it knows to the second, and that a clock's correction may move by one.
+SAME_START_SECONDS = 2.0
 
 # Kept so that an ended child is reaped instead of staying a zombie, and never waited for.
 _children: list[subprocess.Popen] = []
@@ -36,3 +48,59 @@ def reap() -> int:
     """Let go of the children that have ended, so that none of them looks alive; returns how many are at work."""
     _children[:] = [child for child in _children if child.poll() is None]
     return len(_children)
+
+
+def identity(pid: int) -> dict[str, Any]:
+    """What a process can be known by later on: `pid`, `process_started`, `process_mark`; it may be gone already."""
+    try:
+        started = psutil.Process(pid).create_time()
+    except psutil.Error:
+        started = 0.0
+    return {"pid": pid, "process_started": started, "process_mark": _mark(pid)}
+
+
+def is_alive(pid: int | None, process_started: float | None, process_mark: str = "") -> bool:
+    """Whether the process with this identity lives: not another one that has got its number, and not a zombie."""
+    if not pid:
+        return False
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        if process_mark:
+            return _mark(pid) == process_mark
+        return abs(process.create_time() - (process_started or 0)) < SAME_START_SECONDS
+    except (psutil.Error, OverflowError, ValueError):
+        return False
+
+
+def end(pid: int | None, process_started: float | None, process_mark: str = "", *, patience: float = 5.0) -> bool:
+    """End a process and all that it has started, politely and then for certain; whether it was there to be ended.
+
+    The kernel ends for certain even a process that is stopped, or too busy to listen.
+    """
+    if not is_alive(pid, process_started, process_mark) or pid == os.getpid():
+        return False
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
+        process.terminate()
+        _, alive = psutil.wait_procs(family, timeout=patience)
+        for one in alive:
+            with contextlib.suppress(psutil.Error):
+                one.kill()
+        with contextlib.suppress(OSError, AttributeError):
+            os.killpg(pid, signal.SIGKILL)  # a session of its own has what was started since
+        psutil.wait_procs(alive, timeout=patience)
+    reap()
+    return True
+
+
+def _mark(pid: int) -> str:
+    """The boot and the tick of it at which a process began; empty where the system does not tell."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        # The name, in brackets, may hold anything; the 20th field behind it is the start.
+        return f"{boot}:{Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1].split()[19]}"
+    except (OSError, IndexError, ValueError):
+        return ""

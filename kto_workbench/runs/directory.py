@@ -34,28 +34,26 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
 from pydantic import TypeAdapter
 
 from kto_workbench import files
 from kto_workbench.config import MOST_BYTES, KTOConfig, config_to_yaml, parse_config
 from kto_workbench.errors import ConfigError, RunError
 from kto_workbench.runs import jsonlines, schemas
+from kto_workbench.runs.children import identity, is_alive
 
 COMMANDS = ("stop", "save-now", "sample-now")
 EXPORT_FORMATS = ("adapter", "merged", "gguf")
 SUGGESTIONS = "suggestions.json"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 CHECKPOINT = re.compile(r"checkpoint-\d{1,18}")
-ACTIVE = ("queued", "starting", "running", "stopping")
+ACTIVE = ("queued", "starting", "running", "stopping", "not answering")
 LOG_BYTES = 64 * 1024  # of its end
 HEARTBEAT_SECONDS = 2.0
-# A process that has not written for so long is taken for dead even if its PID lives on: swapped out, or hung.
-STALE_AFTER_SECONDS = 60.0
+# A process that lives and has not written for so long is not answering: it is stopped, swapped out, or hangs.
+STALE_AFTER_SECONDS = 30.0
 # Python needs this long, at worst, from its start to the first line of status.
 GRACE_SECONDS = 30.0
-# The kernel counts a start from a boot time that it knows to the second, and that a clock's correction may move by one.
-SAME_START_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,8 @@ class Status:
     """What a run is doing.
 
     `state` is one of queued, starting, running, stopping, finished, stopped, failed, and, when read, also `crashed`:
-    the recorded process is gone (or silent) though it never said that it ended. Times are seconds since the epoch.
+    the recorded process is gone though it never said that it ended, and `not answering`: it lives and is silent.
+    Times are seconds since the epoch, but for `beat`: the heartbeat on a clock that nobody sets.
     """
 
     state: schemas.State = "queued"
@@ -73,7 +72,9 @@ class Status:
     epoch: schemas.Number = 0.0
     pid: schemas.Pid | None = None
     process_started: schemas.Time | None = None
+    process_mark: str = ""
     heartbeat: schemas.Time = 0.0
+    beat: schemas.Number | None = None
     created: schemas.Time = 0.0
     queued: schemas.Time = 0.0
     training_started: schemas.Time | None = None
@@ -178,8 +179,16 @@ class Run:
         status, problem = self._read("status.json", _STATUS)
         if status is None:
             return Status(state="crashed", error=f"Its status.json {problem}.")
-        if not status.active or _is_working(status):
+        if not status.active:
             return status
+        silent = _silence(status)
+        if status.pid is None and silent < GRACE_SECONDS:
+            return status
+        if is_alive(status.pid, status.process_started, status.process_mark):
+            if silent < STALE_AFTER_SECONDS:
+                return status
+            told = f"Process {status.pid} has not answered for {silent:.0f} s; Stop ends it, and gives the device back."
+            return replace(status, state="not answering", message=told)
         dead = "Its process ended without a word; the end of its log says more."
         return replace(status, state="crashed", error=status.error or dead)
 
@@ -292,7 +301,7 @@ class Run:
         with self._writing:  # the heartbeat has its own thread, and must not write an old state over a new one
             readable = self._read("status.json", _STATUS)[0] is not None
             before = self._read("status.json", schemas.ANYTHING)[0] if readable else self._last_status
-            now = {**(before or {}), **changes, "heartbeat": time.time()}
+            now = {**(before or {}), **changes, "heartbeat": time.time(), "beat": time.monotonic()}
             if now.get("step") != before.get("step"):
                 now["stepped"] = now["heartbeat"]
             self._last_status = now
@@ -308,9 +317,7 @@ class Run:
         me = os.getpid()
         if status.active and status.pid not in (None, me):
             raise RunError(f"Run {self.id} is {status.state} already, in process {status.pid}.")
-        self.set_status(
-            state="queued", pid=me, process_started=psutil.Process(me).create_time(), ended=None, error="", message=""
-        )
+        self.set_status(state="queued", **identity(me), ended=None, error="", message="")
 
     def record(self, metrics: dict[str, Any]) -> None:
         """Append one logged step."""
@@ -336,7 +343,7 @@ def new_run(config: KTOConfig, data: dict[str, Any], start_adapter: Path | None 
     path = runs_folder(config.workspace) / f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     beside = path.with_name(f".{path.name}")  # it becomes a run all at once
     now = time.time()
-    status = asdict(Status(created=now, queued=now, heartbeat=now))
+    status = asdict(Status(created=now, queued=now, heartbeat=now, beat=time.monotonic()))
     try:
         (beside / "commands").mkdir(parents=True)
         jsonlines.write_atomically(beside / "data.json", json.dumps(data, indent=1) + "\n")
@@ -403,13 +410,9 @@ def _is_complete(checkpoint: Path) -> bool:
     return bool(state)
 
 
-def _is_working(status: Status) -> bool:
-    silent = time.time() - status.heartbeat
-    if status.pid is None:
-        return silent < GRACE_SECONDS
-    try:
-        process = psutil.Process(status.pid)
-        same = abs(process.create_time() - (status.process_started or 0)) < SAME_START_SECONDS
-        return same and process.status() != psutil.STATUS_ZOMBIE and silent < STALE_AFTER_SECONDS
-    except psutil.Error:
-        return False
+def _silence(status: Status) -> float:
+    """Seconds since the last heartbeat, by the clock that nobody sets if it was noted on that."""
+    if status.beat is None:
+        return time.time() - status.heartbeat
+    silent = time.monotonic() - status.beat
+    return silent if silent >= 0 else float("inf")  # it is from before the machine was started

@@ -4,14 +4,11 @@ The child is a session of its own that writes to a file, so it outlives the page
 started it, and nothing that it prints can block it.
 """
 
-import contextlib
 import hashlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from kto_workbench import files
 from kto_workbench.config import DEMO_MODEL, KTOConfig
@@ -21,8 +18,11 @@ from kto_workbench.feedback.joins import BETWEEN, split_names
 from kto_workbench.feedback.named import NAMES
 from kto_workbench.feedback.rendering import check_model_folder
 from kto_workbench.runs import schemas
-from kto_workbench.runs.children import reap, start_apart
+from kto_workbench.runs.children import end, identity, reap, start_apart
 from kto_workbench.runs.directory import COMMANDS, Run, Status, find_run, new_run
+
+END_SECONDS = 3.0  # between asking a run that does not answer, and ending it
+ENDED = "Its process did not answer and was ended; it resumes from its latest checkpoint."
 
 
 def create_run(config: KTOConfig) -> Run:
@@ -107,10 +107,26 @@ def start(run: Run) -> int:
     except OSError as error:
         raise RunError(f"Can't start run {run.id} in {run.path}: {error.strerror}.") from None
     # From here on the run is taken: a second start is refused, and a child that dies as it starts is seen at once.
-    with contextlib.suppress(psutil.Error):
-        begun = psutil.Process(child.pid).create_time()
-        run.set_status(pid=child.pid, process_started=begun, message="Starting the training process.")
+    run.set_status(**identity(child.pid), message="Starting the training process.")
     return child.pid
+
+
+def stop(run: Run, patience: float = END_SECONDS) -> bool:
+    """Ask a run to stop, which it does at its next step; end one that does not answer. Returns whether it was ended.
+
+    Raises RunError if nothing works on the run.
+    """
+    run.ask("stop")
+    end_at = time.monotonic() + patience
+    while (status := run.status()).state == "not answering":
+        if time.monotonic() < end_at:
+            time.sleep(0.1)
+            continue
+        end(status.pid, status.process_started, status.process_mark, patience=0.5)
+        run.was_asked("stop", forget=True)
+        run.set_status(state="stopped", ended=time.time(), message=ENDED)
+        return True
+    return False
 
 
 def resume(run: Run) -> int:
@@ -120,7 +136,8 @@ def resume(run: Run) -> int:
         raise RunError(f"Run {run.id} is {status.state}; only a stopped, failed or crashed run can be resumed.")
     for command in COMMANDS:
         run.was_asked(command, forget=True)
-    run.set_status(state="queued", pid=None, process_started=None, queued=time.time(), ended=None, error="", message="")
+    none = {"pid": None, "process_started": None, "process_mark": ""}
+    run.set_status(state="queued", **none, queued=time.time(), ended=None, error="", message="")
     return start(run)
 
 

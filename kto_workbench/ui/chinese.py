@@ -234,6 +234,11 @@ SENTENCES_ZH: dict[str, str] = {
     r"Out of memory once: going on with (.+) tokens a pass\.": "内存不足一次：改为每次前向 {0} 个词元，继续训练。",
     r"Out of memory with a single sequence of (.+) tokens: .*": "单个 {0} 词元的序列就超出内存：请调小 max_length，"
     "或开启 load_in_4bit、gradient_checkpointing。",
+    r"Process (.+) has not answered for (.+) s; .*": "进程 {0} 已有 {1} 秒无响应；点击停止可结束它并释放设备。",
+    r"Its process did not answer and was ended; .*": "该进程无响应，已被结束；可从最近的检查点继续。",
+    r"Its (file \S+|\S+\.jsonl?) (.+)\.": "其 {0} 无法读取（{1}）。",
+    r"The process that answers did not answer any more .*": "回答进程不再响应，已被结束。再次提问会启动新的进程。",
+    r"Can't start run (.+) in (.+): (.+)\.": "无法在 {1} 中启动训练 {0}：{2}。",
     r"Its process ended without a word; the end of its log says more\.": "进程已无声结束；日志末尾有更多信息。",
     r"The loss or its gradient is no longer a number at step (.+?): .*": "第 {0} 步的损失或梯度不再是数值："
     "请降低学习率，或用 `kto check` 检查异常行。",

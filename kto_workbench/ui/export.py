@@ -10,16 +10,27 @@ import json
 import shutil
 from pathlib import Path
 
-import psutil
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
+from kto_workbench import files
 from kto_workbench.errors import RunError, WorkbenchError
 from kto_workbench.runs import Run
-from kto_workbench.runs.children import reap, start_apart
+from kto_workbench.runs.children import identity, is_alive, reap, start_apart
 from kto_workbench.runs.directory import EXPORT_FORMATS
 from kto_workbench.runs.jsonlines import write_atomically
+from kto_workbench.runs.schemas import Pid, Time
 from kto_workbench.ui import html
 from kto_workbench.ui.words import retell, say
 
+
+class _Identity(TypedDict):
+    pid: Pid
+    process_started: Time
+    process_mark: str
+
+
+_IDENTITY = TypeAdapter(_Identity)
 KINDS = {"working": "plain", "done": "fine", "failed": "error"}
 
 
@@ -38,9 +49,7 @@ def begin_export(run: Run, form: str) -> None:
         with log.open("wb") as output:
             wanted = ["export", run.path.resolve(), "--format", form, "--out", folder]
             child = start_apart("kto_workbench", wanted, output)
-        with contextlib.suppress(psutil.Error):
-            known = {"pid": child.pid, "started": psutil.Process(child.pid).create_time()}
-            write_atomically(log.with_suffix(".json"), json.dumps(known))
+        write_atomically(log.with_suffix(".json"), json.dumps(identity(child.pid)))
     except OSError as error:
         raise RunError(f"Can't write to {folder.parent}: {error.strerror}.") from None
 
@@ -97,9 +106,5 @@ def _log(run: Run, form: str) -> Path:
 
 def _is_alive(path: Path) -> bool:
     reap()
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-        process = psutil.Process(known["pid"])
-        return abs(process.create_time() - known["started"]) < 2 and process.status() != psutil.STATUS_ZOMBIE
-    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
-        return False
+    known, _ = files.read_json(path, _IDENTITY)
+    return known is not None and is_alive(known["pid"], known["process_started"], known["process_mark"])

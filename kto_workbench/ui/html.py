@@ -240,7 +240,9 @@ def notes(language: str, found: Sequence[Note]) -> str:
 
 def state_pill(language: str, state: str) -> str:
     """A run's state as a coloured word."""
-    return f'<span class="kto-pill kto-state-{esc(state)}">{esc(say(language, f"state.{state}"))}</span>'
+    return (
+        f'<span class="kto-pill kto-state-{esc(state.replace(" ", "-"))}">{esc(say(language, f"state.{state}"))}</span>'
+    )
 
 
 def progress(language: str, run: Run, status: Status) -> str:
@@ -260,7 +262,7 @@ def progress(language: str, run: Run, status: Status) -> str:
     says = retell(language, status.error or status.message)
     if not says and status.state in ("queued", "starting"):
         says = say(language, "progress.waking")
-    kind = "error" if status.state in ("failed", "crashed") else "plain"
+    kind = "error" if status.state in ("failed", "crashed", "not answering") else "plain"
     return (
         f'<div class="kto-progress" data-run="{esc(run.id)}"><div class="kto-progress-line">'
         f'{state_pill(language, status.state)}<span class="kto-facts">{" · ".join(map(esc, facts))}</span></div>'

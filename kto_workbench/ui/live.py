@@ -90,7 +90,7 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
         drawn = (part, smoothing, language, records.version)
         if shown.changed("progress", (_visible(status), language)):
             updates[progress] = show_progress(language, found, status)
-            updates[stop] = gr.Button(interactive=status.state in ("queued", "starting", "running"))
+            updates[stop] = gr.Button(interactive=status.active and status.state != "stopping")
             updates[again] = gr.Button(visible=status.resumable)
             updates[now] = gr.Button(interactive=status.state == "running")
         if shown.changed("curves", drawn):
@@ -290,7 +290,7 @@ def title_as_wide_as_labels(table: pd.DataFrame, height: int) -> str:
 def show_progress(language: str, run: Run, status: Status) -> str:
     """The progress card; with the end of the log where something went wrong."""
     card = html.progress(language, run, status)
-    return card + (html.log_tail(language, run.log()) if status.state in ("failed", "crashed") else "")
+    return card + (html.log_tail(language, run.log()) if status.state in ("failed", "crashed", "not answering") else "")
 
 
 def run_choices(bench: Workbench, language: str) -> list[tuple[str, str]]:

@@ -250,13 +250,13 @@ svg.kto-thumb.kto-down { fill: var(--kto-down); transform: rotate(180deg); }
 .kto-track { height: 8px; border-radius: 4px; overflow: hidden;
   background: color-mix(in srgb, var(--body-text-color) 14%, var(--block-background-fill)); }
 .kto-track i { display: block; height: 100%; background: var(--primary-600); transition: width .6s linear; }
-.kto-track i.kto-state-failed, .kto-track i.kto-state-crashed { background: #c73a3a; }
+.kto-track i.kto-state-failed, .kto-track i.kto-state-crashed, .kto-track i.kto-state-not { background: #c73a3a; }
 .kto-track i.kto-state-stopped { background: var(--neutral-400); }
 .kto-pill {
   --tint: #7b8794; font-size: 12.5px; font-weight: 550; padding: 2px 9px; border-radius: 99px; white-space: nowrap;
 }
 .kto-pill.kto-state-running, .kto-pill.kto-state-finished { --tint: var(--kto-up); }
-.kto-pill.kto-state-failed, .kto-pill.kto-state-crashed { --tint: #d23b3b; }
+.kto-pill.kto-state-failed, .kto-pill.kto-state-crashed, .kto-pill.kto-state-not { --tint: #d23b3b; }
 .kto-log summary { cursor: pointer; font-size: 13px; }
 .kto-log pre, pre.kto-code { overflow: auto; max-height: 320px; font-size: 12.5px; line-height: 1.5;
   white-space: pre-wrap;

@@ -11,6 +11,7 @@ from kto_workbench.config import KTOConfig, config_to_yaml
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.feedback import suggest_weights
 from kto_workbench.runs import create_run, resume, start
+from kto_workbench.runs.launch import stop as stop_training
 from kto_workbench.ui import estimate, fields, html, live
 from kto_workbench.ui.data import DataTab
 from kto_workbench.ui.presets import Presets
@@ -133,10 +134,10 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
 
     def stop_run(run_id: str, request: gr.Request) -> str:
         try:
-            bench.run(run_id).ask("stop")
+            ended = stop_training(bench.run(run_id))
         except WorkbenchError as error:
             return html.message(retell(language_of(request), error))
-        return html.message(say(language_of(request), "train.stopping"), "fine")
+        return html.message(say(language_of(request), "train.ended" if ended else "train.stopping"), "fine")
 
     def resume_run(run_id: str, request: gr.Request) -> str:
         try:

@@ -136,6 +136,10 @@ WORDS: dict[str, tuple[str, str]] = {
         "Stopping at the next step; the adapter so far is kept.",
         "将在下一步停止；目前的适配器会保留。",
     ),
+    "train.ended": (
+        "It did not answer and was ended; Resume goes on from its latest checkpoint.",
+        "该进程无响应，已被结束；可从最近的检查点继续。",
+    ),
     "live.run": ("Run shown", "当前显示"),
     "live.none": ("No run yet. Start trains on the chosen feedback.", "还没有训练。点击“开始”即可用所选数据训练。"),
     "live.part": ("Curves of", "曲线来源"),
@@ -193,6 +197,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "state.stopped": ("stopped", "已停止"),
     "state.failed": ("failed", "失败"),
     "state.crashed": ("crashed", "已崩溃"),
+    "state.not answering": ("not answering", "无响应"),
     "samples.title": ("<h2>Watched answers</h2>", "<h2>观察用的回答</h2>"),
     "samples.now": ("Answer again now", "立即重新回答"),
     "samples.none": ("Watched answers appear here while the run trains.", "训练期间，这里会显示观察用的回答。"),
