@@ -53,6 +53,7 @@ TEMPLATE_TAKEN = {
 }  # fmt: skip
 
 MOST_BYTES = 2**20  # of a config file
+LARGEST_WEIGHT = 1e6  # of a row or a loss; beyond, float32 has no digits left for the others
 _shortened = reprlib.Repr()
 _shortened.maxstring = _shortened.maxother = 90
 
@@ -139,9 +140,15 @@ class KTOConfig(BaseModel):
         basic=True,
         source="Paper v4: the ratio above belongs in [1, 3/2].",
         ge=0,
+        le=LARGEST_WEIGHT,
     )
     undesirable_weight: float | None = _option(
-        None, "λ_U, the weight of thumbs down. Empty: from the class balance.", group="kto", basic=True, ge=0
+        None,
+        "λ_U, the weight of thumbs down. Empty: from the class balance.",
+        group="kto",
+        basic=True,
+        ge=0,
+        le=LARGEST_WEIGHT,
     )
     z0: Literal["batch", "every", "zero"] = _option(
         "batch",
@@ -167,6 +174,7 @@ class KTOConfig(BaseModel):
         "(LLaMA-Factory: pref_ftx); costs nothing extra.",
         group="kto",
         ge=0,
+        le=LARGEST_WEIGHT,
     )
 
     # lora
@@ -184,7 +192,7 @@ class KTOConfig(BaseModel):
         group="lora",
     )
     lora_r: int = _option(16, "Rank of the LoRA adapter.", group="lora", basic=True, ge=1, le=1024)
-    lora_alpha: float = _option(32, "LoRA scaling: the adapter is multiplied by alpha / r.", group="lora", gt=0)
+    lora_alpha: float = _option(32, "LoRA scaling: the adapter is multiplied by alpha / r.", group="lora", gt=0, le=1e6)
     lora_dropout: float = _option(
         0.0,
         "Dropout before the adapter while training. Rewards are then noisy even at step 0, and the fast paths that "
@@ -247,7 +255,7 @@ class KTOConfig(BaseModel):
     warmup_ratio: float = _option(
         0.1, "Part of the steps in which the learning rate rises.", group="optimization", ge=0, lt=1
     )
-    weight_decay: float = _option(0.0, "AdamW's weight decay.", group="optimization", ge=0)
+    weight_decay: float = _option(0.0, "AdamW's weight decay.", group="optimization", ge=0, le=100)
     max_grad_norm: float = _option(
         1.0, "Gradients with a larger norm are scaled down to it; 0 leaves them.", group="optimization", ge=0
     )

@@ -174,6 +174,7 @@ def test_they_never_win_over_what_the_user_said(name):
         ({"batch_size": "1"}, "Option `batch_size` should be at least 2, not 1."),
         ({"lora_dropout": 1}, "Option `lora_dropout` should be less than 1, not 1."),
         ({"learning_rate": 2}, "Option `learning_rate` should be at most 1, not 2."),
+        ({"desirable_weight": 1e300}, "Option `desirable_weight` should be at most 1000000, not 1e+300."),
         ({"seed": 2**32}, "Option `seed` should be at most 4294967295, not 4294967296."),
         ({"load_in_4bit": "maybe"}, "Option `load_in_4bit` should be true or false, not 'maybe'."),
         ({"objective": "dpo"}, "Option `objective` should be `kto` or `sft`, not 'dpo'."),

@@ -193,6 +193,24 @@ def test_expected_answers_stand_beside_prompts(tmp_path):
         find_questions(tmp_path / "none.txt", run)
 
 
+@pytest.mark.parametrize(
+    "name, content, sentence",
+    [
+        ("a.jsonl", '"fine"\n{"prompt": "half \\ud83d"}\n', "Prompt 2 of .* holds half a character"),
+        ("a.json", '[[{"role": "user", "content": "\\udc00"}]]', "Prompt 1 of .* holds half a character"),
+        ("a.jsonl", '"fine"\n{"prompt": ' + "9" * 5000 + "}", "a number in line 2 is too long"),
+        ("a.json", "[" + "9" * 5000 + "]", "can't be read: a number is too long"),
+        ("a.json", "[" * 100_000, "nested too deeply"),
+        ("a.json", '[{"prompt": NaN}]', "neither a text nor a list"),
+    ],
+)
+def test_odd_prompts_are_one_sentence(tmp_path, name, content, sentence):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=sentence) as error:
+        load_prompts(tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
 def test_held_out_prompts_are_those_that_training_leaves_out(tmp_path):
     rows = [{"prompt": f"Question {i // 2}?", "completion": f"{i}", "label": i % 2 == 0} for i in range(20)]
     path = tmp_path / "thumbs.jsonl"

@@ -136,6 +136,13 @@ def test_upload_names_can_not_leave_their_folder(client, served):
     assert not list(served.workspace.parent.glob("evil*"))
 
 
+def test_a_file_whose_name_begins_with_dots_is_like_any_other(client):
+    """Inside of the working directory, gradio takes such a file and then answers its event with "Error"."""
+    for name, kept in ((".bashrc", "bashrc"), ("..rows.jsonl", "rows.jsonl"), ("...", "file"), (".a.b", "a.b")):
+        answer = upload(client, name)
+        assert answer.status_code == 200 and Path(answer.json()[0]).name == kept
+
+
 def test_a_forged_file_is_not_copied_into_the_workspace(client, served):
     """The upload event with a path of the attacker's choice instead of an uploaded file."""
     config = client.get("/config").json()

@@ -29,6 +29,8 @@ def load_questions(path: str | Path) -> list[tuple[Any, tuple[str, ...]]]:
     for number, (prompt, _) in enumerate(questions, 1):
         if prompt is None:
             raise DataError(f"Prompt {number} of {path} is neither a text nor a list of messages.")
+        if not _can_be_written(prompt):
+            raise DataError(f"Prompt {number} of {path} holds half a character: a surrogate without its other half.")
     return questions
 
 
@@ -54,6 +56,11 @@ def _parse(text: str, path: Path, number: int | None = None) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{path} is not JSON: {error.msg} in line {number or error.lineno}.") from None
+    except RecursionError:
+        raise DataError(f"{path} can't be read: its JSON is nested too deeply.") from None
+    except ValueError:  # Python reads no number of more than 4,300 digits
+        where = f" in line {number}" if number else ""
+        raise DataError(f"{path} can't be read: a number{where} is too long.") from None
 
 
 def _prompt(item: Any) -> Any:
@@ -64,6 +71,14 @@ def _prompt(item: Any) -> Any:
     if not isinstance(item, list) or not all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in item):
         return None
     return (item[:-1] if item and item[-1]["role"] == "assistant" else item) or None
+
+
+def _can_be_written(prompt: Any) -> bool:
+    try:
+        json.dumps(prompt, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _expected(item: Any) -> tuple[str, ...]:

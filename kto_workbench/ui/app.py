@@ -16,6 +16,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("GRADIO_RUN_HISTORY", "False")
 
 import gradio as gr  # noqa: E402
+import gradio_client.utils  # noqa: E402
 import uvicorn  # noqa: E402
 from fastapi import FastAPI  # noqa: E402
 
@@ -179,6 +180,14 @@ def refuse_open_door(host: str, password: str | None) -> None:
         )
 
 
+_gradios_name = gradio_client.utils.strip_invalid_filename_characters
+
+
+def _visible_name(name: str, *limit: int) -> str:
+    """A file's name without the dots at its beginning: gradio takes such files, and then calls each an "Error"."""
+    return _gradios_name(name.lstrip(".") or "file", *limit)
+
+
 def _private_uploads(bench: Workbench) -> None:
     """Have gradio keep what the browser sends inside the workspace, in a folder that only its owner can open."""
     folder = bench.received
@@ -188,6 +197,7 @@ def _private_uploads(bench: Workbench) -> None:
     except OSError as error:
         raise WorkbenchError(f"Can't write to the workspace {bench.workspace}: {error.strerror}.") from None
     os.environ["GRADIO_TEMP_DIR"] = str(folder.resolve())
+    gradio_client.utils.strip_invalid_filename_characters = _visible_name
 
 
 def _listen(host: str, port: int) -> tuple[socket.socket, int]:

@@ -428,6 +428,11 @@ REASONS_ZH: dict[str, str] = {
     r"Run (.+) held no prompts out; take all of its data, or a file\.": "训练 {0} 没有留出提示；请用其全部数据或文件。",
     r"Prompt (.+) of (.+) is neither a text nor a list of messages\.": "{1} 的第 {0} 个提示既不是文本，"
     "也不是消息列表。",
+    r"Prompt (.+) of (.+) holds half a character: a surrogate without its other half\.": "{1} 的第 {0} 个提示"
+    "含有半个字符：缺少另一半的代理码位。",
+    r"(.+) can't be read: its JSON is nested too deeply\.": "无法读取 {0}：其 JSON 嵌套过深。",
+    r"(.+) can't be read: a number is too long\.": "无法读取 {0}：有一个数字过长。",
+    r"(.+) can't be read: a number in line (.+) is too long\.": "无法读取 {0}：第 {1} 行有一个数字过长。",
     r"(.+) is not JSON: (.+) in line (.+)\.": "{0} 不是 JSON：第 {2} 行：{1}。",
     r"Can't read (?:the config file )?(.+): (.+)\.": "无法读取 {0}：{1}。",
     r"Can't write (.+): (.+)\.": "无法写入 {0}：{1}。",
