@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from kto_workbench.config import unknown_option
 from kto_workbench.errors import ConfigError, WorkbenchError
 from kto_workbench.runs.directory import EXPORT_FORMATS, find_run, list_runs
+from kto_workbench.runs.shelf import describe_run
 from kto_workbench.shell import comparing, doctor, endpoints, training
 from kto_workbench.shell.common import as_json, last_metrics, workspace_of
 
@@ -60,6 +61,9 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `kto runs | head`
         sys.stderr.close()
         return 0
+
+
+WHICH_RUN = "a run's id, its name, a part of either, its directory, or `latest`"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -109,12 +113,15 @@ def _parser() -> argparse.ArgumentParser:
     training.add_arguments(train)
 
     verb("runs", _runs, "List the runs of a workspace.", with_json=True)
+    name = verb("name", _name, "Give a run another name; its id stays.")
+    name.add_argument("run", help=WHICH_RUN)
+    name.add_argument("name", help="the new name")
 
     for name, command, help in (
         ("stop", _stop, "Ask a run to stop; it keeps a usable adapter."),
         ("resume", training.resume, "Go on with a stopped, failed or crashed run from its latest checkpoint."),
     ):
-        verb(name, command, help).add_argument("run", help="a run's id, a part of it, its directory, or `latest`")
+        verb(name, command, help).add_argument("run", help=WHICH_RUN)
 
     compare = verb(
         "compare", comparing.compare, "Answers of the reference and of the tuned model, side by side.", with_json=True
@@ -229,6 +236,7 @@ def _runs(arguments: argparse.Namespace) -> None:
         rows.append(
             {
                 "run": run.id,
+                "name": run.about()["name"],
                 "path": str(run.path),
                 "state": status.state,
                 "pid": status.pid if status.active else None,
@@ -253,9 +261,8 @@ def _runs(arguments: argparse.Namespace) -> None:
     if not rows:
         print(f"No runs in {workspace_of(arguments)} yet; `kto demo` makes the first.")
         return
-    print(
-        f"{'run':<22} {'started':<17} {'state':<13} {'step':>11} {'loss':>7} {'margin':>7} {'reused':>7}  model, data"
-    )
+    heads = f"{'run':<22} {'started':<17} {'state':<13} {'step':>11} {'loss':>7} {'margin':>7} {'reused':>7}"
+    print(f"{heads}  name (model, data)")
     for row in rows:
         reference = row["reference"]
         total = reference.get("reused", 0) + reference.get("computed", 0)
@@ -268,12 +275,18 @@ def _runs(arguments: argparse.Namespace) -> None:
             _number(row["final"].get("loss")),
             _number(row["final"].get("rewards/margins")),
             f"{reference.get('reused', 0) / total:>7.0%}" if total else f"{'':>7}",
-            f" {row['model']}, {Path(row['data']).name}" if row["model"] else "",
+            f" {row['name']} ({row['model']}, {Path(row['data']).name})" if row["model"] else f" {row['name']}",
         ]
         print(" ".join(cells).rstrip())
         silent = [row["message"]] if row["state"] == "not answering" else []
         for problem in (*silent, *row["problems"]):
             print(f"  {problem}")
+
+
+def _name(arguments: argparse.Namespace) -> None:
+    run = find_run(arguments.run, workspace_of(arguments))
+    describe_run(run, arguments.name, run.about()["note"])
+    print(f"Run {run.id} is called {run.about()['name'] or 'nothing'}.")
 
 
 def _number(value: float | None) -> str:

@@ -25,6 +25,7 @@ from playwright.sync_api import Error as PlaywrightError
 from kto_workbench.config import KTOConfig
 from kto_workbench.runs import Run, list_runs
 from kto_workbench.runs.directory import new_run
+from kto_workbench.runs.shelf import title_of
 from kto_workbench.views.curves import HELD_OUT
 
 pytestmark = needs_browser
@@ -386,7 +387,7 @@ def test_two_starts_queue_and_a_stopped_run_is_resumed_to_its_end(own, open_page
     wait_for(lambda: first.status().step >= 6, 120, first.log)
     assert second.status().state == "queued" and second.status().step == 0
     page.locator("#train-run input").click()
-    page.get_by_role("option").filter(has_text=first.id).click()
+    page.get_by_role("option").filter(has_text=title_of(first)).click()
     wait_for_progress(page, "of 30", 20)
     page.click("#train-stop")
     wait_for_progress(page, "stopped", 60)

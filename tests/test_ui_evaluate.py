@@ -24,6 +24,7 @@ from kto_workbench.judging.steps import checkpoints_of
 from kto_workbench.runs import Run
 from kto_workbench.runs.children import reap
 from kto_workbench.runs.endpoints import Endpoint, add_endpoint
+from kto_workbench.runs.shelf import title_of
 from kto_workbench.ui import outcome
 from kto_workbench.ui.evaluate import Wish, begin_evaluation, cost_line, judge_for, keep_prompts, prompt_files
 from kto_workbench.ui.words import retell
@@ -226,7 +227,7 @@ def test_an_evaluation_in_the_browser_survives_a_reload(workbench, open_page, tr
         page.wait_for_selector("#evaluate-run", state="visible")
 
     unfold()
-    wait(lambda: page.locator("#evaluate-run input").input_value().startswith(run.id), 20)
+    wait(lambda: page.locator("#evaluate-run input").input_value().startswith(title_of(run)), 20)
     page.locator("#evaluate-upload").wait_for()
     page.set_input_files("#evaluate input[type=file]", str(prompts))
     wait(lambda: "2 prompts in owls.txt" in page.inner_text("#evaluate-message"), 20)

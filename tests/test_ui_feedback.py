@@ -23,6 +23,7 @@ from kto_workbench.feedback import ThumbStore, load_feedback
 from kto_workbench.feedback.held_out import held_out_prompts, prompt_key
 from kto_workbench.runs import list_runs
 from kto_workbench.runs.directory import new_run
+from kto_workbench.runs.shelf import title_of
 from kto_workbench.ui.feedback import _say_more, next_round
 from kto_workbench.ui.review import AHEAD, Review
 
@@ -341,7 +342,7 @@ def test_the_whole_loop_twice_each_time_with_the_start_and_reference_that_were_c
 
     compare_once(page)
     open_feedback(page)
-    wait_for(lambda: second.id in page.locator("#feedback-run input").input_value(), 20)
+    wait_for(lambda: title_of(second) in page.locator("#feedback-run input").input_value(), 20)
     vote_by_keys(page, "all of its data", 5)  # so few rows that none were held out
     assert counted(page) == ["7", "6"]
     third = next_run(page, own, "the base model", "without that adapter")

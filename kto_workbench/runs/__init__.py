@@ -11,6 +11,7 @@
     memory.py      what a training will take, by arithmetic
     machine.py     this machine as a program may use it: memory, cores, the GPU's driver
     shelf.py       name, note, delete and take back
+    naming.py      a name for a new run, from what differs
     jsonlines.py   append-only records that survive a torn last line
     schemas.py     what each file of a run holds
 

@@ -29,6 +29,7 @@ import secrets
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -378,15 +379,25 @@ def list_runs(workspace: str | Path = "workspace") -> list[Run]:
 
 
 def find_run(name: str | Path, workspace: str | Path = "workspace") -> Run:
-    """Open a run by its path, its id, an unambiguous part of its id, or `latest`. Raises RunError."""
+    """Open a run by its path, its id, its name, an unambiguous part of either, or `latest`. Raises RunError."""
     with contextlib.suppress(RunError):
         if str(name):
             return Run(name)
     runs = list_runs(workspace)
-    matches = runs[:1] if name == "latest" else [run for run in runs if str(name) and str(name) in run.id]
-    exact = [run for run in matches if run.id == str(name)]
-    if len(exact or matches) == 1:
-        return (exact or matches)[0]
+    wanted = str(name)
+    called = {run.id: run.about()["name"].casefold() for run in runs} if wanted else {}
+    # From the surest on: an id before a name, the whole of it before a part.
+    ways: list[Callable[[Run], bool]] = [
+        lambda run: run.id == wanted,
+        lambda run: called[run.id] == wanted.casefold(),
+        lambda run: wanted in run.id,
+        lambda run: wanted.casefold() in called[run.id],
+    ]
+    matches = runs[:1] if name == "latest" else []
+    for way in ways if wanted and not matches else ():
+        matches = matches or [run for run in runs if way(run)]
+    if len(matches) == 1:
+        return matches[0]
     if matches:
         raise RunError(
             f"{len(matches)} runs in {workspace} go by {str(name)!r}: {', '.join(run.id for run in matches[:4])}."

@@ -20,6 +20,8 @@ from kto_workbench.feedback.rendering import check_model_folder
 from kto_workbench.runs import schemas
 from kto_workbench.runs.children import end, identity, reap, start_apart
 from kto_workbench.runs.directory import COMMANDS, Run, Status, find_run, new_run
+from kto_workbench.runs.naming import suggest_name
+from kto_workbench.runs.shelf import describe_run
 
 END_SECONDS = 3.0  # between asking a run that does not answer, and ending it
 ENDED = "Its process did not answer and was ended; it resumes from its latest checkpoint."
@@ -50,7 +52,8 @@ def create_run(config: KTOConfig) -> Run:
         model=model,
         workspace=str(Path(config.workspace).expanduser().resolve()),
     )
-    return new_run(
+    name = suggest_name(settled)
+    run = new_run(
         settled,
         {
             "data": data,
@@ -62,6 +65,8 @@ def create_run(config: KTOConfig) -> Run:
         },
         start,
     )
+    describe_run(run, name, "")
+    return run
 
 
 def start_adapter(name: str, model: str, workspace: str) -> tuple[Path, dict[str, Any]]:

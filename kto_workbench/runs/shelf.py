@@ -19,8 +19,13 @@ LONGEST_NAME, LONGEST_NOTE = 80, 4000
 
 
 def about_run(run: Run) -> dict[str, str]:
-    """The name and the note that people gave the run; empty texts if none."""
+    """The run's name and the note that people gave it; empty texts if none."""
     return run.about()
+
+
+def title_of(run: Run) -> str:
+    """What to call the run: its name, or its id where it has none."""
+    return run.about()["name"] or run.id
 
 
 def describe_run(run: Run, name: str, note: str) -> None:

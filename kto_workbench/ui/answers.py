@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kto_workbench.errors import RunError
+from kto_workbench.runs.shelf import title_of
 from kto_workbench.runs.sides import REFERENCE, TUNED, Side, sides_of
 from kto_workbench.ui.words import say
 from kto_workbench.ui.workbench import RUNS_OFFERED, Workbench
@@ -17,7 +18,7 @@ UPDATE_SECONDS = 0.08
 def compared_runs(bench: Workbench, language: str) -> list[tuple[str, str]]:
     """The runs that have an adapter, or a model, to answer with, the newest first."""
     return [
-        (f"{run.id} · {say(language, f'state.{run.status().state}')}", run.id)
+        (f"{title_of(run)} · {say(language, f'state.{run.status().state}')}", run.id)
         for run in bench.runs()[:RUNS_OFFERED]
         if run.trained()
     ]
@@ -35,11 +36,12 @@ def offered_sides(bench: Workbench, language: str, *, references: bool = False) 
 
 def side_title(side: Side, language: str) -> str:
     """A side as people call it: its run, and which of its models."""
+    name = title_of(side.run)
     if side.part == TUNED:
-        return f"{side.run.id} · {say(language, f'state.{side.run.status().state}')}"
+        return f"{name} · {say(language, f'state.{side.run.status().state}')}"
     if side.part == REFERENCE:
-        return f"{side.run.id} · {say(language, 'side.reference')}"
-    return f"{side.run.id} · {say(language, 'side.checkpoint', step=side.part.removeprefix('checkpoint-'))}"
+        return f"{name} · {say(language, 'side.reference')}"
+    return f"{name} · {say(language, 'side.checkpoint', step=side.part.removeprefix('checkpoint-'))}"
 
 
 def side_named(bench: Workbench, name: str | None) -> Side:

@@ -15,6 +15,7 @@ import gradio as gr
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.feedback.prompts import load_prompts
 from kto_workbench.runs.answering import with_system
+from kto_workbench.runs.shelf import title_of
 from kto_workbench.runs.sides import REFERENCE, Side
 from kto_workbench.ui import blind, evaluate, html
 from kto_workbench.ui.answers import ITS_REFERENCE, SIDES, UPDATE_SECONDS, offered_sides, side_title, sides_named
@@ -358,7 +359,7 @@ def _heading(language: str, sides: Mapping[str, Side], side: str) -> str:
     one = sides[side]
     if side == "reference" and one.part != REFERENCE:
         return esc(side_title(one, language))
-    title = one.run.id if one.part in ("tuned", REFERENCE) else side_title(one, language)
+    title = title_of(one.run) if one.part in ("tuned", REFERENCE) else side_title(one, language)
     return f"{esc(say(language, f'answer.{side}'))} <small>{esc(title)}</small>"
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.runs import Run, Status
+from kto_workbench.runs.shelf import title_of
 from kto_workbench.ui import html
 from kto_workbench.ui.words import LANGUAGES, label, language_of, retell, say
 from kto_workbench.ui.workbench import RUNS_OFFERED, Workbench
@@ -296,7 +297,8 @@ def show_progress(language: str, run: Run, status: Status) -> str:
 def run_choices(bench: Workbench, language: str) -> list[tuple[str, str]]:
     """The newest runs with their states, to choose from."""
     return [
-        (f"{run.id} · {say(language, f'state.{run.status().state}')}", run.id) for run in bench.runs()[:RUNS_OFFERED]
+        (f"{title_of(run)} · {say(language, f'state.{run.status().state}')}", run.id)
+        for run in bench.runs()[:RUNS_OFFERED]
     ]
 
 

@@ -8,7 +8,7 @@ import gradio as gr
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.runs import Run, resume
 from kto_workbench.runs.directory import EXPORT_FORMATS
-from kto_workbench.runs.shelf import about_run, delete_run, deleted_runs, describe_run, restore_run
+from kto_workbench.runs.shelf import about_run, delete_run, deleted_runs, describe_run, restore_run, title_of
 from kto_workbench.ui import html
 from kto_workbench.ui.export import begin_export, can_export, is_exporting, show_exports
 from kto_workbench.ui.folder import open_folder
@@ -98,7 +98,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown, 
         language, runs = language_of(request), bench.runs()[:SHOWN]
         known = {run.id for run in runs}
         kept = [one for one in chosen_ids or [] if one in known] or [run.id for run in runs[:1]]
-        choices = [(run_title(run), run.id) for run in runs]
+        choices = [(title_of(run), run.id) for run in runs]
         gone = deleted_runs(bench.workspace)
         return [
             runs_table(language, runs),
@@ -218,12 +218,6 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown, 
     undo.click(take_back, None, [told], **quiet).then(show, [chosen], listed, **quiet)
 
 
-def run_title(run: Run) -> str:
-    """The run's id, behind the name that people gave it."""
-    name = about_run(run)["name"]
-    return f"{name} · {run.id}" if name else run.id
-
-
 def runs_table(language: str, runs: list[Run]) -> str:
     """The history: state, data, key settings, last metrics."""
     if not runs:
@@ -274,9 +268,9 @@ def laid_over(language: str, runs: list[Run], metric: str, part: str) -> str:
         sparse = part == "eval" or metric == "kl_sampled"
         steps, values = points(records.sampled if metric == "kl_sampled" else columns, curve)
         drawn = downsample(steps, values if sparse else smooth(values, 0.6), POINTS_EACH)
-        keys.append((run_title(run), color, float(values[-1]) if len(steps) else None))  # as logged, as in the table
+        keys.append((title_of(run), color, float(values[-1]) if len(steps) else None))  # as logged, as in the table
         if len(steps):
-            lines.append(Line(run_title(run), *drawn, color))
+            lines.append(Line(title_of(run), *drawn, color))
     title = say(language, f"curve.{metric}")
     if not lines:
         return ""
@@ -295,7 +289,7 @@ def config_difference(language: str, runs: list[Run]) -> str:
     rows = [(name, values) for name in told_apart if len(set(values := [str(one[name]) for one in configs])) > 1]
     if not rows:
         return f'<p class="kto-empty">{html.esc(say(language, "runs.alike"))}</p>'
-    heads = "".join(f'<th scope="col">{html.esc(run_title(run))}</th>' for run in runs)
+    heads = "".join(f'<th scope="col">{html.esc(title_of(run))}</th>' for run in runs)
     body = "".join(
         f'<tr><th scope="row"><code>{html.esc(name)}</code></th>'
         + "".join(f"<td>{html.esc(v)}</td>" for v in values)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kto_workbench.runs import Run
+from kto_workbench.runs.shelf import title_of
 from kto_workbench.views.curves import CHARTS, DOWN, FAINT, PLAIN, UP, Points, points, smooth
 from kto_workbench.views.records import Columns, records_of
 
@@ -99,7 +100,7 @@ def _draw(axes: np.ndarray, run: Run, position: int | None, smoothing: float) ->
         # One colour a run: its rejected rewards are the dashed ones.
         dashed = several and curve.name == "rejected"
         color = SEVERAL[position % len(SEVERAL)] if position is not None else curve.color
-        name = (f"{run.id} rejected" if dashed else run.id) if several else NAMES[curve.name]
+        name = (f"{title_of(run)} rejected" if dashed else title_of(run)) if several else NAMES[curve.name]
         _line(axis, points(records.train, curve, beta), color, "--" if dashed else "-", name, smoothing)
         held_out = points(records.eval, curve, beta)
         if len(held_out[0]) and curve.color != FAINT:
@@ -151,7 +152,7 @@ def _title(runs: Sequence[Run]) -> str:
         return f"{len(runs)} runs"
     config = runs[0].config()
     return (
-        f"{runs[0].id}   model {_end_of(config.model)}   data {_end_of(config.data)}   β {config.beta:g}   "
+        f"{title_of(runs[0])}   model {_end_of(config.model)}   data {_end_of(config.data)}   β {config.beta:g}   "
         f"λ_D {config.desirable_weight or 1:.3g}   λ_U {config.undesirable_weight or 1:.3g}   "
         f"learning rate {config.learning_rate:g}"
     )
