@@ -33,6 +33,13 @@ def test_losses_and_rewards_by_hand():
     assert rewards.tolist() == pytest.approx([0.5 * 2, 0.5 * -3])
 
 
+def test_weights_keep_their_digits_in_float64():
+    # r = z0 = 0, so a loss is λ/2; 0.1 as a float32 would be 1.5e-9 off.
+    zeros, label = torch.zeros(2, dtype=torch.float64), torch.tensor([True, False])
+    losses, _ = kto_loss(zeros, zeros, label, 0.0, beta=0.1, desirable_weight=0.1, undesirable_weight=0.7)
+    assert losses.tolist() == [0.1 / 2, 0.7 / 2]
+
+
 def test_at_step_0_every_reward_is_0_and_the_loss_is_half_the_mean_weight():
     # r = z0 = 0, so v = λ/2: the mean of (3/2, 3/2, 1/2, 1/2) is 1.
     losses, rewards = losses_of([-5.0] * 4, [-5.0] * 4, [True, True, False, False], desirable=3.0, undesirable=1.0)

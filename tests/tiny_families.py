@@ -23,8 +23,8 @@ SIZES: dict[int, str] = {
     32: "hidden_size n_embd d_model dim emb_dim embedding_size word_embed_proj_dim hidden_size_global lru_width "
     "embedding_dim expert_ffn_hidden_size shared_intermediate_size moe_shared_expert_intermediate_size "
     "encoder_hidden_size shared_experts_intermediate_size cross_attention_hidden_size encoder_hash_byte_group_vocab",
-    16: "moe_intermediate_size shared_expert_intermediate_size attention_head_dim pronunciation_embed_dim "
-    "shape_embed_dim hc_lowrank ple_embed_dim",
+    16: "index_n_heads index_topk moe_intermediate_size shared_expert_intermediate_size attention_head_dim "
+    "pronunciation_embed_dim shape_embed_dim hc_lowrank ple_embed_dim",
     8: "head_dim kv_channels global_head_dim swa_head_dim v_head_dim swa_v_head_dim qk_nope_head_dim qk_rope_head_dim "
     "kv_lora_rank q_lora_rank qk_head_dim o_lora_rank d_head d_kv attention_head_size index_head_dim linear_head_dim "
     "linear_key_head_dim linear_value_head_dim mamba_d_head mamba_head_dim mamba_headdim mamba_n_heads mamba_num_heads "
@@ -32,11 +32,11 @@ SIZES: dict[int, str] = {
     "sliding_window window_size attention_window_size attention_chunk_size local_attention_window_len mamba_chunk_size "
     "chunk_size adapter_rank pronunciation_vocab_size",
     4: "num_attention_heads n_head n_heads num_heads encoder_attention_heads decoder_attention_heads rotary_dim "
-    "num_encoder_attention_heads num_decoder_attention_heads swa_num_attention_heads linear_num_heads index_topk "
+    "num_encoder_attention_heads num_decoder_attention_heads swa_num_attention_heads linear_num_heads "
     "linear_num_key_heads linear_num_value_heads num_experts n_routed_experts num_local_experts moe_num_experts",
     2: "num_key_value_heads num_kv_heads n_head_kv swa_num_key_value_heads kv_n_heads num_hidden_layers n_layer "
     "n_layers num_layers encoder_layers decoder_layers num_encoder_layers num_decoder_layers depth num_blocks n_groups "
-    "num_experts_per_tok num_experts_per_token moe_top_k moe_topk moe_k top_k_experts index_n_heads o_groups "
+    "num_experts_per_tok num_experts_per_token moe_top_k moe_topk moe_k top_k_experts o_groups "
     "zero_expert_num num_layers_per_stack num_expert_group",
     1: "n_group topk_group first_k_dense_replace num_nextn_predict_layers n_shared_experts",
     0: "num_kv_shared_layers",

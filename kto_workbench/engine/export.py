@@ -15,7 +15,7 @@ from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from kto_workbench.engine.gguf_file import check_supported, write_gguf, write_modelfile
-from kto_workbench.engine.models import load_adapter, load_model
+from kto_workbench.engine.models import load_adapter, load_model, merge_adapter
 from kto_workbench.errors import RunError
 from kto_workbench.feedback.rendering import load_tokenizer
 from kto_workbench.runs.directory import ADAPTER_FILES, Run
@@ -70,7 +70,7 @@ def merged(run: Run) -> nn.Module:
         return load_model(str(run.model), device=cpu, dtype="auto")
     adapter = run.newest_adapter()
     base = load_model(config.model, dtype=torch.float32 if config.dtype == "float32" else "auto", device=cpu)
-    return load_adapter(base, adapter).merge_and_unload()
+    return merge_adapter(load_adapter(base, adapter))
 
 
 def push(folder: Path, name: str, *, private: bool = True) -> str:

@@ -3,14 +3,16 @@
 import contextlib
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
@@ -113,6 +115,43 @@ def _stay(module: nn.Module, mode: bool = True) -> nn.Module:
 def base_of(model: nn.Module) -> PreTrainedModel:
     """The causal language model itself, without what peft puts around it."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def check_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise ModelError if the tokenizer makes tokens that the model has no embedding for."""
+    size = model.get_input_embeddings().weight.shape[0]
+    strange = sorted((n, token) for token, n in tokenizer.get_vocab().items() if n >= size)
+    if strange:
+        raise ModelError(
+            f"The tokenizer makes tokens that the model has no embedding for, such as {strange[0][1]!r} "
+            f"({len(strange)} beyond the {size:,} that it has): its files belong to another model."
+        )
+
+
+def longest_row(model: PreTrainedModel) -> int | None:
+    """How many tokens a model has positions for in tables, learned or computed; None where there is no such limit."""
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if not isinstance(longest, int):
+        return None
+    vocabulary = model.get_input_embeddings()
+    for module in model.modules():
+        if isinstance(module, nn.Embedding) and module is not vocabulary:
+            if 0 <= module.num_embeddings - longest <= 8:  # some begin at 2
+                return longest
+        if any(buffer.ndim > 1 and longest in buffer.shape for buffer in module.buffers(recurse=False)):
+            return longest
+    return None
+
+
+def rotary_limit(model: PreTrainedModel) -> int | None:
+    """The length of a row from which on its rotary frequencies depend on the longest row beside it; None: never."""
+    config = model.config.get_text_config()
+    limits = []
+    rope = getattr(config, "rope_parameters", None) or {}
+    for given in [rope, *(part for part in rope.values() if isinstance(part, dict))]:
+        if given.get("rope_type") in ("longrope", "dynamic"):
+            limits.append(given.get("original_max_position_embeddings") or config.max_position_embeddings)
+    return min(limits, default=None)
 
 
 def vocabulary_of(model: PreTrainedModel) -> list[int]:
@@ -220,7 +259,8 @@ def _no_plain_product(model: PreTrainedModel) -> list[str]:
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             owner = model.get_submodule(name.rpartition(".")[0])
-            passed_by = owner in called and module not in called
+            beside = [owner, *(m for m in owner.children() if isinstance(m, nn.Linear))]
+            passed_by = module not in called and any(m in called for m in beside)
             of_mamba = name.endswith(".out_proj") and hasattr(owner, "conv1d") and hasattr(owner, "A_log")
             if module in other or passed_by or of_mamba:
                 names.append(name)
@@ -255,9 +295,49 @@ def load_adapter(model: PreTrainedModel, path: str | Path, *, trainable: bool = 
     if not (Path(path) / "adapter_model.safetensors").is_file():
         raise ModelError(f"There is no adapter in {path}.")
     try:
-        return PeftModel.from_pretrained(model, str(path), is_trainable=trainable).train()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")  # they are filled in below
+            adapted = PeftModel.from_pretrained(model, str(path), is_trainable=trainable).train()
     except (RuntimeError, ValueError) as error:  # of another shape, or of layers that this model has not
         raise ModelError(f"The adapter in {path} does not fit the model: {short_reason(error)}.") from error
+    fill_in_adapter(adapted, Path(path))
+    return adapted
+
+
+@torch.no_grad()
+def fill_in_adapter(model: nn.Module, folder: Path, name: str = "default") -> None:
+    """Put every tensor of an adapter's file where it belongs.
+
+    peft renames them as it would a base's old files, also where the names are new, and silently leaves out what then
+    has no place (seen with the shared experts of Laguna); an adapter saved and loaded again was another one.
+    """
+    places = dict(model.named_parameters())
+    for key, tensor in load_file(folder / "adapter_model.safetensors").items():
+        owner, _, own = key.rpartition(".")
+        place = places.get(f"{owner}.{name}.{own}")
+        if place is not None and place.shape == tensor.shape:
+            place.copy_(tensor)
+
+
+@torch.no_grad()
+def merge_adapter(model: nn.Module) -> PreTrainedModel:
+    """The model with its adapter in its weights. Raises ModelError where that can't be, or would be another model.
+
+    Such as one whose head learned and whose embeddings are the same tensor.
+    """
+    ids = sample_ids(base_of(model))
+    before = model(input_ids=ids, use_cache=False).logits.float().log_softmax(-1)
+    try:
+        merged = model.merge_and_unload()
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        raise ModelError(f"This adapter can't be merged into the model: {short_reason(error)}.") from error
+    after = merged(input_ids=ids, use_cache=False).logits.float().log_softmax(-1)
+    if (after - before).abs().mean() > (1e-3 if merged.dtype == torch.float32 else 0.1):  # rounded weights differ
+        raise ModelError(
+            "With this adapter in its weights the model would say something else, because it uses some of them in two "
+            "places; export the adapter instead."
+        )
+    return merged
 
 
 REFERENCE = "reference"

@@ -37,8 +37,10 @@ def kto_loss(
         losses [m], each λ − v ≥ 0, differentiable; rewards [m], β r_i, detached.
     """
     log_ratios = policy_logps - reference_logps
-    weight = torch.where(label, desirable_weight, undesirable_weight).to(log_ratios.dtype)
-    sign = torch.where(label, 1.0, -1.0).to(log_ratios.dtype)
+    # Not torch.where, which would round the weights of a float64 computation to float32.
+    liked = label.to(log_ratios.dtype)
+    weight = liked * desirable_weight + (1 - liked) * undesirable_weight
+    sign = 2 * liked - 1
     # λ − λ σ(u) = λ σ(−u), which keeps its digits where σ(u) is near 1.
     losses = weight * torch.sigmoid(-beta * sign * (log_ratios - z0))
     return losses, beta * log_ratios.detach()

@@ -21,7 +21,7 @@ from kto_workbench.engine import attention
 from kto_workbench.engine.attention import Ragged
 from kto_workbench.engine.batches import Pair
 from kto_workbench.engine.head import Head, token_logps
-from kto_workbench.engine.models import base_of, body_of, precision_of
+from kto_workbench.engine.models import base_of, body_of, precision_of, rotary_limit
 from kto_workbench.engine.passes import split
 from kto_workbench.engine.trial import choose
 
@@ -47,6 +47,8 @@ class PaddedScorer(nn.Module):
         super().__init__()
         self.model = model
         self.precision = precision_of(model)
+        # Rows longer than this are read alone: they would change what shorter ones beside them are worth.
+        self.limit = rotary_limit(base_of(model))
 
     @property
     def device(self) -> torch.device:
@@ -100,7 +102,15 @@ class PaddedScorer(nn.Module):
         """How many tokens the model reads to score pairs in one pass."""
         return sum(map(len, pairs))
 
+    def _beyond(self, pairs: Sequence[Pair]) -> bool:
+        return self.limit is not None and any(len(pair) > self.limit for pair in pairs)
+
     def _score(self, pairs: Sequence[Pair], entropy: bool) -> Scores:
+        if len(pairs) > 1 and self._beyond(pairs):
+            scores = [self._score([pair], entropy) for pair in pairs]
+            return Scores(
+                torch.cat([s.logps for s in scores]), torch.cat([s.entropy for s in scores]) if entropy else None
+            )
         width = max(len(pair) for pair in pairs)
         ids = torch.zeros(len(pairs), width, dtype=torch.long)
         mask = torch.zeros_like(ids)
@@ -137,6 +147,8 @@ class PackedScorer(PaddedScorer):
         self, pairs: Sequence[Pair], mismatched: Sequence[Pair] = (), entropy: bool = False
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """As the padded scorer's; each prompt is read once, for all that comes after it."""
+        if self._beyond(pairs) or self._beyond(mismatched):
+            return super().forward(pairs, mismatched, entropy)
         if mismatched and not torch.is_grad_enabled():
             logps, _, _ = self([*pairs, *mismatched])
             return logps[: len(pairs)], None, logps[len(pairs) :]
@@ -267,10 +279,9 @@ class LonelyScorer(PaddedScorer):
 
     name = "one by one"
 
-    def _score(self, pairs: Sequence[Pair], entropy: bool) -> Scores:
-        scores = [super(LonelyScorer, self)._score([pair], entropy) for pair in pairs]
-        entropies = torch.cat([s.entropy for s in scores]) if entropy else None
-        return Scores(torch.cat([s.logps for s in scores]), entropies)
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.limit = 0
 
 
 def make_scorer(model: nn.Module) -> PaddedScorer:

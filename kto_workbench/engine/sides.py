@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from kto_workbench.config import KTOConfig
-from kto_workbench.engine.models import adapter_off, load_adapter, load_model, pick_device, pick_dtype
+from kto_workbench.engine.models import adapter_off, fill_in_adapter, load_adapter, load_model, pick_device, pick_dtype
 from kto_workbench.engine.scoring import PaddedScorer, make_scorer
 from kto_workbench.errors import ModelError, RunError
 from kto_workbench.feedback.rendering import load_tokenizer
@@ -95,6 +95,7 @@ class _Base:
                 self.model.delete_adapter(self.adapters.pop(next(iter(self.adapters))))
             label = f"adapter{time.monotonic_ns()}"
             self.model.load_adapter(str(folder), label)
+            fill_in_adapter(self.model, folder, label)
             self.adapters[name] = label
         self.model.set_adapter(self.adapters[name])
 

@@ -27,7 +27,7 @@ from kto_workbench.engine.batches import Batch, Batches, Pair
 from kto_workbench.engine.crew import Crew
 from kto_workbench.engine.examples import Examples
 from kto_workbench.engine.masters import master_optimizer
-from kto_workbench.engine.models import check_not_repacked, round_adapter
+from kto_workbench.engine.models import check_not_repacked, fill_in_adapter, round_adapter
 from kto_workbench.engine.objective import sum_of_log_ratios
 from kto_workbench.engine.passes import Budget
 from kto_workbench.engine.reference import Reference
@@ -215,6 +215,7 @@ class KTOTrainer(Trainer):
         tuned = self.scorer.model
         if hasattr(tuned, "peft_config"):
             super()._load_from_checkpoint(resume_from_checkpoint, tuned)
+            fill_in_adapter(tuned, Path(resume_from_checkpoint))
         else:
             for part in sorted(Path(resume_from_checkpoint).glob("model*.safetensors")):
                 tuned.load_state_dict(load_file(part), strict=False)  # tied weights are saved once

@@ -16,13 +16,16 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from kto_workbench.config import KTOConfig
+from kto_workbench.engine import proof
 from kto_workbench.engine.memory import calibrate, recompute_activations
 from kto_workbench.engine.models import (
     adapter_off,
     as_it_is,
+    check_tokens,
     checkpoint_activations,
     keep_as_reference,
     load_model,
+    longest_row,
     make_trainable,
     pick_device,
     pick_dtype,
@@ -90,10 +93,15 @@ def _train(run: Run, config: KTOConfig, *, progress: bool) -> bool:
     tokenizer = load_tokenizer(config.model)
     rows = load_feedback(config.data, workspace=config.workspace).rows
     prepared = prepare(rows, tokenizer, config)
+    base = load_model(config.model, device=device, dtype=dtype, load_in_4bit=config.load_in_4bit)
+    check_tokens(base, tokenizer)
+    if (longest := longest_row(base) or config.max_length) < config.max_length:
+        log.warning("This model has positions for %d tokens, so max_length is lowered to that.", longest)
+        config = config.replace(max_length=longest)
+        prepared = prepare(rows, tokenizer, config)
     for line in prepared.remarks:
         log.info(line)
-
-    base = load_model(config.model, device=device, dtype=dtype, load_in_4bit=config.load_in_4bit)
+    witness = proof.ask(base) if config.tuning == "lora" else None
     start = run.start_adapter if config.start_adapter else None
     model = make_trainable(base, config, start)
     as_reference = adapter_off
@@ -105,6 +113,8 @@ def _train(run: Run, config: KTOConfig, *, progress: bool) -> bool:
     if config.gradient_checkpointing:
         checkpoint_activations(model)
     scorer = make_scorer(model)
+    if witness:
+        proof.prove(scorer, witness, as_reference)
 
     def make_room() -> bool:
         made = recompute_activations(model)

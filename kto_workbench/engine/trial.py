@@ -158,7 +158,7 @@ def _check_steady(scorer: Scorer, rows: Rows) -> None:
     """The same rows twice."""
     with torch.no_grad():
         first, second = (scorer.score(rows.pairs[:3]).logps for _ in range(2))
-    if _apart(first, second, rows.pairs[:3]) > _rounding(scorer.model)[0]:
+    if apart(first, second, rows.pairs[:3]) > rounding(scorer.model)[0]:
         raise ModelError("This model can't be trained: it gives the same text another score each time.")
 
 
@@ -173,7 +173,7 @@ def _check_causal(scorer: Scorer, rows: Rows) -> None:
         )
     if not bool(torch.isfinite(before).all()):
         raise ModelError("This model can't be trained: its log-probabilities are no numbers.")
-    if (before - after).abs().mean() > _rounding(scorer.model)[0]:
+    if (before - after).abs().mean() > rounding(scorer.model)[0]:
         raise ModelError(
             "This model can't be trained: it is no causal language model, a later token changes what it says before."
         )
@@ -181,7 +181,7 @@ def _check_causal(scorer: Scorer, rows: Rows) -> None:
 
 def _try(way: Way, model: nn.Module, rows: Rows, want: Said) -> tuple[Scorer | None, str]:
     """The scorer of a way, and what is wrong with it; nothing if it says what the model itself says."""
-    nats, share = _rounding(model)
+    nats, share = rounding(model)
     try:
         scorer = way.begin(model)
         if scorer is None:
@@ -191,9 +191,9 @@ def _try(way: Way, model: nn.Module, rows: Rows, want: Said) -> tuple[Scorer | N
             beside = scorer.score(rows.strangers).logps[1:3]
     except Exception as error:  # whatever an unknown architecture does on an unusual input, a plainer way remains
         return None, short_reason(error)
-    if (worst := max(_apart(got.logps, want.logps, rows.pairs), _apart(got.other, want.other, rows.other))) > nats:
+    if (worst := max(apart(got.logps, want.logps, rows.pairs), apart(got.other, want.other, rows.other))) > nats:
         return None, f"{scorer.name}, its log-probabilities come out {worst:.1e} nats a token apart"
-    if (worst := _apart(beside, got.logps[1:3], rows.pairs[1:3])) > nats:
+    if (worst := apart(beside, got.logps[1:3], rows.pairs[1:3])) > nats:
         return None, f"{scorer.name}, a row's log-probability changes by {worst:.1e} nats a token with its neighbour"
     missing = [name for name, gradient in want.gradients.items() if (gradient is None) != (got.gradients[name] is None)]
     if missing:
@@ -221,7 +221,7 @@ def _ask(scorer: Scorer, rows: Rows) -> Said:
     return Said(scores.logps.detach(), other.detach(), {n: g for (n, _), g in zip(compared, gradients, strict=True)})
 
 
-def _apart(a: Tensor, b: Tensor, pairs: Sequence[Pair]) -> float:
+def apart(a: Tensor, b: Tensor, pairs: Sequence[Pair]) -> float:
     """The largest difference of rows' log-probabilities, in nats a token; infinite where one is no number."""
     lengths = torch.tensor([len(pair.completion_ids) for pair in pairs], device=a.device)
     return torch.nan_to_num((a - b).abs() / lengths, nan=torch.inf).max().item()
@@ -237,7 +237,8 @@ def _gradients_apart(got: dict[str, Tensor | None], want: dict[str, Tensor | Non
     return torch.nan_to_num(torch.stack(apart), nan=torch.inf).max().item() if least > 0 else 0.0
 
 
-def _rounding(model: nn.Module) -> tuple[float, float]:
+def rounding(model: nn.Module) -> tuple[float, float]:
+    """What rounding may do to a model's log-probabilities, in nats a token, and to its gradients, as a share."""
     kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
     coarse = [kind for kind in (torch.bfloat16, torch.float16) if kind in kinds]
     return ROUNDING[coarse[0] if coarse else torch.float32]
