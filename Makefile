@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup app demo test check bench notebooks clean
+.PHONY: help setup app demo test check bench gpu notebooks clean
 
 help:
 	@echo "make app        open the workbench in a browser      (ARGS=\"--port 8000\")"
@@ -12,6 +12,7 @@ help:
 	@echo "make test       run the tests"
 	@echo "make check      lint, and every test, slow ones too"
 	@echo "make bench      time the engine against TRL, quickly"
+	@echo "make gpu        on a machine with a GPU: what works there and how fast, in nine minutes"
 	@echo "make notebooks  execute the notebooks"
 	@echo "make setup      only build .venv, with the kto command in it"
 	@echo "make clean      remove .venv and what tests and builds left"
@@ -34,6 +35,9 @@ check: .venv/ready-test
 
 bench: .venv/ready-bench
 	$(BIN)/python -m benchmarks.vs_trl --quick $(ARGS)
+
+gpu: .venv/ready-test
+	$(BIN)/python -m benchmarks.first_gpu $(ARGS)
 
 notebooks: .venv/ready-notebooks
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb

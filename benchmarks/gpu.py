@@ -1,28 +1,38 @@
 """KTO steps on a GPU: models of half a billion to eight billion parameters with random weights, LoRA and QLoRA.
 
-python -m benchmarks.gpu [--json] [--shape llama-1b] [--lengths 1024/256] [--steps 50]
+python -m benchmarks.gpu [--json] [--shape llama-1b] [--lengths 1024/256] [--steps 50] [--seconds 300] [--out FILE]
 
-Prints for each shape, kind of adapter and lengths: milliseconds a step, examples a second, the floating-point rate that
+The rows come in the order of what one wants to know first, so that they may be broken off: after `--seconds` no other
+is begun, and `--out` has every row as soon as it is measured. A row that fails says why, and the others go on. Prints
+for each shape, kind of adapter and lengths: milliseconds a step, examples a second, the floating-point rate that
 was reached beside the card's measured rate of matrix products, and peak memory. `--device cpu --tiny` goes the same way
 with a toy model, to see that the suite itself works; its figures mean nothing.
 """
 
 import argparse
 import json
+import math
+import shutil
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe_machine, versions
 from benchmarks.workload import Example, Mix, floor_operations, make_batches
+from kto_workbench.feedback.templates import short_reason
+from kto_workbench.runs.jsonlines import write_atomically
+from kto_workbench.runs.machine import free_memory
 
 BATCH = 32
-LENGTHS = ((128, 512), (1024, 256), (2048, 512))
+LENGTHS = ((1024, 256), (128, 512), (2048, 512))
 SIGMA = 0.6
+ADAPTERS = {False: "LoRA bf16", True: "QLoRA NF4"}
+ROOM = 24e9  # bytes that the random weights of all shapes take, with some to spare
 
 
 @dataclass(frozen=True)
@@ -77,15 +87,28 @@ def save_random_model(shape: GpuShape, folder: str, device: str) -> None:
 
 
 def measure(
-    shape: GpuShape, folder: str, prompt: int, completion: int, device: str, *, four_bit: bool, warm_up: int, steps: int
+    shape: GpuShape,
+    folder: str,
+    prompt: int,
+    completion: int,
+    device: str,
+    *,
+    four_bit: bool,
+    warm_up: int,
+    steps: int,
+    seconds: float = math.inf,
 ) -> dict[str, Any]:
-    """Steps of one model, adapter and length mix, each a batch of 32 with optimizer; the median of them counts."""
+    """Steps of one model, adapter and length mix, each a batch of 32 with optimizer; the median of them counts.
+
+    As many steps as `seconds` allow, but three at least.
+    """
     import torch
 
     from kto_workbench.config import KTOConfig
     from kto_workbench.engine.batches import Batch, Pair
-    from kto_workbench.engine.memory import calibrate, peak_bytes
+    from kto_workbench.engine.memory import calibrate, peak_bytes, recompute_activations
     from kto_workbench.engine.models import add_lora, load_model
+    from kto_workbench.engine.passes import Budget
     from kto_workbench.engine.scoring import make_scorer
     from kto_workbench.engine.step import kto_step
 
@@ -98,23 +121,31 @@ def measure(
     drawn = make_batches(Mix(prompt, completion, SIGMA), 4 * BATCH, BATCH, shape.vocabulary, draws=5)
     batches = [_batch(examples, Batch, Pair, place) for examples in drawn]
     largest = max(batches, key=lambda batch: sum(map(len, batch.pairs)))
-    tokens = calibrate(scorer, largest, config)
+    make_room = lambda: recompute_activations(model)
+    budget = Budget(calibrate(scorer, largest, config, make_room=make_room), make_room=make_room)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-9)
 
     def step(number: int) -> None:
-        kto_step(scorer, batches[number % len(batches)], config, tokens, train=True)
+        batch = batches[number % len(batches)]
+        lengths = [max(map(len, pairs)) for pairs in zip(batch.pairs, batch.mismatched, strict=True)]
+        work = lambda tokens: kto_step(scorer, batch, config, tokens, train=True)
+        budget.run(work, sum(lengths), max(lengths), optimizer.zero_grad)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    seconds = [_seconds(lambda n=n: step(n), place) for n in range(warm_up + steps)][warm_up:]
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < warm_up + steps and (len(times) < 3 or time.perf_counter() < end):
+        times.append(_seconds(lambda: step(len(times)), place))
+    # Where time was short, the first step alone is the warm-up.
+    counted = times[warm_up:] if len(times) > warm_up + 2 else times[1:] or times
     operations = floor_operations(shape, drawn) / len(drawn)
-    median = statistics.median(seconds)
+    median = statistics.median(counted)
     return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "adapter": "QLoRA NF4" if four_bit else "LoRA bf16",
         "layout": scorer.name,
-        "tokens_per_pass": tokens or "all",
+        "tokens_per_pass": budget.tokens or "all",
+        "recomputed": bool(model.is_activation_checkpointing),
+        "steps": len(counted),
         "ms_per_step": 1e3 * median,
         "examples_per_second": BATCH / median,
         "tflops": operations / median / 1e12,
@@ -147,16 +178,6 @@ def _seconds(work: Callable[[], Any], place: Any) -> float:
     return time.perf_counter() - start
 
 
-def matmul_tflops(device: str, size: int) -> float:
-    """The rate of square bfloat16 matrix products of this size, best of 20."""
-    import torch
-
-    place = torch.device(device)
-    a, b = (torch.randn(size, size, dtype=torch.bfloat16, device=place) for _ in range(2))
-    best = min(_seconds(lambda: a @ b, place) for _ in range(20))
-    return 2 * size**3 / best / 1e12
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the suite; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.splitlines()[0])
@@ -165,6 +186,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--lengths", action="append", metavar="PROMPT/COMPLETION", help="only these; may be repeated")
     parser.add_argument("--warm-up", type=int, default=20)
     parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--seconds", type=float, default=math.inf, help="begin no other row after so many")
+    parser.add_argument("--out", type=Path, help="a JSON file that has every row as soon as it is measured")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="a toy model, to see that the suite works")
     arguments = parser.parse_args(argv)
@@ -174,42 +197,105 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.device == "cuda" and not torch.cuda.is_available():
         print("There is no CUDA GPU on this machine, so there is nothing to measure.", file=sys.stderr)
         return 2
+    found = measure_all(arguments)
+    print(json.dumps(found) if arguments.json else table(found))
+    return 0
+
+
+def measure_all(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Every row that there is time for, with the machine and the versions that they were measured with."""
+    import torch
+
+    from kto_workbench.doctor.device import product_rate
+    from kto_workbench.engine.passes import give_back
+
+    begun = time.perf_counter()
     lengths = [tuple(map(int, text.split("/"))) for text in arguments.lengths or ()] or LENGTHS
     shapes = TINY if arguments.tiny else {name: SHAPES[name] for name in arguments.shape or SHAPES}
+    place = torch.device(arguments.device)
     machine = describe_machine(torch.get_num_threads())
     machine["gpu"] = torch.cuda.get_device_name() if arguments.device == "cuda" else None
-    machine["matmul_tflops"] = matmul_tflops(arguments.device, 512 if arguments.tiny else 8192)
-    rows = []
-    for name, shape in shapes.items():
-        with tempfile.TemporaryDirectory() as folder:
-            save_random_model(shape, folder, arguments.device)
-            for four_bit in (False, True):
-                for prompt, completion in lengths:
-                    print(f"{name}, {'NF4' if four_bit else 'bf16'}, {prompt}/{completion}", file=sys.stderr)
-                    row = measure(
-                        shape,
-                        folder,
-                        prompt,
-                        completion,
-                        arguments.device,
-                        four_bit=four_bit,
-                        warm_up=arguments.warm_up,
-                        steps=arguments.steps,
-                    )
-                    rows.append({"model": name, **row, "share_of_matmul": row["tflops"] / machine["matmul_tflops"]})
-    if arguments.json:
-        print(json.dumps({"machine": machine, "versions": versions(), "rows": rows}))
-        return 0
-    print(f"{machine['gpu'] or machine['cpu']}, matrix products at {machine['matmul_tflops']:.1f} TFLOP/s\n")
-    print("| model | adapter | lengths | ms a step | examples/s | TFLOP/s | of matmul | peak GiB |")
-    print("|---|---|---|---|---|---|---|---|")
-    for row in rows:
-        print(
-            f"| {row['model']} | {row['adapter']} | {row['prompt_tokens']}/{row['completion_tokens']} "
-            f"| {row['ms_per_step']:.0f} | {row['examples_per_second']:.1f} | {row['tflops']:.2f} "
+    machine["matmul_tflops"] = product_rate(place, torch.bfloat16, 512 if arguments.tiny else 8192) / 1e12
+    found: dict[str, Any] = {"machine": machine, "versions": versions(), "rows": [], "left_out": []}
+    order = in_order(shapes, lengths)
+    with tempfile.TemporaryDirectory(dir=roomiest()) as folder:
+        for number, (name, four_bit, (prompt, completion)) in enumerate(order):
+            row = {
+                "model": name,
+                "adapter": ADAPTERS[four_bit],
+                "prompt_tokens": prompt,
+                "completion_tokens": completion,
+            }
+            left = arguments.seconds - (time.perf_counter() - begun)
+            if left <= 0:
+                found["left_out"].append(row)
+                continue
+            print(", ".join(map(str, row.values())), file=sys.stderr, flush=True)
+            try:
+                saved = Path(folder) / name
+                if not saved.is_dir():
+                    save_random_model(shapes[name], str(saved), arguments.device)
+                row |= measure(
+                    shapes[name],
+                    str(saved),
+                    prompt,
+                    completion,
+                    arguments.device,
+                    four_bit=four_bit,
+                    warm_up=arguments.warm_up,
+                    steps=arguments.steps,
+                    # A fair share of what is left, half of which goes into loading and into measuring memory.
+                    seconds=max(5.0, left / (len(order) - number) / 2),
+                )
+                row["share_of_matmul"] = row["tflops"] / machine["matmul_tflops"]
+            except Exception as error:  # a card that is too small, a disk that is full: the other rows are worth having
+                row["failed"] = short_reason(error)
+            found["rows"].append(row)
+            give_back()
+            if arguments.out:
+                write_atomically(arguments.out, json.dumps(found))
+    return found
+
+
+def in_order(
+    shapes: dict[str, GpuShape], lengths: Sequence[tuple[int, int]]
+) -> list[tuple[str, bool, tuple[int, int]]]:
+    """Model, 4 bits and lengths of each row, what one wants to know first before the rest."""
+    rows = [(name, four_bit, pair) for pair in lengths for four_bit in (False, True) for name in shapes]
+    # All models at the first lengths, each first with what it is mostly trained with: a large one in 4 bits.
+    usual = lambda name, four_bit: four_bit == (shapes[name].body_parameters > 4e9)
+    return sorted(rows, key=lambda row: (lengths.index(row[2]), not usual(row[0], row[1])))
+
+
+def roomiest() -> str | None:
+    """Where random weights are kept: in memory, where they are read fastest, if there is plenty; else as usual."""
+    shared = Path("/dev/shm")
+    if not shared.is_dir() or min(shutil.disk_usage(shared).free, free_memory() - ROOM) < ROOM:
+        return None
+    return str(shared)
+
+
+def table(found: dict[str, Any]) -> str:
+    """The rows as a table of Markdown."""
+    machine = found["machine"]
+    lines = [
+        f"{machine['gpu'] or machine['cpu']}, matrix products at {machine['matmul_tflops']:.1f} TFLOP/s",
+        "",
+        "| model | adapter | lengths | ms a step | examples/s | TFLOP/s | of matmul | peak GiB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in found["rows"]:
+        what = f"| {row['model']} | {row['adapter']} | {row['prompt_tokens']}/{row['completion_tokens']} |"
+        if "failed" in row:
+            lines.append(f"{what} {row['failed']} | | | | |")
+            continue
+        lines.append(
+            f"{what} {row['ms_per_step']:.0f} | {row['examples_per_second']:.1f} | {row['tflops']:.2f} "
             f"| {row['share_of_matmul']:.0%} | {row['peak_gib']:.2f} |"
         )
-    return 0
+    if found["left_out"]:
+        lines += ["", f"Time was too short for {len(found['left_out'])} more rows."]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
