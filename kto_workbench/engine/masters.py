@@ -30,7 +30,7 @@ class _Masters:
         """One step on the masters, with the gradients of the model's parameters.
 
         A few of them at a time: all gradients in float32, and what the optimizer makes of them on its way, would take
-        eight more bytes a weight. It passes over masters without a gradient.
+        four more bytes a weight, or twelve. It passes over masters without a gradient.
         """
         loss = None if closure is None else closure()
         for part in self._parts():
