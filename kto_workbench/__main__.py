@@ -88,13 +88,15 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=42)
 
     check = verb("check", _check, "Look a feedback file over: rows, problems, balance, weights.", with_json=True)
-    check.add_argument("file", help="a file, or a name such as `demo` or `thumbs`")
+    check.add_argument("file", help="a file, ratings.jsonl+conversations.jsonl, or a name such as `demo` or `thumbs`")
     check.add_argument("--model", default=None, help="also count tokens and render rows as this model sees them")
     check.add_argument("--max-length", type=int, default=1024, help="with --model: what training would cut at")
     check.add_argument("--template", choices=("auto", "none"), default="auto", help="with --model: as kto train has it")
     check.add_argument("--template-kwargs", default="", metavar="JSON", help="with --model: as kto train has them")
     check.add_argument(
         "--map",
+        "--mapping",
+        dest="map",
         nargs="+",
         default=[],
         metavar="PART=COLUMN",
@@ -173,7 +175,6 @@ def _check(arguments: argparse.Namespace) -> None:
 
     from kto_workbench.config import read_template_kwargs
     from kto_workbench.feedback import check
-    from kto_workbench.feedback.formats import parse_mapping
 
     with tqdm(unit=" rows", file=sys.stderr, leave=False, delay=1, disable=not sys.stderr.isatty()) as bar:
 
@@ -187,7 +188,7 @@ def _check(arguments: argparse.Namespace) -> None:
             max_length=arguments.max_length,
             template=arguments.template,
             template_kwargs=read_template_kwargs(arguments.template_kwargs),
-            mapping=parse_mapping(arguments.map) or None,
+            mapping=arguments.map,
             workspace=workspace_of(arguments),
             progress=tell,
         )

@@ -12,7 +12,7 @@ import difflib
 import json
 import reprlib
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,11 +89,17 @@ class KTOConfig(BaseModel):
     )
     data: str = _option(
         "demo",
-        "The feedback: a file, or a name: `demo`, `demo-rare` (thumbs up are 1 in 10), `demo-right-or-wrong`, "
-        "`thumbs` (what was collected in this workspace).",
+        "The feedback: a file, two files as `ratings.jsonl+conversations.jsonl`, or a name: `demo`, `demo-rare` "
+        "(thumbs up are 1 in 10), `demo-right-or-wrong`, `thumbs` (what was collected in this workspace).",
         group="basics",
         basic=True,
         min_length=1,
+    )
+    mapping: tuple[str, ...] = _option(
+        (),
+        "Which column of the data plays which part, where that is not recognised, as `part=column`, such as "
+        "`prompt=question label=ok`; the parts are those that `kto check` shows.",
+        group="basics",
     )
     workspace: str = _option(
         "workspace", "The folder that holds runs, uploads, cache and collected thumbs.", group="basics", min_length=1
@@ -344,6 +350,8 @@ class KTOConfig(BaseModel):
         values = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
         if isinstance(values.get("template_kwargs"), str):  # from the shell and the page
             values["template_kwargs"] = read_template_kwargs(values["template_kwargs"])
+        if isinstance(values.get("mapping"), dict):
+            values["mapping"] = write_mapping(values["mapping"])
         return {**recommended(values.get("model", DEMO_MODEL), values.get("tuning", "lora")), **values}
 
     @model_validator(mode="after")
@@ -401,6 +409,12 @@ def read_template_kwargs(text: str) -> dict[str, Any]:
         given = text if len(text) <= 80 else text[:77] + "..."
         raise ConfigError(f"Option `template_kwargs` should be {_EXPECTED['dict_type'].format()}, not {given!r}.")
     return found
+
+
+def write_mapping(mapping: Mapping[str, Any]) -> tuple[str, ...]:
+    """A mapping of columns, {"prompt": "question", "up": ["ok", "fine"]}, as the option has it, ("prompt=question", …)."""
+    said = {part: ",".join(map(str, value)) if isinstance(value, list) else value for part, value in mapping.items()}
+    return tuple(f"{part}={value}" for part, value in said.items())
 
 
 def recommended(model: str, tuning: str = "lora") -> dict[str, Any]:

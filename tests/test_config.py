@@ -32,6 +32,7 @@ PROMISED = (
 # A value for every option that is nobody's default; those that have to go together are chosen, the rest are made.
 CHOSEN = dict(
     model="some/model",
+    mapping=("prompt=the question", "up=ok,fine"),
     template_kwargs={"enable_thinking": False, "date": "1 May"},
     sft_weight=0.0,
     tuning="lora",  # full goes with none of the adapter's options

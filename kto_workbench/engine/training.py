@@ -91,7 +91,7 @@ def _train(run: Run, config: KTOConfig, *, progress: bool) -> bool:
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
     tokenizer = load_tokenizer(config.model)
-    rows = load_feedback(config.data, workspace=config.workspace).rows
+    rows = load_feedback(config.data, workspace=config.workspace, mapping=config.mapping).rows
     prepared = prepare(rows, tokenizer, config)
     base = load_model(config.model, device=device, dtype=dtype, load_in_4bit=config.load_in_4bit)
     check_tokens(base, tokenizer)

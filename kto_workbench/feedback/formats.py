@@ -123,14 +123,6 @@ def parse_mapping(pairs: Mapping[str, Any] | Iterable[str] | None) -> dict[str, 
     return mapping
 
 
-def write_mapping(mapping: Mapping[str, Any]) -> list[str]:
-    """A mapping as `parse_mapping` reads it."""
-    return [
-        f"{part}={value if isinstance(value, str) else ','.join(value) if part in WORDS else f'{value:g}'}"
-        for part, value in mapping.items()
-    ]
-
-
 def check_parts(mapping: Mapping[str, Any]) -> None:
     """Raises DataError for a part that there is not."""
     known = PARTS + SETTINGS + OF_TWO_FILES

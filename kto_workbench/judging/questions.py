@@ -41,7 +41,7 @@ def find_questions(source: str | Path, run: Run, limit: int | None = None) -> li
 def held_out_of(run: Run) -> list[Any]:
     """The prompts that a run has held out of its training, each once. Raises RunError."""
     config = run.config()
-    rows = load_feedback(config.data, workspace=config.workspace).rows
+    rows = load_feedback(config.data, workspace=config.workspace, mapping=config.mapping).rows
     if run.data().get("rows", len(rows)) != len(rows):
         raise RunError(f"The feedback of run {run.id} has changed since, so what it held out is no longer known.")
     found = held_out_prompts([row.prompt for row in rows], config.eval_fraction, config.seed)

@@ -33,7 +33,7 @@ def create_run(config: KTOConfig) -> Run:
     Raises DataError if the feedback can't be used, ModelError if the model is a folder that does not exist.
     """
     check_model_folder(config.model)
-    feedback = load_feedback(config.data, workspace=config.workspace)
+    feedback = load_feedback(config.data, workspace=config.workspace, mapping=config.mapping)
     balance = feedback.balance()
     weights = suggest_weights(balance.n_desirable, balance.n_undesirable)
     desirable = weights[0] if config.desirable_weight is None else config.desirable_weight

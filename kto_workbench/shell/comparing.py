@@ -268,7 +268,7 @@ def watched_prompts(run: Run) -> list[Any]:
         from kto_workbench.feedback import load_feedback
 
         config = run.config()
-        rows = load_feedback(config.data, workspace=config.workspace).rows
+        rows = load_feedback(config.data, workspace=config.workspace, mapping=config.mapping).rows
         prompts = [rows[i].prompt for i in range(min(4, len(rows)))]
     return prompts
 

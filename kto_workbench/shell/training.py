@@ -30,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, field in options().items():
         if name != "workspace":
             flags = dict.fromkeys(("--" + name.replace("_", "-"), "--" + name))
+            if name == "mapping":
+                flags["--map"] = None  # as kto check has it
             many = {"nargs": "*"} if "tuple" in str(field.annotation) else {}
             if field.annotation is bool:
                 many = {"nargs": "?", "const": "true"}

@@ -15,8 +15,8 @@ from pydantic.fields import FieldInfo
 from kto_workbench.config import GROUPS, KTOConfig, option_choices, options
 from kto_workbench.ui.words import label
 
-# Chosen elsewhere: the feedback on the Data tab, the workspace when the workbench was started.
-ELSEWHERE = ("data", "workspace")
+# Chosen elsewhere: the feedback and its columns on the Data tab, the workspace when the workbench was started.
+ELSEWHERE = ("data", "mapping", "workspace")
 
 
 def names(*, basic: bool, group: str | None = None) -> list[str]:

@@ -326,7 +326,8 @@ def _prompts(bench: Workbench, run: Run, source: str, path: str | None) -> list[
         found = load_prompts(bench.received_file(path)) if path else []
     else:
         config = run.config()
-        asked = [row.prompt for row in load_feedback(config.data, workspace=bench.workspace).rows]
+        found = load_feedback(config.data, workspace=bench.workspace, mapping=config.mapping)
+        asked = [row.prompt for row in found.rows]
         found = asked if source == "all" else held_out_prompts(asked, config.eval_fraction, config.seed)
         if not found:
             raise DataError(f"Run {run.id} held no prompts out; take all of its data, or a file.")

@@ -100,6 +100,7 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
     def config_from(values: dict[Component, Any]) -> KTOConfig:
         chosen = {name: values[widget] for widget, name in keyed.items()}
         chosen["data"], chosen["workspace"] = values[data.source], str(bench.workspace)
+        chosen["mapping"] = "\n".join(bench.mapping(values[data.source]))
         return fields.read(chosen)
 
     def preview(values: dict[Component, Any], request: gr.Request) -> tuple[str, str, Any, Any]:

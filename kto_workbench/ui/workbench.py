@@ -4,11 +4,14 @@ import functools
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kto_workbench.config import write_mapping
 from kto_workbench.errors import DataError, RunError, WorkbenchError
 from kto_workbench.feedback import Feedback, load_feedback
+from kto_workbench.feedback.joins import BETWEEN, split_names
 from kto_workbench.feedback.store import FILE_NAME, ThumbStore
 from kto_workbench.runs import Run, find_run, list_runs
 from kto_workbench.runs.endpoints import Endpoint, find_endpoint, read_endpoints
@@ -69,11 +72,40 @@ class Workbench:
         """Load one of the feedback sources that the page offers, and no other file. Raises DataError."""
         if source in (*DEMO_NAMES, THUMBS):
             stamps = [_stamp(path) for path in self.workspace.glob(f"{FILE_NAME}*")]  # its log holds the newest votes
-            return _load(source, str(self.workspace), max(stamps, default=0.0))
-        path = Path(str(source))
-        if path not in self.uploaded():
-            raise DataError(f"There is no feedback {path.name!r} here; drop the file again.")
-        return _load(str(path), str(self.workspace), _stamp(path))
+            return _load(source, str(self.workspace), max(stamps, default=0.0), ())
+        stamp = sum(_stamp(path) for path in self._files_of(source))
+        try:
+            return _load(source, str(self.workspace), stamp, self.mapping(source))
+        except DataError as error:  # the visitor named a file, not a folder of this machine
+            raise type(error)(str(error).replace(f"{self.uploads}{os.sep}", "")) from None
+
+    def _files_of(self, source: str) -> list[Path]:
+        """The file, or the two files, of a source that was dropped here. Raises DataError for any other."""
+        paths = [Path(str(name)) for name in split_names(source)]
+        for path in paths:
+            if path not in self.uploaded():
+                raise DataError(f"There is no feedback {path.name!r} here; drop the file again.")
+        return paths
+
+    def mapping(self, source: str) -> tuple[str, ...]:
+        """What the visitor said of a file's columns, kept beside it."""
+        try:
+            return tuple(self._kept_mapping(source).read_text(encoding="utf-8").splitlines())
+        except (OSError, ValueError):
+            return ()
+
+    def keep_mapping(self, source: str, mapping: Mapping[str, Any]) -> None:
+        """Keep what the visitor says of a file's columns; nothing, if that is to be recognised again."""
+        self._files_of(source)
+        kept = self._kept_mapping(source)
+        if mapping:
+            kept.write_text("\n".join(write_mapping(mapping)) + "\n", encoding="utf-8")
+        else:
+            kept.unlink(missing_ok=True)
+
+    def _kept_mapping(self, source: str) -> Path:
+        names = BETWEEN.join(Path(str(name)).name for name in split_names(source))
+        return self.uploads / f".{names}.mapping"
 
     def thumbs_collected(self) -> int:
         """How many votes the Feedback tab has collected."""
@@ -140,8 +172,8 @@ class Workbench:
 
 
 @functools.lru_cache(maxsize=4)
-def _load(source: str, workspace: str, stamp: float) -> Feedback:
-    return load_feedback(source, workspace=workspace)
+def _load(source: str, workspace: str, stamp: float, mapping: tuple[str, ...]) -> Feedback:
+    return load_feedback(source, workspace=workspace, mapping=mapping)
 
 
 def _stamp(path: Path) -> float:
