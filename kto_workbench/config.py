@@ -412,7 +412,7 @@ def read_template_kwargs(text: str) -> dict[str, Any]:
 
 
 def write_mapping(mapping: Mapping[str, Any]) -> tuple[str, ...]:
-    """A mapping of columns, {"prompt": "question", "up": ["ok", "fine"]}, as the option has it, ("prompt=question", …)."""
+    """A mapping of columns as the option has it: {"prompt": "q", "up": ["ok"]} as ("prompt=q", "up=ok")."""
     said = {part: ",".join(map(str, value)) if isinstance(value, list) else value for part, value in mapping.items()}
     return tuple(f"{part}={value}" for part, value in said.items())
 

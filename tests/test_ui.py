@@ -142,7 +142,21 @@ def test_a_file_that_is_no_feedback_is_one_sentence(workbench, open_page, tmp_pa
     alert = page.locator("#data-message [role=alert]")
     wait_for(lambda: alert.count(), 10)
     assert "holiday.json" in alert.inner_text()
-    assert "400" in page.inner_text("#data-cards")  # what was there stays
+    # Nothing of the demo stands beside it that could be taken for the file, and nothing can be trained on.
+    wait_for(lambda: not page.locator("#data-cards dd").count(), 10)
+    assert "can be used" not in page.inner_text("#data-problems") and not page.locator("#data-rows .kto-row").count()
+    assert page.locator("#data-train").is_disabled()
+    assert str(workbench.workspace) not in alert.inner_text()
+    box, text = (page.locator(one).bounding_box() for one in ("#data-message", "#data-message .kto-message"))
+    assert text["width"] <= box["width"] and page.evaluate("document.documentElement.scrollWidth") <= 1280
+    page.evaluate(
+        "() => {const p = document.querySelector('#data-message .kto-message'); p.textContent = '/a'.repeat(99)}"
+    )
+    assert alert.evaluate("one => one.scrollWidth <= one.clientWidth")
+    page.locator("#data-source input").click()
+    page.get_by_role("option", name="Demo: kind and brief").click()
+    wait_for(lambda: "400" in page.inner_text("#data-cards"), 10)
+    assert page.locator("#data-train").is_enabled()
 
 
 def test_findings_are_shown_and_fixed_in_a_new_file(workbench, open_page, tmp_path):  # noqa: F811

@@ -17,6 +17,7 @@
     sources.py     from a name, a file or a table to these chunks
     traces.py      logs of what models were asked and said, in their many forms
     joins.py       ratings joined to conversations by id, of two files or of one
+    guessing.py    what a file that is not recognised may mean
     named.py       feedback known by name
     store.py       the thumbs collected in a workspace
     held_out.py    which prompts are held out to evaluate on

@@ -1,5 +1,6 @@
-"""What a file that is not recognised may mean: its columns, a guess at their parts, a few rows as they would be read."""
+"""What a file that is not recognised may mean: its columns, a guess at their parts, some rows as they would be read."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -8,7 +9,15 @@ from typing import Any
 
 from kto_workbench.errors import DataError
 from kto_workbench.feedback.adapters import make_adapter
-from kto_workbench.feedback.formats import ALIASES, column_names, parse_mapping, pick, recognise, unwrap_label
+from kto_workbench.feedback.formats import (
+    ALIASES,
+    UnknownColumns,
+    column_names,
+    parse_mapping,
+    pick,
+    recognise,
+    unwrap_label,
+)
 from kto_workbench.feedback.joins import open_feedback
 from kto_workbench.feedback.labels import UnclearLabel, choose_rule
 from kto_workbench.feedback.messages import RowProblem, is_messages, parse_json_text
@@ -28,6 +37,7 @@ class Glimpse:
         columns: each column or dotted path into one, with a value that it has.
         mapping: what was recognised, or a guess. recognised: whether that is more than a guess.
         rows: the first rows as they would be read. reason: why there are none, or None.
+        complete: whether all parts that are needed are there.
     """
 
     columns: dict[str, Any]
@@ -35,6 +45,7 @@ class Glimpse:
     recognised: bool
     rows: list[Row]
     reason: str | None
+    complete: bool = True
 
 
 def glimpse(
@@ -46,18 +57,16 @@ def glimpse(
     chunks = (record for chunk in islice(opened.read(None), 2) for record in chunk.records)
     sample = [record for record in islice(chunks, LOOKED_AT) if isinstance(record, dict)]
     columns = columns_of(sample)
-    reason, recognised, found = None, True, []
+    reason, complete, known, found = None, True, None, []
     try:
         known = recognise(sample, mapping, opened.name)
     except DataError as error:
-        recognised, reason = False, str(error)
-        if guess and not mapping and (mapping := guess_parts(sample, columns)):
-            try:
-                known = recognise(sample, mapping, opened.name)
-                reason = None
-            except DataError:
-                pass
-    if reason is None:
+        reason, complete = str(error), not isinstance(error, UnknownColumns)
+    recognised = known is not None
+    if not recognised and guess and not mapping and (mapping := guess_parts(sample, columns)):
+        with contextlib.suppress(DataError):
+            known, reason, complete = recognise(sample, mapping, opened.name), None, True
+    if known is not None:
         mapping = known.mapping
         adapt = make_adapter(known)
         for position, record in enumerate(sample, 1):
@@ -69,7 +78,7 @@ def glimpse(
             found += [Row(prompt, said, label, position) for prompt, said, label, _ in examples]
             if len(found) >= rows:
                 break
-    return Glimpse(columns, dict(mapping), recognised, found[:rows], None if found else reason)
+    return Glimpse(columns, dict(mapping), recognised, found[:rows], None if found else reason, complete)
 
 
 def columns_of(sample: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -105,7 +114,9 @@ def guess_parts(sample: Sequence[Any], columns: Mapping[str, Any]) -> dict[str, 
             parts[part] = fits[0]
     free = [path for path in last if path not in parts.values()]
     if "label" not in parts:
-        label = next((p for p in free if _are_labels([pick(record, p) for record in sample])), None)
+        values = {path: [pick(record, path) for record in sample] for path in free}
+        label = next((path for path in free if _are_labels(values[path])), None)
+        label = label or next((path for path in free if _are_few(values[path])), None)  # in words that are not known
         parts |= {"label": label} if label else {}
     texts = sorted(
         (path for path in free if path != parts.get("label") and isinstance(columns[path], str)),
@@ -115,6 +126,13 @@ def guess_parts(sample: Sequence[Any], columns: Mapping[str, Any]) -> dict[str, 
         if part not in parts and texts:
             parts[part] = texts.pop(0)
     return parts
+
+
+def _are_few(values: Sequence[Any]) -> bool:
+    """Whether these are a few different words."""
+    values = [value for value in values if value not in (None, "")]
+    different = {value for value in values if isinstance(value, str) and len(value) <= 20}
+    return 2 <= len(different) <= len(values) / 2 and all(isinstance(value, str) for value in values)
 
 
 def _are_labels(values: Sequence[Any]) -> bool:

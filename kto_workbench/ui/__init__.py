@@ -8,6 +8,7 @@ style.py      theme and CSS
 html.py       small pieces of escaped HTML
 fields.py     widgets from KTOConfig, and back
 workbench.py  what all tabs share: the workspace, its feedback, its runs
+mapping.py    which column plays which part, shown, guessed and corrected
 check.py      what the check finds, and its fixes; rows as the model sees them
 export.py     adapter and merged model, written by a process of its own
 estimate.py   memory and time that the next run will take

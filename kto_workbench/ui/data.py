@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -10,7 +11,8 @@ from gradio.components import Component
 
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.feedback import Feedback, suggest_weights
-from kto_workbench.ui import check, estimate, html
+from kto_workbench.feedback.joins import BETWEEN, split_names
+from kto_workbench.ui import check, estimate, html, mapping
 from kto_workbench.ui.words import label, language_of, retell, say
 from kto_workbench.ui.workbench import DEMO_NAMES, THUMBS, Workbench
 
@@ -40,10 +42,14 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
                 elem_id="data-source",
                 allow_custom_value=True,
             )
-            upload = gr.File(label=label("data.upload"), elem_id="data-upload", type="filepath", height=150)
+            upload = gr.File(
+                label=label("data.upload"), elem_id="data-upload", type="filepath", height=150, file_count="multiple"
+            )
             told = gr.HTML(elem_id="data-message", elem_classes="kto-bare kto-told")
             train = gr.Button(label("data.train"), variant="primary", elem_id="data-train")
         with gr.Column(scale=5, min_width=300):
+            renewed = gr.State(0)
+            mapping.build(bench, page, source, renewed)
             cards = gr.HTML(elem_id="data-cards", elem_classes="kto-bare")
             lengths = gr.HTML(elem_id="data-lengths", elem_classes="kto-bare")
             balance = gr.HTML(elem_id="data-balance", elem_classes="kto-bare")
@@ -57,7 +63,6 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
                 elem_id="data-ratio",
             )
             problems = gr.HTML(elem_id="data-problems", elem_classes="kto-bare")
-            renewed = gr.State(0)
             check.build(bench, page, source, renewed, sources)
     with gr.Row(elem_classes="kto-toolbar"):
         side = gr.Radio(
@@ -81,18 +86,19 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
     chosen = gr.BrowserState("demo", storage_key="kto-workbench-feedback", secret="kto-workbench")
     rows = gr.HTML(elem_id="data-rows", elem_classes="kto-bare")
 
-    def take(path: str | None, request: gr.Request) -> tuple[Any, ...]:
+    def take(paths: list[str] | None, request: gr.Request) -> tuple[Any, ...]:
         language = language_of(request)
-        if not path:
+        if not paths:
             return gr.skip(), gr.skip(), ""
         try:
-            kept = bench.keep_upload(path)
-            bench.feedback(kept)
+            kept = [bench.keep_upload(path) for path in paths]
         except WorkbenchError as error:
             return None, gr.skip(), html.message(retell(language, error))
         except OSError as error:
             return None, gr.skip(), html.message(say(language, "data.not_kept", reason=error.strerror or error))
-        return None, gr.Dropdown(choices=sources(bench), value=kept), ""
+        # Whether it can be used is said where it is shown.
+        chosen = BETWEEN.join(kept) if len(kept) == 2 else kept[0]
+        return None, gr.Dropdown(choices=sources(bench, chosen), value=chosen), ""
 
     def show(
         source: str, ratio: float, side: str, rendered: bool, seen_by: dict[str, Any], request: gr.Request
@@ -101,10 +107,12 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
         try:
             feedback = bench.feedback(source)
         except WorkbenchError as error:
-            return html.message(retell(language, error)), "", "", "", 0, *_no_rows(language)
+            useless = gr.Button(interactive=False)
+            return useless, html.message(retell(language, error)), "", "", "", 0, *_no_rows(language)
         counted, weighed = overview(language, feedback, ratio)
         found = html.problems(language, feedback.problems)
-        return "", counted, weighed, found, 0, *show_rows(language, feedback, side, 0, seen_by if rendered else {})
+        use = gr.Button(interactive=True)
+        return use, "", counted, weighed, found, 0, *show_rows(language, feedback, side, 0, seen_by if rendered else {})
 
     def measure(
         source: str, model: str, max_length: float, template: str, template_kwargs: str, request: gr.Request
@@ -141,11 +149,11 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
         return turned
 
     def choose_again(kept: str | None) -> Any:
-        offered = sources(bench)
+        offered = sources(bench, kept)
         known = kept in [value for _, value in offered]
         return gr.Dropdown(choices=offered, value=kept if known else "demo")
 
-    everything = [told, cards, balance, problems, position, rows, where, before, after]
+    everything = [train, told, cards, balance, problems, position, rows, where, before, after]
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
     page.load(choose_again, [chosen], [source], **quiet)
     source.change(lambda source: source, [source], [chosen], **quiet)
@@ -175,9 +183,15 @@ def as_seen(model: str, max_length: float, template: str, template_kwargs: str) 
     }
 
 
-def sources(bench: Workbench) -> list[tuple[Any, str]]:
-    """The feedback that can be chosen: what was dropped here, the demo's files, the collected thumbs."""
+def sources(bench: Workbench, chosen: str | None = None) -> list[tuple[Any, str]]:
+    """The feedback that can be chosen: what was dropped here, the demo's files, the collected thumbs.
+
+    Two files that were `chosen` together are among them.
+    """
     uploaded = [(path.name, str(path)) for path in bench.uploaded()]
+    names = split_names(chosen or "")
+    if len(names) == 2 and {Path(name) for name in names} <= set(bench.uploaded()):
+        uploaded.insert(0, (f" {BETWEEN} ".join(Path(name).name for name in names), str(chosen)))
     thumbs = [(label("source.thumbs"), THUMBS)] if bench.thumbs_collected() else []
     return [*uploaded, *thumbs, *((label(f"source.{name}"), name) for name in DEMO_NAMES)]
 

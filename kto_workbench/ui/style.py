@@ -159,7 +159,9 @@ input[type="range"]::-moz-range-thumb { box-shadow: 0 0 0 1px var(--neutral-400)
 .kto-key::before { content: ""; display: inline-block; width: 9px; height: 9px; border-radius: 2px; margin-right: 6px; }
 
 .kto-message { margin: 0 !important; padding: 8px 12px; border-radius: 7px; font-size: 14px; line-height: 1.45;
-  border-left: 3px solid currentColor; }
+  border-left: 3px solid currentColor; overflow-wrap: anywhere; }
+.kto-columns { max-height: 220px; }
+.kto-columns td:last-child { overflow-wrap: anywhere; }
 .kto-error { --tint: #d23b3b; }
 .kto-warning { --tint: #c98a12; }
 .kto-fine { --tint: var(--kto-up); }

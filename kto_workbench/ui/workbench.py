@@ -73,13 +73,13 @@ class Workbench:
         if source in (*DEMO_NAMES, THUMBS):
             stamps = [_stamp(path) for path in self.workspace.glob(f"{FILE_NAME}*")]  # its log holds the newest votes
             return _load(source, str(self.workspace), max(stamps, default=0.0), ())
-        stamp = sum(_stamp(path) for path in self._files_of(source))
+        stamp = sum(_stamp(path) for path in self.files_of(source))
         try:
             return _load(source, str(self.workspace), stamp, self.mapping(source))
         except DataError as error:  # the visitor named a file, not a folder of this machine
             raise type(error)(str(error).replace(f"{self.uploads}{os.sep}", "")) from None
 
-    def _files_of(self, source: str) -> list[Path]:
+    def files_of(self, source: str) -> list[Path]:
         """The file, or the two files, of a source that was dropped here. Raises DataError for any other."""
         paths = [Path(str(name)) for name in split_names(source)]
         for path in paths:
@@ -96,7 +96,7 @@ class Workbench:
 
     def keep_mapping(self, source: str, mapping: Mapping[str, Any]) -> None:
         """Keep what the visitor says of a file's columns; nothing, if that is to be recognised again."""
-        self._files_of(source)
+        self.files_of(source)
         kept = self._kept_mapping(source)
         if mapping:
             kept.write_text("\n".join(write_mapping(mapping)) + "\n", encoding="utf-8")
