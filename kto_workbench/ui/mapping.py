@@ -102,8 +102,9 @@ def build(bench: Workbench, page: gr.Blocks, source: gr.Dropdown, renewed: gr.St
     )
     asked = [source, shape, *everything]
     shape.input(turn, [shape], everything, **quiet).then(_with_request(try_out), asked, [preview], **quiet)
-    for field in everything:
-        field.input(_with_request(try_out), asked, [preview], **quiet)
+    # One at a time, and the last of all: an answer to what was typed before must not come after it.
+    typed = [field.input for field in everything]
+    gr.on(typed, _with_request(try_out), asked, [preview], trigger_mode="always_last", **quiet)
     # Through the queue: gradio tells of a changed state only there.
     keep.click(_with_request(keep_it), [source, renewed, shape, *everything], [renewed, preview])
     forget.click(forget_it, [source, renewed], [renewed, preview])
