@@ -156,7 +156,7 @@ def _encode_turns(
     tokenizer: "PreTrainedTokenizerBase", turns: Sequence[Turn], max_length: int | None, *, plain: bool
 ) -> list[Encoded]:
     prompts = _ids(tokenizer, [turn.prompt for turn in turns], plain=plain)
-    wholes = _ids(tokenizer, [turn.prompt + turn.lead + turn.answer + turn.end for turn in turns], plain=plain)
+    wholes = _ids(tokenizer, [turn.prompt + turn.answer + turn.end for turn in turns], plain=plain)
     ends = set(special_tokens(tokenizer).values())
     encoded = []
     for turn, prompt, whole in zip(turns, prompts, wholes, strict=True):
@@ -173,16 +173,13 @@ def _behind(
 ) -> tuple[list[int], list[int]]:
     """The ids of the lead, and of the answer with its end, behind those of the prompt."""
     # White space at an answer's edge would merge with what stands beside it, or be swallowed by a special token.
-    edges = turn.answer[:1].isspace() or turn.answer[-1:].isspace()
-    if not edges and whole[: len(prompt)] == prompt:
-        rest = whole[len(prompt) :]
-    elif edges:
-        rest = _go_on(tokenizer, turn.lead + turn.answer) + _go_on(tokenizer, turn.end)
+    if turn.answer != turn.answer.strip():
+        completion = _go_on(tokenizer, turn.answer) + _go_on(tokenizer, turn.end)
+    elif whole[: len(prompt)] == prompt and not turn.lead:
+        completion = whole[len(prompt) :]
     else:
-        rest = _go_on(tokenizer, turn.lead + turn.answer + turn.end)
-    lead = _go_on(tokenizer, turn.lead)
-    # A lead that grows together with the answer (a blank, with its first word) is scored with it.
-    return (lead, rest[len(lead) :]) if rest[: len(lead)] == lead else ([], rest)
+        completion = _go_on(tokenizer, turn.answer + turn.end)
+    return _go_on(tokenizer, turn.lead), completion
 
 
 def _go_on(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:

@@ -2,11 +2,12 @@
 
 The context of an answer is the generation prompt, as answering makes it; what is scored is the text that was rated,
 then the template's own end of turn. A template's rendering of a finished answer is never scored: it may delete a
-thought, put one in, or strip white space. It is only asked what stands around an answer, by having it render a mark.
+thought, put one in, or strip white space. It is only asked what stands around an answer, by having it render marks.
 """
 
 import functools
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,15 +20,15 @@ if TYPE_CHECKING:
 
     from kto_workbench.feedback.rows import Message, Row
 
-MARK = "\u2402\u2402"  # in nobody's template
-# How the families of reasoning models write a thought.
-THOUGHTS = (
-    ("<think>", "</think>"),
-    ("[THINK]", "[/THINK]"),
-    ("<seed:think>", "</seed:think>"),
-    ("<|START_THINKING|>", "<|END_THINKING|>"),
-    ("<|channel>thought", "<channel|>"),
-)
+ASKED, ANSWERED = "\u2402\u2402", "\u2403\u2403"  # in nobody's template
+# How a thought begins, and how one is closed that a template gives no words for, in the families that think.
+THOUGHTS = {
+    "<think>": "\n</think>\n\n",
+    "[THINK]": "[/THINK]",
+    "<seed:think>": "</seed:think>",
+    "<|START_THINKING|>": "<|END_THINKING|>",
+    "<|channel>thought": "\n<channel|>",
+}
 
 Thought = Literal["", "whole", "inside", "closed", "skipped", "doubled"]
 
@@ -93,12 +94,14 @@ def render(
     prompt = render_prompt(tokenizer, row.prompt, template=template, template_kwargs=template_kwargs, tools=row.tools)
     if not uses_template(tokenizer, template):
         return Turn(prompt, "", row.completion, "")
-    marked = [*prompt_messages(row.prompt), {"role": "assistant", "content": MARK}]
-    whole = _render(tokenizer, marked, row.tools, template_kwargs, add_generation_prompt=False)
-    head, found, after = whole.rpartition(MARK)
-    end = _first_end(tokenizer, after) if found else ""
-    lead, answer, thought = _place(tokenizer, prompt, head, row.completion)
-    return Turn(prompt, lead, answer, end, thought)
+    manners = _manners(tokenizer, template_kwargs)
+    between = manners.between if prompt.endswith(manners.tail) else ""
+    lead, answer, thought = _place(prompt, between, manners.parted, row.completion)
+    if not lead.strip() and answer[:1].isspace() or any(token in answer for token in manners.header if token in lead):
+        lead = ""  # the answer brings it along
+    # Tokenizers write a blank and the word behind it as one: it is the answer's.
+    blank = lead[len(lead.rstrip(" ")) :]
+    return Turn(prompt, lead.removesuffix(blank), blank + answer, manners.end, thought)
 
 
 def message_text(message: "Message") -> str:
@@ -116,70 +119,36 @@ def knows_system(tokenizer: "PreTrainedTokenizerBase", template_kwargs: Mapping[
     return _manners(tokenizer, template_kwargs).system
 
 
-# an answer's place ---------------------------------------------------------------------------------------------------
+def turn_end(tokenizer: "PreTrainedTokenizerBase", template_kwargs: Mapping[str, Any] | None = None) -> str:
+    """The template's own end of an answer's turn; "" where it has none."""
+    return _manners(tokenizer, template_kwargs).end
 
 
-def _place(tokenizer: "PreTrainedTokenizerBase", prompt: str, head: str, answer: str) -> tuple[str, str, Thought]:
-    """Lead, answer and thought. `head` is what the template writes before a finished answer."""
-    between = head.removeprefix(prompt) if head.startswith(prompt) else ""
-    bare = answer.lstrip()
-    for opening, closing in THOUGHTS:
-        brings = bare.startswith(opening)
-        if prompt.rstrip().endswith(opening):
+def _place(prompt: str, between: str, parted: str, answer: str) -> tuple[str, str, Thought]:
+    """Lead, answer and thought; `between` and `parted` are the template's, see _Manners."""
+    bare, start = answer.lstrip(), prompt.rstrip()
+    for opening, closed in THOUGHTS.items():
+        brings, closing = bare.startswith(opening), closed.strip()
+        if start.endswith(opening):  # the prompt opens one
+            opened = prompt[prompt.rindex(opening) :]
             if brings:
-                return "", _without(bare, prompt[prompt.rindex(opening) :], opening), "whole"
+                return "", bare.removeprefix(opened if bare.startswith(opened) else opening), "whole"
             if closing in answer:
                 return "", answer, "inside"
-            # As the template itself goes on from a thought without words.
-            written = between or head[head.rindex(opening) :] if opening in head else between
-            return closing_of(written, closing), answer, "closed"
-        if brings and prompt.rstrip().endswith(closing):
-            block = prompt[prompt.rindex(opening) :] if opening in prompt else closing
+            return parted if closing in parted else closed, answer, "closed"
+        if brings and start.endswith(closing) and opening in prompt:  # it closes one
+            block = prompt[prompt.rindex(opening) :]
             return ("", bare.removeprefix(block), "") if bare.startswith(block) else ("", answer, "doubled")
-        if opening in between:
-            before = between[: between.index(opening)]
-            return _needed(tokenizer, before, answer), answer, "whole" if brings else "skipped"
+        if opening in between:  # the template puts one into every answer
+            before, _, thought = between.partition(opening)
+            if brings:
+                return before, answer, "whole"
+            if closing in answer:
+                return before + opening + "\n" * thought.startswith("\n"), answer, "inside"
+            return before, answer, "skipped"
         if brings:
-            return _needed(tokenizer, between, answer), answer, "whole"
-    return _needed(tokenizer, between, answer), answer, ""
-
-
-def closing_of(written: str, closing: str) -> str:
-    """The end of a thought as a template writes it, with the white space around it."""
-    start = written.find(closing)
-    if start < 0:
-        return f"\n{closing}\n\n"
-    blank = len(written[:start]) - len(written[:start].rstrip())
-    return written[start - blank :]
-
-
-def _without(answer: str, *openings: str) -> str:
-    """The answer without the first of these that it begins with."""
-    return next(answer.removeprefix(one) for one in openings if answer.startswith(one))
-
-
-def _needed(tokenizer: "PreTrainedTokenizerBase", lead: str, answer: str) -> str:
-    """What a template writes before an answer, unless the answer brings it along."""
-    if not lead.strip():
-        return "" if answer[:1].isspace() else lead
-    written = [token.content for token in tokenizer.added_tokens_decoder.values() if token.content in lead]
-    return "" if any(token in answer for token in written) else lead
-
-
-def _first_end(tokenizer: "PreTrainedTokenizerBase", after: str) -> str:
-    """The end of a turn in what a template writes behind an answer: up to its special tokens that stand together.
-
-    What comes later ends the conversation, or begins the next turn. A text without a special token is an end without
-    its white space.
-    """
-    tokens = sorted(special_tokens(tokenizer), key=len, reverse=True)
-    special = re.compile("|".join(map(re.escape, tokens)))
-    found = special.search(after)
-    if found is None:
-        return after.rstrip()
-    while found[0] != tokenizer.eos_token and (more := special.match(after, found.end())):
-        found = more
-    return after[: found.end()]
+            return between, answer, "whole"
+    return between, answer, ""
 
 
 def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:
@@ -196,10 +165,25 @@ def special_tokens(tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class _Manners:
-    """What a template wants: texts as lists of blocks, and whether it writes system messages."""
+    """What a template wants and writes.
+
+    Attributes:
+        blocks: whether it wants texts as lists of blocks.
+        system: whether it writes system messages.
+        tail: the generation prompt, from the end of the user's text on.
+        between: what it writes between that and a finished answer; "" where a finished answer has no such prompt.
+        parted: what it writes before a finished answer, from where it parts from the generation prompt.
+        header: the special tokens in `between`.
+        end: its end of an answer's turn.
+    """
 
     blocks: bool = False
     system: bool = True
+    tail: str = ""
+    between: str = ""
+    parted: str = ""
+    header: tuple[str, ...] = ()
+    end: str = ""
 
 
 def _manners(tokenizer: "PreTrainedTokenizerBase", template_kwargs: Mapping[str, Any] | None) -> _Manners:
@@ -209,21 +193,54 @@ def _manners(tokenizer: "PreTrainedTokenizerBase", template_kwargs: Mapping[str,
 
 @functools.lru_cache(maxsize=16)
 def _learn_manners(tokenizer: "PreTrainedTokenizerBase", template: str, kwargs: str) -> _Manners:
-    """Found by having it render a mark; `template` is the tokenizer's, as part of the key."""
+    """Found by having the template render marks; `template` is the tokenizer's, as part of the key."""
 
-    def writes(blocks: bool, *roles: str) -> bool:
-        """Whether a mark in the first message is in the text."""
-        messages = [{"role": role, "content": "a"} for role in roles]
-        messages[0]["content"] = MARK
+    def write(*turns: tuple[str, str], blocks: bool = False, ask: bool = False) -> str:
+        messages = [{"role": role, "content": text} for role, text in turns]
         try:
-            said = _apply(tokenizer, _in_blocks(messages) if blocks else messages, None, json.loads(kwargs), True)
+            return _apply(tokenizer, _in_blocks(messages) if blocks else messages, None, json.loads(kwargs), ask)
         except Exception:  # jinja's own kinds, raised by the template's author
-            return False
-        return MARK in said
+            return ""
 
-    if writes(False, "user"):
-        return _Manners(False, writes(False, "system", "user"))
-    return _Manners(True, writes(True, "system", "user")) if writes(True, "user") else _Manners()
+    asked, answered, system = ("user", ASKED), ("assistant", ANSWERED), ("system", ASKED)
+    blocks = ASKED not in write(asked, ask=True) and ASKED in write(asked, ask=True, blocks=True)
+    prompt = write(asked, ask=True, blocks=blocks)
+    head, found, after = write(asked, answered, blocks=blocks).rpartition(ANSWERED)
+    parts = len(os.path.commonprefix([prompt, head]))
+    between = head[parts:] if found and parts == len(prompt) else ""
+    end = _first_end(tokenizer, after)
+    if found and not end:
+        # What begins the next turn says that this one is over, where it is a token of its own.
+        *_, behind = write(asked, answered, asked, blocks=blocks).partition(ANSWERED)
+        token = re.match(rf"\s*({_any_special(tokenizer)})", behind)
+        end = token[0] if token else ""
+    return _Manners(
+        blocks,
+        system=ASKED in write(system, ("user", "a"), ask=True, blocks=blocks) or ASKED not in prompt,
+        tail=prompt.rpartition(ASKED)[2],
+        between=between,
+        parted=head[parts:],
+        header=tuple(token for token in special_tokens(tokenizer) if token in between),
+        end=end,
+    )
+
+
+def _first_end(tokenizer: "PreTrainedTokenizerBase", after: str) -> str:
+    """The end of a turn in what a template writes behind an answer: up to its special tokens that stand together.
+
+    What comes later ends the conversation. Where there is no special token, it is the text without its white space.
+    """
+    special = re.compile(_any_special(tokenizer))
+    found = special.search(after)
+    if found is None:
+        return after.rstrip()
+    while found[0] != tokenizer.eos_token and (more := special.match(after, found.end())):
+        found = more
+    return after[: found.end()]
+
+
+def _any_special(tokenizer: "PreTrainedTokenizerBase") -> str:
+    return "|".join(re.escape(token) for token in sorted(special_tokens(tokenizer), key=len, reverse=True))
 
 
 def _render(
@@ -252,7 +269,7 @@ def _render(
             return _apply(tokenizer, form, tools or None, template_kwargs, add_generation_prompt)
         except Exception as error:  # jinja's own kinds, raised by the template's author
             refusals.append(short_reason(error))
-    roles = ", ".join(str(message.get("role")) for message in messages if message.get("content") != MARK)
+    roles = ", ".join(str(message.get("role")) for message in messages)
     raise ModelError(f"The model's chat template refuses messages of roles {roles}: {refusals[0]}.")
 
 
