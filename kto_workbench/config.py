@@ -360,6 +360,8 @@ class KTOConfig(BaseModel):
             raise ValueError("option `tokens_per_pass` must be `auto` or at least 1")
         if taken := sorted(TEMPLATE_TAKEN & self.template_kwargs.keys()):
             raise ValueError(f"option `template_kwargs` can't set `{taken[0]}`, which the workbench itself sets")
+        if odd := [name for name in self.template_kwargs if not name.isidentifier()]:
+            raise ValueError(f"option `template_kwargs` can't set `{odd[0]}`, which is no name in a template")
         if self.max_steps == 0:
             raise ValueError("option `max_steps` must be at least 1, or -1 to leave it to `num_train_epochs`")
         if self.desirable_weight == 0 and self.undesirable_weight == 0:

@@ -197,6 +197,10 @@ def test_they_never_win_over_what_the_user_said(name):
             "Option `template_kwargs` should be made of texts, numbers, lists and objects alone, not nan.",
         ),
         (
+            {"template_kwargs": {"enable-thinking": False}},
+            "Option `template_kwargs` can't set `enable-thinking`, which is no name in a template.",
+        ),
+        (
             {"template_kwargs": {"tools": []}},
             "Option `template_kwargs` can't set `tools`, which the workbench itself sets.",
         ),

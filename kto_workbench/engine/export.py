@@ -12,12 +12,15 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from kto_workbench.config import KTOConfig
 from kto_workbench.engine.gguf_file import check_supported, write_gguf, write_modelfile
 from kto_workbench.engine.models import load_adapter, load_model, merge_adapter
 from kto_workbench.errors import RunError
 from kto_workbench.feedback.rendering import load_tokenizer
+from kto_workbench.feedback.templates import told
 from kto_workbench.runs.directory import ADAPTER_FILES, Run
 
 SHARD = "5GB"
@@ -39,7 +42,7 @@ def export(run: Run, format: str, out: str | Path | None = None) -> Path:
     """
     target = Path(out) if out else run.path / "export" / format
     with _written_at_once(target) as folder:
-        tokenizer = load_tokenizer(run.config().model)
+        tokenizer = _tokenizer(run.config())
         if format == "adapter":
             source = run.newest_adapter()
             for name in ADAPTER_FILES:
@@ -53,6 +56,17 @@ def export(run: Run, format: str, out: str | Path | None = None) -> Path:
             write_gguf(merged(run), tokenizer, folder / "model.gguf", name=run.id)
             write_modelfile(tokenizer, folder / "Modelfile", temperature=run.config().temperature)
     return target
+
+
+def _tokenizer(config: KTOConfig) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, its chat template told what training told it: whoever gets the files won't know."""
+    tokenizer = load_tokenizer(config.model)
+    if isinstance(tokenizer.chat_template, str):
+        tokenizer.chat_template = told(tokenizer.chat_template, config.template_kwargs)
+    elif tokenizer.chat_template:
+        templates = tokenizer.chat_template.items()
+        tokenizer.chat_template = {name: told(one, config.template_kwargs) for name, one in templates}
+    return tokenizer
 
 
 def merged(run: Run) -> nn.Module:

@@ -9,7 +9,14 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from kto_workbench.engine.models import checkpoint_activations, dropout_off, precision_of
 from kto_workbench.feedback.rendering import cut_start, feed
-from kto_workbench.feedback.templates import render_prompt
+from kto_workbench.feedback.templates import (
+    header,
+    opened_thought,
+    render_prompt,
+    special_tokens,
+    turn_end,
+    uses_template,
+)
 
 
 @torch.no_grad()
@@ -48,6 +55,7 @@ def generate(
     """
     answers: list[str] = []
     texts = [render_prompt(tokenizer, one, template=template, template_kwargs=template_kwargs) for one in prompts]
+    reader = _Reader(tokenizer, model, template, template_kwargs)
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     room = max(1, longest - max_new_tokens) if longest else None
     limit = min((n for n in (room, max_prompt_tokens) if n), default=None)
@@ -62,9 +70,10 @@ def generate(
             for start in range(0, len(prompts), batch_size):
                 part = texts[start : start + batch_size]
                 tell = (lambda i, text, start=start: on_text(start + i, text)) if on_text else None
-                answers += _generate_batch(
-                    model, tokenizer, part, temperature, max_new_tokens, template, limit, tell, on_tokens
-                )
+                ids = feed(tokenizer, part, template=template)
+                ids = [cut_start(tokenizer, row, limit) if limit else row for row in ids]
+                begun = [opened_thought(text) for text in part]
+                answers += _generate_batch(model, reader, ids, begun, temperature, max_new_tokens, tell, on_tokens)
                 on_answered(len(answers))
     finally:
         if checkpointing:
@@ -72,28 +81,51 @@ def generate(
     return answers
 
 
+class _Reader:
+    """Reads generated ids as answers, up to the end of the turn."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        model: nn.Module,
+        template: str,
+        template_kwargs: Mapping[str, Any] | None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.ends = {tokenizer.eos_token_id}
+        own = getattr(model, "generation_config", None)
+        if own is not None and own.eos_token_id is not None:
+            self.ends |= {own.eos_token_id} if isinstance(own.eos_token_id, int) else set(own.eos_token_id)
+        self.leave_out = True
+        if uses_template(tokenizer, template):
+            # The template's own end of a turn, which training teaches, may be no other's.
+            *_, last = tokenizer(turn_end(tokenizer, template_kwargs), add_special_tokens=False)["input_ids"] or [None]
+            self.ends |= {last} & set(special_tokens(tokenizer).values())
+            # A channel's header is made of special tokens: without them nobody could tell its parts from each other.
+            self.leave_out = not header(tokenizer, template_kwargs)
+
+    def read(self, ids: list[int], begun: str) -> str:
+        """An answer with what the prompt has begun of it, a thought: so it can be scored where it was written."""
+        end = next((i for i, token in enumerate(ids) if token in self.ends), len(ids))
+        return (begun + self.tokenizer.decode(ids[:end], skip_special_tokens=self.leave_out)).strip()
+
+
 def _generate_batch(
     model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    reader: _Reader,
+    prompts: list[list[int]],
+    begun: list[str],
     temperature: float,
     max_new_tokens: int,
-    template: str,
-    max_prompt_tokens: int | None,
     on_text: Callable[[int, str], None] | None,
     on_tokens: Callable[[list[int], list[int]], None],
 ) -> list[str]:
-    ids = feed(tokenizer, prompts, template=template)
-    ids = [cut_start(tokenizer, row, max_prompt_tokens) if max_prompt_tokens else row for row in ids]
+    tokenizer, ends = reader.tokenizer, reader.ends
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    width = max(map(len, ids))
+    width = max(map(len, prompts))
     device = next(model.parameters()).device
-    tokens = torch.tensor([[pad] * (width - len(row)) + row for row in ids], device=device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=device)
-    own = getattr(model, "generation_config", None)
-    ends = {tokenizer.eos_token_id}
-    if own is not None and own.eos_token_id is not None:
-        ends |= {own.eos_token_id} if isinstance(own.eos_token_id, int) else set(own.eos_token_id)
+    tokens = torch.tensor([[pad] * (width - len(row)) + row for row in prompts], device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts], device=device)
     sampling = (
         {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
         if temperature
@@ -102,27 +134,22 @@ def _generate_batch(
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens, eos_token_id=sorted(ends), pad_token_id=pad, use_cache=True, **sampling
     )
-    streamer = _Growing(tokenizer, len(prompts), width, ends, on_text) if on_text else None
+    streamer = _Growing(reader, begun, on_text) if on_text else None
     # The settings of a model's own generation_config (a top_p, a repetition penalty) would differ from model to model.
     out = model.generate(input_ids=tokens, attention_mask=mask, generation_config=settings, streamer=streamer)
     sampled = out[:, width:].tolist()
-    for prompt, row in zip(ids, sampled, strict=True):
+    for prompt, row in zip(prompts, sampled, strict=True):
         end = next((i for i, token in enumerate(row) if token in ends), len(row) - 1)
         on_tokens(prompt, row[: end + 1])
-    return [_decode(tokenizer, row, ends) for row in sampled]
-
-
-def _decode(tokenizer: PreTrainedTokenizerBase, row: list[int], ends: set[int]) -> str:
-    end = next((i for i, token in enumerate(row) if token in ends), len(row))
-    return tokenizer.decode(row[:end], skip_special_tokens=True).strip()
+    return [reader.read(row, start) for row, start in zip(sampled, begun, strict=True)]
 
 
 class _Growing:
     """What `generate` calls a streamer: it gets the prompts first, then one token of every row at a time."""
 
-    def __init__(self, tokenizer: Any, n: int, width: int, ends: set[int], on_text: Callable[[int, str], None]) -> None:
-        self.tokenizer, self.ends, self.on_text = tokenizer, ends, on_text
-        self.rows: list[list[int]] = [[] for _ in range(n)]
+    def __init__(self, reader: _Reader, begun: list[str], on_text: Callable[[int, str], None]) -> None:
+        self.reader, self.begun, self.on_text = reader, begun, on_text
+        self.rows: list[list[int]] = [[] for _ in begun]
         self.prompt_seen = False
 
     def put(self, tokens: torch.Tensor) -> None:
@@ -131,10 +158,10 @@ class _Growing:
             self.prompt_seen = True
             return
         for i, token in enumerate(tokens.reshape(-1).tolist()):
-            if self.rows[i] and self.rows[i][-1] in self.ends:
+            if self.rows[i] and self.rows[i][-1] in self.reader.ends:
                 continue
             self.rows[i].append(token)
-            self.on_text(i, _decode(self.tokenizer, self.rows[i], self.ends))
+            self.on_text(i, self.reader.read(self.rows[i], self.begun[i]))
 
     def end(self) -> None:
         """Nothing is left to flush."""

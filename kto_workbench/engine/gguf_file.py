@@ -17,6 +17,7 @@ from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from kto_workbench.errors import RunError
 from kto_workbench.feedback.rendering import model_path
+from kto_workbench.feedback.templates import turn_end
 
 # transformers' model_type → llama.cpp's architecture.
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
@@ -202,7 +203,8 @@ def _described(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 def write_modelfile(tokenizer: PreTrainedTokenizerBase, path: Path, *, temperature: float) -> None:
     """Write a Modelfile for model.gguf beside it: `ollama create NAME -f Modelfile`."""
     lines = ["FROM ./model.gguf", f"PARAMETER temperature {temperature:g}"]
-    lines.append(f"PARAMETER stop {json.dumps(tokenizer.eos_token, ensure_ascii=False)}")
+    stops = dict.fromkeys(filter(None, (tokenizer.eos_token, turn_end(tokenizer) if tokenizer.chat_template else "")))
+    lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in stops]
     template = ollama_template(tokenizer)
     if template:
         lines.append(f'TEMPLATE """{template}"""')

@@ -144,4 +144,4 @@ def _worth_watching(rows: Rows, numbers: np.ndarray) -> list[Any]:
     some = [rows[number] for number in numbers[:SURVEYED_ROWS].tolist()]
     once = list({prompt_key(row.prompt): row for row in reversed(some)}.values())[::-1]
     middle = sorted(len(row.prompt_text) for row in once)[(len(once) - 1) // 2]
-    return [row.prompt for row in once if len(row.prompt_text) <= middle][:WATCHED_PROMPTS]
+    return [row.asked for row in once if len(row.prompt_text) <= middle][:WATCHED_PROMPTS]

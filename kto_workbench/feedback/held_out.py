@@ -15,7 +15,8 @@ from kto_workbench.feedback.templates import prompt_messages
 
 def prompt_key(prompt: Any) -> str:
     """Equal for rows that answer the same prompt, be it a text or the messages that it stands for."""
-    return json.dumps(prompt_messages(prompt), sort_keys=True)
+    messages = [{key: value for key, value in one.items() if key != "tools"} for one in prompt_messages(prompt)]
+    return json.dumps(messages, sort_keys=True)
 
 
 def prompt_numbers(rows: Rows) -> np.ndarray:

@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from kto_workbench.errors import DataError
+from kto_workbench.feedback.messages import RowProblem, parse_json_text, read_messages
+from kto_workbench.feedback.rows import Row
 
 
 def load_prompts(path: str | Path) -> list[Any]:
     """Read prompts, each a text or a list of chat messages.
 
     Text files hold one a line; JSON Lines and JSON hold texts, lists of messages, or objects with a `prompt` or
-    `messages` (of which a last assistant turn is left out). Raises DataError.
+    `messages` (of which a last assistant turn is left out) and perhaps the `tools` that are offered. Raises DataError.
     """
     return [prompt for prompt, _ in load_questions(path)]
 
@@ -64,13 +66,18 @@ def _parse(text: str, path: Path, number: int | None = None) -> Any:
 
 
 def _prompt(item: Any) -> Any:
+    tools = None
     if isinstance(item, dict):
-        item = item.get("prompt", item.get("messages"))
-    if isinstance(item, str):
-        return item
-    if not isinstance(item, list) or not all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in item):
+        tools, item = item.get("tools"), item.get("prompt", item.get("messages"))
+    if isinstance(item, list):
+        try:
+            item = read_messages(item, "prompt")
+        except RowProblem:
+            return None
+        item = item[:-1] if item[-1]["role"] == "assistant" else item
+    if not isinstance(item, str) and not item:
         return None
-    return (item[:-1] if item and item[-1]["role"] == "assistant" else item) or None
+    return Row(item, "", True, tools=parse_json_text(tools)).asked
 
 
 def _can_be_written(prompt: Any) -> bool:

@@ -14,7 +14,11 @@ from typing import Any, overload
 import numpy as np
 import pyarrow as pa
 
-Message = dict[str, Any]  # {"role": …, "content": …}, and tool_calls, name, tool_call_id where there are any
+from kto_workbench.feedback.templates import prompt_messages
+
+# {"role": …, "content": …}, and tool_calls, name, tool_call_id where there are any. The first message of a prompt that
+# is asked brings the tools that are offered, as `tools`.
+Message = dict[str, Any]
 
 SCHEMA = pa.schema(
     [
@@ -44,6 +48,14 @@ class Row:
         if isinstance(self.prompt, list) and self.prompt and self.prompt[0]["role"] == "system":
             return self.prompt[0]["content"]
         return None
+
+    @property
+    def asked(self) -> str | list[Message]:
+        """The prompt as it is answered: with the tools that were offered."""
+        if not self.tools:
+            return self.prompt
+        first, *rest = prompt_messages(self.prompt)
+        return [{**first, "tools": self.tools}, *rest]
 
     @property
     def prompt_text(self) -> str:

@@ -76,10 +76,13 @@ def render_prompt(
 ) -> str:
     """The text that the model continues: prompt and generation prompt as the chat template writes them.
 
-    Without a template, messages are joined by blank lines. Raises ModelError where the template refuses.
+    The tools that are offered come with a message of the prompt, or by themselves. Without a template, messages are
+    joined by blank lines, and tools have no place. Raises ModelError where the template refuses.
     """
     if uses_template(tokenizer, template):
-        return _render(tokenizer, prompt_messages(prompt), tools, template_kwargs, add_generation_prompt=True)
+        messages = prompt_messages(prompt)
+        tools = tools or next((one["tools"] for one in messages if one.get("tools")), None)
+        return _render(tokenizer, messages, tools, template_kwargs)
     return prompt if isinstance(prompt, str) else "\n\n".join(message_text(message) for message in prompt)
 
 
@@ -124,13 +127,42 @@ def turn_end(tokenizer: "PreTrainedTokenizerBase", template_kwargs: Mapping[str,
     return _manners(tokenizer, template_kwargs).end
 
 
+def header(tokenizer: "PreTrainedTokenizerBase", template_kwargs: Mapping[str, Any] | None = None) -> tuple[str, ...]:
+    """The special tokens that a model writes before an answer, such as those of a channel; mostly none."""
+    return _manners(tokenizer, template_kwargs).header
+
+
+def opened_thought(prompt: str) -> str:
+    """The beginning of a thought that a rendered prompt ends with; "" for most."""
+    start = prompt.rstrip()
+    return next((prompt[prompt.rindex(opening) :] for opening in THOUGHTS if start.endswith(opening)), "")
+
+
+def told(template: str, template_kwargs: Mapping[str, Any]) -> str:
+    """The template with its arguments written into it, for whoever renders it without them."""
+    sets = (
+        f"{{%- if {name} is not defined %}}{{%- set {name} = {_literal(value)} %}}{{%- endif %}}"
+        for name, value in template_kwargs.items()
+    )
+    return "".join(sets) + template
+
+
+def _literal(value: Any) -> str:
+    """A JSON value in jinja's words."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)}: {_literal(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_literal, value)) + "]"
+    return "none" if value is None else json.dumps(value)
+
+
 def _place(prompt: str, between: str, parted: str, answer: str) -> tuple[str, str, Thought]:
     """Lead, answer and thought; `between` and `parted` are the template's, see _Manners."""
     bare, start = answer.lstrip(), prompt.rstrip()
     for opening, closed in THOUGHTS.items():
         brings, closing = bare.startswith(opening), closed.strip()
         if start.endswith(opening):  # the prompt opens one
-            opened = prompt[prompt.rindex(opening) :]
+            opened = opened_thought(prompt)
             if brings:
                 return "", bare.removeprefix(opened if bare.startswith(opened) else opening), "whole"
             if closing in answer:
@@ -248,25 +280,24 @@ def _render(
     messages: "list[Message]",
     tools: Any,
     template_kwargs: Mapping[str, Any] | None,
-    *,
-    add_generation_prompt: bool,
 ) -> str:
     manners = _manners(tokenizer, template_kwargs)
     plain = [
-        {**message, "content": "" if message.get("content") is None else message["content"]} for message in messages
+        {key: value for key, value in one.items() if key != "tools"} | {"content": one.get("content") or ""}
+        for one in messages
     ]
     if not manners.system:
         plain = _system_before_user(plain)
     if manners.blocks:
         plain = _in_blocks(plain)
-    calls = any(message.get("tool_calls") for message in plain)
     # Templates want the arguments of a call as an object; a few want its JSON text, as logs have it.
+    calls = any(message.get("tool_calls") for message in plain)
     forms = [_with_arguments(plain, read) for read in (_as_object, _as_text)] if calls else [plain]
     refusals = []
     for form in forms:
         try:
-            tools = json.loads(tools) if isinstance(tools, str) else tools
-            return _apply(tokenizer, form, tools or None, template_kwargs, add_generation_prompt)
+            offered = json.loads(tools) if isinstance(tools, str) else tools
+            return _apply(tokenizer, form, offered or None, template_kwargs, True)
         except Exception as error:  # jinja's own kinds, raised by the template's author
             refusals.append(short_reason(error))
     roles = ", ".join(str(message.get("role")) for message in messages)

@@ -44,7 +44,7 @@ def held_out_of(run: Run) -> list[Any]:
     rows = load_feedback(config.data, workspace=config.workspace, mapping=config.mapping).rows
     if run.data().get("rows", len(rows)) != len(rows):
         raise RunError(f"The feedback of run {run.id} has changed since, so what it held out is no longer known.")
-    found = held_out_prompts([row.prompt for row in rows], config.eval_fraction, config.seed)
+    found = held_out_prompts([row.asked for row in rows], config.eval_fraction, config.seed)
     if not found:
         raise RunError(f"Run {run.id} has held no prompts out; its eval_fraction is {config.eval_fraction:g}.")
     return found

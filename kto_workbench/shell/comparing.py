@@ -269,7 +269,7 @@ def watched_prompts(run: Run) -> list[Any]:
 
         config = run.config()
         rows = load_feedback(config.data, workspace=config.workspace, mapping=config.mapping).rows
-        prompts = [rows[i].prompt for i in range(min(4, len(rows)))]
+        prompts = [rows[i].asked for i in range(min(4, len(rows)))]
     return prompts
 
 

@@ -456,6 +456,8 @@ REASONS_ZH: dict[str, str] = {
     "的消息：{1}。",
     r"Option `template_kwargs` should be a JSON object such as (.+), not (.+)\.": "选项 `template_kwargs` "
     "应为 JSON 对象，例如 {0}，而不是 {1}。",
+    r"Option `template_kwargs` can't set (.+), which is no name in a template\.": "选项 `template_kwargs` "
+    "不能设置 {0}，它不是模板中的名称。",
     r"Option `template_kwargs` can't set (.+), which the workbench itself sets\.": "选项 `template_kwargs` "
     "不能设置 {0}，它由工作台自己设置。",
 }

@@ -327,7 +327,7 @@ def _prompts(bench: Workbench, run: Run, source: str, path: str | None) -> list[
     else:
         config = run.config()
         found = load_feedback(config.data, workspace=bench.workspace, mapping=config.mapping)
-        asked = [row.prompt for row in found.rows]
+        asked = [row.asked for row in found.rows]
         found = asked if source == "all" else held_out_prompts(asked, config.eval_fraction, config.seed)
         if not found:
             raise DataError(f"Run {run.id} held no prompts out; take all of its data, or a file.")
