@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from kto_workbench.errors import DataError
-from kto_workbench.feedback import ThumbStore, load_feedback
+from kto_workbench.feedback import Row, ThumbStore, load_feedback
+from kto_workbench.feedback.held_out import prompt_key
 
 CHAT = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi 👋"}]
 
@@ -82,6 +83,20 @@ def test_an_export_loads_to_the_same_rows(tmp_path, suffix, prompts):
     ]  # fmt: skip
     first = json.loads(out.read_text().splitlines()[0]) if suffix == ".jsonl" else pq.read_table(out).to_pylist()[0]
     assert json.loads(first["sampling"]) == {"seed": 1}
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_tools_that_were_offered_come_back_with_the_thumb(tmp_path, suffix):
+    # A prompt that is answered brings its tools in its first message; a row has them beside it.
+    tool = {"type": "function", "function": {"name": "tell_time"}}
+    store = ThumbStore(tmp_path)
+    store.add("p", "a", True)
+    store.add(Row([*CHAT], "", True, tools=[tool]).asked, "b", False)
+    store.export(tmp_path / f"out{suffix}")
+    for source in ("thumbs", tmp_path / f"out{suffix}"):
+        plain, offered = load_feedback(source, workspace=tmp_path).rows
+        assert (plain.tools, offered.prompt, offered.tools) == (None, CHAT, [tool])
+        assert offered.asked[0] == {**CHAT[0], "tools": [tool]} and prompt_key(offered.asked) == prompt_key(CHAT)
 
 
 def test_an_export_that_can_not_be_written_says_so_and_leaves_nothing(tmp_path):

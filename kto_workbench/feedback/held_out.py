@@ -10,13 +10,12 @@ import orjson
 import xxhash
 
 from kto_workbench.feedback.rows import Rows
-from kto_workbench.feedback.templates import prompt_messages
+from kto_workbench.feedback.templates import part_tools, prompt_messages
 
 
 def prompt_key(prompt: Any) -> str:
     """Equal for rows that answer the same prompt, be it a text or the messages that it stands for."""
-    messages = [{key: value for key, value in one.items() if key != "tools"} for one in prompt_messages(prompt)]
-    return json.dumps(messages, sort_keys=True)
+    return json.dumps(prompt_messages(part_tools(prompt)[0]), sort_keys=True)
 
 
 def prompt_numbers(rows: Rows) -> np.ndarray:

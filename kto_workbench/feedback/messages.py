@@ -15,7 +15,7 @@ ROLES = {
     "system": "system", "developer": "system",
     "tool": "tool", "observation": "tool", "function": "tool", "tool_response": "tool", "function_response": "tool",
 }  # fmt: skip
-_EXTRA_KEYS = ("tool_calls", "tool_call_id", "name", "tools", "reasoning_content")
+_EXTRA_KEYS = ("tool_calls", "tool_call_id", "name", "reasoning_content")
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant|H|A): ?")
 _STEER = "<extra_id_1>"  # before each turn but the first, as in HelpSteer2
 _STEER_TURN = re.compile(rf"\n?{_STEER}(User|Assistant)\n")

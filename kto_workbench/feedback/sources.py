@@ -35,8 +35,9 @@ from kto_workbench.feedback.files import (
     reason_of,
 )
 from kto_workbench.feedback.formats import is_known_name
-from kto_workbench.feedback.store import ThumbStore
+from kto_workbench.feedback.store import Thumb, ThumbStore
 from kto_workbench.feedback.tables import read_arrow, read_parquet
+from kto_workbench.feedback.templates import part_tools
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 FILE_SUFFIXES = frozenset(".jsonl .json .ndjson .csv .tsv .txt .parquet .arrow .gz .zst .zip".split())
@@ -91,10 +92,16 @@ def _open_thumbs(workspace: Path) -> Source:
     def read(schema: pa.Schema | None) -> Iterator[Chunk]:
         votes = store.thumbs()
         while some := list(islice(votes, CHUNK_ROWS)):
-            records = [{"prompt": v.prompt, "completion": v.completion, "label": v.label} for v in some]
-            yield Chunk(np.array([vote.id for vote in some], dtype=np.int64), records.__getitem__)
+            yield Chunk(np.array([vote.id for vote in some], dtype=np.int64), [*map(_vote, some)].__getitem__)
 
     return Source(named.THUMBS, "the workspace's thumbs", read)
+
+
+def _vote(thumb: Thumb) -> dict[str, Any]:
+    prompt, tools = part_tools(thumb.prompt)
+    return {"prompt": prompt, "completion": thumb.completion, "label": thumb.label} | (
+        {"tools": tools} if tools else {}
+    )
 
 
 def _open_file(path: Path, mapping: Mapping[str, Any]) -> Source:

@@ -31,6 +31,7 @@ import pyarrow.parquet
 from kto_workbench.errors import DataError
 from kto_workbench.feedback.balance import Balance
 from kto_workbench.feedback.rows import Message
+from kto_workbench.feedback.templates import part_tools
 
 FILE_NAME = "feedback.sqlite"
 VERSION = 2
@@ -216,7 +217,11 @@ class ThumbStore:
                 if isinstance(row["prompt"], str):
                     row["prompt"] = [{"role": "user", "content": row["prompt"]}]
                 row["completion"] = [{"role": "assistant", "content": row["completion"]}]
-        for row in rows:
+        parted = [part_tools(row["prompt"]) for row in rows]
+        offered = any(tools for _, tools in parted)
+        for row, (prompt, tools) in zip(rows, parted, strict=True):
+            row["prompt"] = prompt
+            row |= {"tools": json.dumps(tools, ensure_ascii=False) if tools else None} if offered else {}
             row["sampling"] = json.dumps(row["sampling"], ensure_ascii=False)
         try:
             handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")

@@ -66,6 +66,14 @@ def prompt_messages(prompt: "str | Sequence[Message]") -> "list[Message]":
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
 
 
+def part_tools(prompt: "str | Sequence[Message]") -> "tuple[str | list[Message], list[Any] | None]":
+    """A prompt, and the tools that one of its messages brings."""
+    if isinstance(prompt, str):
+        return prompt, None
+    tools = next((one["tools"] for one in prompt if one.get("tools")), None)
+    return [{key: value for key, value in one.items() if key != "tools"} for one in prompt], tools
+
+
 def render_prompt(
     tokenizer: "PreTrainedTokenizerBase",
     prompt: "str | Sequence[Message]",
@@ -80,9 +88,8 @@ def render_prompt(
     joined by blank lines, and tools have no place. Raises ModelError where the template refuses.
     """
     if uses_template(tokenizer, template):
-        messages = prompt_messages(prompt)
-        tools = tools or next((one["tools"] for one in messages if one.get("tools")), None)
-        return _render(tokenizer, messages, tools, template_kwargs)
+        prompt, brought = part_tools(prompt)
+        return _render(tokenizer, prompt_messages(prompt), tools or brought, template_kwargs)
     return prompt if isinstance(prompt, str) else "\n\n".join(message_text(message) for message in prompt)
 
 
@@ -282,10 +289,7 @@ def _render(
     template_kwargs: Mapping[str, Any] | None,
 ) -> str:
     manners = _manners(tokenizer, template_kwargs)
-    plain = [
-        {key: value for key, value in one.items() if key != "tools"} | {"content": one.get("content") or ""}
-        for one in messages
-    ]
+    plain = [{**message, "content": message.get("content") or ""} for message in messages]
     if not manners.system:
         plain = _system_before_user(plain)
     if manners.blocks:
