@@ -64,7 +64,7 @@ def prepare(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: KTOConfig) -
         batches(held, prompts[held]) if len(held) else None,
         examples.batch(survey.longest[: config.batch_size]),
         _worth_watching(rows, held if len(held) else train),
-        [rows[number].prompt for number in held[:OTHERS].tolist()],
+        [rows[number].asked for number in held[:OTHERS].tolist()],
         remarks,
     )
 

@@ -308,7 +308,7 @@ SENTENCES_ZH: dict[str, str] = {
     r"Option `z0` `every` needs .*": "选项 `z0` 为 `every` 时，须为微调方式 `lora` 和参考 `base`；请改用 `batch`。",
     r"There is no option `(.+?)`\.": "没有选项 `{0}`。",
     r"There is no option `(.+?)`; did you mean `(.+?)`\?": "没有选项 `{0}`；是否指 `{1}`？",
-    r"The config file (.+) should hold lines of `option: value`\.": "配置文件 {0} 应由形如 `option: value` 的行组成。",
+    r"(?:The config file )?(.+) should hold lines of `option: value`\.": "{0} 应由形如 `option: value` 的行组成。",
     r"There is no evaluation (.+)\.": "没有评估 {0}。",
     r"(.+) runs in (.+) go by (.+?): (.+)\.": "{1} 中有 {0} 次训练符合 {2}：{3}。",
     r"A run can be asked to (.+); not to (.+)\.": "对训练只能提出 {0}，而不是 {1}。",
