@@ -54,7 +54,7 @@ def torch_build(subject: Subject) -> Result:
             figures,
         )
     driver = f", driver {seen[0][0]}" if seen else ""
-    return Result(FINE, f"{version}{driver}, {torch.get_num_threads()} threads on the CPU.", figures)
+    return Result(FINE, f"{version}{driver}; CPU threads: {torch.get_num_threads()}.", figures)
 
 
 def gpus(subject: Subject) -> Result:

@@ -13,6 +13,7 @@ check.py      what the check finds, and its fixes; rows as the model sees them
 export.py     adapter and merged model, written by a process of its own
 estimate.py   memory and time that the next run will take
 quick.py      gradio imported in half the time
+doctor.py     what works on this machine, for a bug report
 presets.py    settings kept under a name
 answers.py    what the tabs that ask models share
 suggestions.py  prompts to try

@@ -9,7 +9,7 @@ from kto_workbench.errors import WorkbenchError
 from kto_workbench.runs import Run, resume
 from kto_workbench.runs.directory import EXPORT_FORMATS
 from kto_workbench.runs.shelf import about_run, delete_run, deleted_runs, describe_run, restore_run, title_of
-from kto_workbench.ui import html
+from kto_workbench.ui import doctor, html
 from kto_workbench.ui.export import begin_export, can_export, is_exporting, show_exports
 from kto_workbench.ui.folder import open_folder
 from kto_workbench.ui.words import label, language_of, retell, say
@@ -92,6 +92,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown, 
     told = gr.HTML(elem_id="runs-message", elem_classes="kto-bare kto-told")
     exported = gr.HTML(elem_id="runs-exported", elem_classes="kto-bare kto-told")
     exporting = gr.Timer(EXPORT_SECONDS, active=False)
+    doctor.build(bench)
     acting = [save, watch, again, report, delete, folder, show_folder, *exports.values()]
 
     def show(chosen_ids: list[str] | None, request: gr.Request) -> list[Any]:

@@ -587,6 +587,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "export.working": ("Exporting the {what} …{told}", "正在导出{what}……{told}"),
     "export.done": ("The {what} is in {told}", "{what}位于 {told}"),
     "export.failed": ("The {what} could not be exported. {told}", "{what}导出失败。{told}"),
+    "doctor.ask": ("Check this machine, for a bug report", "检查本机（用于报告问题）"),
+    "doctor.told": ("What works here, and what is missing", "本机的状况：哪些可用，缺少什么"),
     "runs.folder": ("Folder", "文件夹"),
     "runs.open": ("Open folder", "打开文件夹"),
     "runs.folder.at": (
