@@ -23,13 +23,46 @@ import numpy as np
 
 SIZES = (10_000, 100_000, 1_000_000)
 QUICK_SIZES = (10_000,)
-SHAPES = ("text", "messages")
+SHAPES = ("text", "messages", "two", "list", "joined", "flat")
+# A thumb a row as text and as a conversation; two answers and which won; two rated answers; ratings in one file and
+# what they rate in another; messages in rows of their own that name their parent, of which two in three are ranked.
 WORDS = (
     "the a of to and in that it is was for on are with as at be this have from or one had by word but not what all "
     "were we when your can said there use an each which she do how their if will up other about out many then them "
     "these so some her would make like him into time has look two more write go see number no way could people my than "
     "first water been call who oil its now find long down day did get come made may part river garden lantern copper"
 ).split()
+
+
+def row_of(shape: str, i: int, prompt: str, completion: str, up: bool) -> dict:
+    """A row of this shape; where it holds two answers these are the halves of one."""
+    if shape == "text":
+        return {"prompt": prompt, "completion": completion, "label": up}
+    if shape == "messages":
+        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
+        return {"messages": turns, "label": up}
+    if shape == "joined":
+        return {"id": f"trace-{i}", "name": "chat", "input": prompt, "output": {"answer": completion}}
+    if shape == "flat":
+        tree, place = divmod(i, 3)  # a question, and two answers to it
+        role = ("prompter", "assistant", "assistant")[place]
+        parent, rank = (f"message-{3 * tree}", place - 1) if place else (None, None)
+        text = f"{prompt} {completion}"
+        return {"message_id": f"message-{i}", "parent_id": parent, "text": text, "role": role, "rank": rank}
+    one, other = completion[: len(completion) // 2], completion[len(completion) // 2 :]
+    if shape == "two":
+        winner = "model_a" if up else "tie" if i % 10 == 0 else "model_b"
+        return {"prompt": prompt, "response_a": one, "response_b": other, "winner": winner}
+    return {"instruction": prompt, "generations": [one, other], "ratings": [5, 1] if up else [2, 4]}
+
+
+def write_ratings(path: Path, rows: int, seed: int = 1) -> None:
+    """One rating for each trace of the shape "joined", in another order."""
+    order = np.random.default_rng(seed).permutation(rows)
+    with path.open("w", encoding="utf-8") as file:
+        for i in order.tolist():
+            rating = {"id": f"score-{i}", "traceId": f"trace-{i}", "name": "user-feedback", "value": int(i % 3 == 0)}
+            file.write(json.dumps(rating) + "\n")
 
 
 def write_feedback(path: Path, rows: int, shape: str, seed: int = 0) -> None:
@@ -49,30 +82,26 @@ def write_feedback(path: Path, rows: int, shape: str, seed: int = 0) -> None:
                 if kinds[i] < 0.01 and previous[0]:
                     prompt, completion = previous
                 previous = prompt, completion
-                label = bool(thumbs[i])
-                if shape == "text":
-                    row = {"prompt": prompt, "completion": completion, "label": label}
-                else:
-                    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
-                    row = {"messages": turns, "label": label}
+                row = row_of(shape, start + i, prompt, completion, bool(thumbs[i]))
                 line = json.dumps(row)
                 file.write(line[:-30] + "\n" if kinds[i] > 0.9999 else line + "\n")
 
 
-def measure(path: Path) -> dict:
-    """Check one file in this process."""
+def measure(source: str) -> dict:
+    """Check one file, or two, in this process."""
     began = time.perf_counter()
     from kto_workbench.feedback import check
 
     imported, cpu = time.perf_counter(), time.process_time()
-    report = check(path, workspace=path.parent)
+    paths = [Path(name) for name in source.split("+")]
+    report = check(source, workspace=paths[0].parent)
     found = report.to_dict()
     text = report.to_text()
     done = time.perf_counter()
     return {
         "rows_in": found["rows_in"],
         "rows_kept": found["rows_kept"],
-        "megabytes": round(path.stat().st_size / 1e6, 1),
+        "megabytes": round(sum(path.stat().st_size for path in paths) / 1e6, 1),
         "import_seconds": round(imported - began, 2),
         "seconds": round(done - imported, 2),
         "cpu_seconds": round(time.process_time() - cpu, 2),
@@ -89,7 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="10 thousand rows only")
-    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
         print(json.dumps(measure(arguments.measure)))
@@ -100,7 +129,11 @@ def main() -> None:
             for shape in SHAPES:
                 path = Path(folder) / f"{shape}-{size}.jsonl"
                 write_feedback(path, size, shape)
-                command = [sys.executable, "-m", "benchmarks.data", "--measure", str(path)]
+                ratings = Path(folder) / "ratings.jsonl"
+                if shape == "joined":
+                    write_ratings(ratings, size)
+                source = f"{ratings}+{path}" if shape == "joined" else str(path)
+                command = [sys.executable, "-m", "benchmarks.data", "--measure", source]
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
                 results.append({"shape": shape, "rows": size, **json.loads(done.stdout)})
                 path.unlink()

@@ -72,7 +72,11 @@ def _sample(source: Source) -> list[Record]:
 
 
 def _first(record: Record, paths: Sequence[str]) -> Any:
-    return next((value for path in paths if (value := pick(record, path)) not in (None, "")), None)
+    for path in paths:  # plainly: this is asked of every row several times
+        value = record[path] if path in record else pick(record, path) if "." in path else None
+        if value is not None and value != "":
+            return value
+    return None
 
 
 def _is_conversation(record: Record, log: Log) -> bool:

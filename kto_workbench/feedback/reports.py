@@ -82,7 +82,7 @@ class CheckReport:
         facts = [
             ("source", feedback.source),
             ("format", f"{feedback.container}; {feedback.format}"),
-            ("columns", ", ".join(f"{part} ← {column}" for part, column in feedback.mapping.items())),
+            ("columns", ", ".join(f"{part} ← {_said(column)}" for part, column in feedback.mapping.items())),
             ("rows", f"{feedback.rows_in:,} in the file, {kept}"),
             ("thumbs", f"{up:,} thumbs up / {down:,} thumbs down ({up}/{down})"),
             ("weights", f"λ_D {balance.desirable_weight:.4g}, λ_U {balance.undesirable_weight:.4g}"),
@@ -136,6 +136,10 @@ class CheckReport:
         lines += ["", f"{self.feedback.unit} {rendered['line']} as the model sees it; what stands in ⟦ ⟧ is trained:"]
         text = f"{rendered['prompt']}{rendered['lead']}⟦{rendered['completion']}⟧"
         return lines + [f"  {line}" for line in text.splitlines()]
+
+
+def _said(column: Any) -> str:
+    return "/".join(column) if isinstance(column, list) else str(column)
 
 
 def check(

@@ -54,7 +54,7 @@ def build(bench: Workbench, page: gr.Blocks, source: gr.Dropdown, renewed: gr.St
         updates = [_update(name, seen.mapping.get(name), choices, name in FIELDS[chosen]) for name in NAMES]
         said = "" if seen.recognised else html.message(say(language, "mapping.guess"), "info")
         return [
-            gr.Accordion(visible=True, open=not seen.recognised),
+            gr.Accordion(visible=True, open=not seen.recognised or bool(seen.reason)),
             said,
             show_columns(language, seen.columns),
             chosen,
