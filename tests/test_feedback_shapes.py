@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from kto_workbench.errors import DataError
-from kto_workbench.feedback import load_feedback
+from kto_workbench.feedback import check, load_feedback
 
 
 def user(text):
@@ -447,6 +447,35 @@ def test_ratings_and_conversations_in_one_file(tmp_path, name):
     of(feedback, expected, problems, name.split()[0])
 
 
+def test_logs_that_carry_their_ratings(tmp_path):
+    told = {"input": {"messages": CALL}, "output": {"role": "assistant", "content": "Hello"}}
+    spans = {"attributes.input.value": "Hi?", "attributes.output.value": "Hello"}
+    for kind in ("jsonl", "csv", "parquet"):
+        for one, rated, asked in (
+            (told, lambda n: {"scores": [{"name": "cost", "value": 0.3}, {"name": "user-feedback", "value": n}]}, CALL),
+            ({"inputs": {"question": "Hi?"}, "outputs": {"output": "Hello"}},
+             lambda n: {"feedback_stats": {"user_score": {"n": 1, "avg": float(n)}}}, "Hi?"),
+            (spans, lambda n: {"annotations": [{"name": "thumbs", "result": {"label": "x", "score": n}}]}, "Hi?"),
+        ):  # fmt: skip
+            rows = [{"id": "a", **one, **rated(1)}, {"id": "b", **one, **rated(0)}]
+            feedback = load_feedback(write(tmp_path, rows, kind))
+            assert rows_of(feedback) == [(asked, "Hello", True), (asked, "Hello", False)], (kind, rows)
+            assert feedback.format.startswith("logs with their ratings: ")
+
+
+def test_the_report_says_what_was_recognised():
+    for name, said in (
+        ("arena-33k", "two answers and which won: Chatbot Arena (answer_a, answer_b, winner)"),
+        ("nectar", "a ranked list of answers (prompt, answers, ranks)"),
+        ("ultrafeedback", "a rated list of answers (prompt, answers, scores)"),
+    ):
+        text = check(SAMPLES[name][0]).to_text()
+        assert f"list; {said}\n" in text
+    assert "take ← best-worst" in check(SAMPLES["nectar"][0]).to_text()
+    assert "threshold ← 5.5" in text and "lies on the cut 5.5" in text and "threshold=NUMBER moves the cut" in text
+    assert "winner is a tie, which makes no thumb" in check(SAMPLES["arena-33k"][0]).to_text()
+
+
 def test_ratings_alone_are_refused_by_name(tmp_path):
     for name, (ratings, *_) in JOINED.items():
         path = write(tmp_path, ratings, "jsonl")
@@ -533,6 +562,13 @@ def test_a_mapping_leaves_the_judged_answer_where_it_is():
         (4, "turns has a message of the user where the judged answer should be"),
         (5, "turns holds no message with the id of the judged one"),
     ]
+
+
+def test_an_answer_of_an_arena_that_has_a_thumb_of_its_own_keeps_it():
+    both = [chat("a1", 1, arena=True), chat("b1", 1, arena=True)]
+    messages = both[1]["snapshot"]["chat"]["chat"]["history"]["messages"]
+    messages["a1"]["annotation"] = {"rating": 1}
+    assert rows_of(load_feedback(both[1:])) == [([user("Hi")], "Howdy", True)]
 
 
 def test_images_are_named_as_not_readable_yet_by_row(tmp_path):

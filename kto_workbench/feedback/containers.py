@@ -371,6 +371,9 @@ def _csv_chunk(names: list[str], rows: list[list[str] | BadRow], numbers: list[i
 # Tables --------------------------------------------------------------------------------------------------------------
 
 
+AT_ONCE_BYTES = 2**26
+
+
 def read_batches(batches: Iterator[pa.RecordBatch]) -> Iterator[Chunk]:
     """Chunks of Arrow record batches; a line is the row's number."""
     first = 1
@@ -381,8 +384,24 @@ def read_batches(batches: Iterator[pa.RecordBatch]) -> Iterator[Chunk]:
         for start in range(0, batch.num_rows, CHUNK_ROWS):
             table = pa.Table.from_batches([batch.slice(start, CHUNK_ROWS)])
             numbers = np.arange(first, first + table.num_rows, dtype=np.int64)
-            yield Chunk(numbers, lambda i, table=table: _record_of(table, i), table)
+            yield Chunk(numbers, _Records(table), table)
             first += table.num_rows
+
+
+class _Records:
+    """The rows of a table as Python values: all at once, for speed, unless they are large or one can't be had."""
+
+    def __init__(self, table: pa.Table):
+        self._table = table
+        self._all: list[Record] | None = [] if table.nbytes > AT_ONCE_BYTES else None
+
+    def __call__(self, i: int) -> Record | BadRow:
+        if self._all is None:
+            try:
+                self._all = self._table.to_pylist()
+            except (ValueError, OverflowError):
+                self._all = []
+        return self._all[i] if self._all else _record_of(self._table, i)
 
 
 def _record_of(table: pa.Table, i: int) -> Record | BadRow:

@@ -37,8 +37,18 @@ def conversation_up_to(messages: Any, judged: Any, field: str) -> tuple[list[Mes
         raise RowProblem(field, f"{field} has a message of the {answer['role']} where the judged answer should be")
     if not before:
         raise RowProblem(field, f"{field} holds only the answer and no prompt")
-    rivals = [node for node in siblings if node is not path[-1] and node.get("role") == "assistant"]
+    rivals = [
+        node
+        for node in siblings
+        if node is not path[-1] and node.get("role") == "assistant" and not _has_own_rating(node)
+    ]
     return before, answer["content"], [said["content"] for said in _read_all(rivals, field)]
+
+
+def _has_own_rating(node: Mapping[str, Any]) -> bool:
+    """Whether Open WebUI notes in the message itself that it was rated: then another row says how."""
+    annotation = node.get("annotation")
+    return isinstance(annotation, dict) and annotation.get("rating") is not None
 
 
 def _read_all(nodes: list[Any], field: str) -> list[Message]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from kto_workbench.feedback.labels import LABEL_NAMES
 from kto_workbench.feedback.messages import RowProblem, parse_json_text, read_text
+from kto_workbench.feedback.traces import LOGS, name_of_people, what_was_asked, what_was_told
 from kto_workbench.feedback.trees import rankings_in_tree
 
 Record = dict[str, Any]
@@ -226,6 +227,55 @@ def _unwrap_pairwise(flat: Record) -> Record:
     return {**flat, "chosen": read_text(flat[chosen], chosen), "rejected": read_text(flat[rejected], rejected)}
 
 
+# Logs that carry their ratings --------------------------------------------------------------------------------------
+
+
+def _ratings_inside(record: Record) -> list[tuple[Any, Any]]:
+    """(name, value) of each rating in a trace of Langfuse, a run of LangSmith, or a span of Phoenix."""
+    stats = parse_json_text(record.get("feedback_stats"))
+    if isinstance(stats, dict):
+        return [(name, _inside(said, "avg")) for name, said in stats.items()]
+    lists = (parse_json_text(record.get(name)) for name in ("scores", "annotations", "feedback"))
+    found = next((some for some in lists if isinstance(some, list) and some), [])
+    labels = [path for log in LOGS for path in log.label]
+    return [
+        (rating.get("name") or rating.get("key"), _first(rating, *(tuple(path.split(".")) for path in labels)))
+        for rating in found
+        if isinstance(rating, dict)
+    ]
+
+
+_LOGGED = tuple((log.prompt, log.completion) for log in LOGS)
+
+
+def _logged(record: Record) -> tuple[Any, Any]:
+    return next(
+        (
+            (record[asked], record[told])
+            for prompts, completions in _LOGGED
+            for asked in prompts
+            for told in completions
+            if record.get(asked) not in (None, "") and record.get(told) not in (None, "")
+        ),
+        (None, None),
+    )
+
+
+def _is_rated_log(record: Record) -> bool:
+    names = {"scores", "annotations", "feedback", "feedback_stats"} & record.keys()
+    return bool(names) and _logged(record)[0] is not None and bool(_ratings_inside(record))
+
+
+def _unwrap_rated_log(record: Record) -> list[Record]:
+    ratings = _ratings_inside(record)
+    if not ratings:
+        raise RowProblem("scores", "scores is missing")
+    asked, told = _logged(record)
+    wanted = name_of_people(name for name, _ in ratings)
+    flat = {**record, "prompt": what_was_asked(asked), "completion": what_was_told(told)}
+    return [{**flat, "rating": value} for name, value in ratings if name == wanted]
+
+
 WRAPPERS = (
     Wrapper(
         "OpenAI preferences", lambda r: "preferred_output" in r and "non_preferred_output" in r, _unwrap_preference
@@ -234,4 +284,5 @@ WRAPPERS = (
     Wrapper("Label Studio", _is_label_studio, _unwrap_label_studio),
     Wrapper("Argilla", _is_argilla, _unwrap_argilla),
     Wrapper("OASST trees", _is_tree, _unwrap_tree),
+    Wrapper("logs with their ratings", _is_rated_log, _unwrap_rated_log),
 )
