@@ -4,6 +4,7 @@ The oracle shares nothing with the engine: transformers' model with its eager at
 one row at a time, log-softmax over all logits.
 """
 
+import contextlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,10 @@ from pathlib import Path
 import torch
 from peft import get_peft_model
 from tiny_families import tiny_family
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from kto_workbench.config import KTOConfig
+from kto_workbench.engine import proof
 from kto_workbench.engine.batches import Pair
 from kto_workbench.engine.models import adapter_off, add_lora, load_adapter, load_model, merge_adapter
 from kto_workbench.engine.objective import estimate_z0, kto_loss
@@ -64,18 +66,41 @@ def close(got, want, what):
     assert worst <= TOLERANCE, f"{what}: {worst:.1e} apart"
 
 
-def check_family(family: str, folder: Path, caplog) -> Outcome:
+@contextlib.contextmanager
+def listening():
+    """What the engine logs for a while."""
+    told: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: told.append(record.getMessage())
+    logger = logging.getLogger("kto_workbench.engine.trial")
+    logger.addHandler(handler)
+    try:
+        yield told
+    finally:
+        logger.removeHandler(handler)
+
+
+def answers(model):
+    """[2, 4] greedy tokens after two prompts of other lengths, filled up on the left."""
+    ids = torch.tensor([[0, 0, 0, 11, 12, 13, 14, 15, 16], [21, 22, 23, 24, 25, 26, 27, 28, 29]])
+    mask = (ids != 0).long()
+    how = GenerationConfig(max_new_tokens=4, do_sample=False, use_cache=True, pad_token_id=0, eos_token_id=2)
+    with torch.no_grad():
+        return model.generate(input_ids=ids, attention_mask=mask, generation_config=how)[:, ids.shape[1] :]
+
+
+def check_family(family: str, folder: Path) -> Outcome:
     """Load, try, step, save, reload, merge; returns how it is scored. Fails an assertion where anything differs."""
     tiny_family(family).save_pretrained(folder / "base")
-    caplog.clear()
     try:
-        with caplog.at_level(logging.WARNING, logger="kto_workbench"):
+        with listening() as told:
             base = load_model(str(folder / "base"), device=CPU, dtype=torch.float32)
+            witness = proof.ask(base)
             model = add_lora(base, CONFIG)
             scorer = make_scorer(model)
+        proof.prove(scorer, witness)
     except ModelError as error:
-        return Outcome("refused", str(error))
-    told = [record.getMessage() for record in caplog.records if "is scored" in record.getMessage()]
+        return Outcome("refused", str(error).replace(str(folder), "folder"))
     assert bool(told) == (scorer.name != "packed"), told
 
     pairs, mismatched = make_rows()
@@ -116,6 +141,7 @@ def check_family(family: str, folder: Path, caplog) -> Outcome:
         apart = (ours[name] - gradient).norm() / max(gradient.norm(), 1e-2 * scale)
         assert apart <= 10 * TOLERANCE, f"gradient of {name}: {apart:.1e} apart"
 
+    assert torch.equal(answers(model), answers(twin)), "other answers"
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     for _ in range(3):
         optimizer.zero_grad()

@@ -75,6 +75,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "is_decoder": True, "attn_layers": ["local", "lsh"], "local_attn_chunk_length": 8, "lsh_attn_chunk_length": 8,
         "axial_pos_shape": [16, 16], "axial_pos_embds_dim": [16, 16],
     },
+    "dots3_note_text": {"head_dim": 16},
+    "dots3_note": {"text_config": {"head_dim": 16}},
     "rwkv": {"attention_hidden_size": 32},
     "xmod": {"default_language": "en_XX"},
     "zamba": {"num_hidden_layers": 5, "layers_block_type": ["linear_attention"] * 2 + ["hybrid"] * 2 + _LINEAR},
@@ -90,6 +92,21 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "xlstm": {"qk_dim_factor": 1.0},
     "hrm_text": {"num_hidden_layers": 12, "num_layers_per_stack": 1},
 }  # fmt: skip
+
+
+# What can't be had so, and why.
+NOT_BUILT = {
+    "blt": "its parts work on bytes and patches of them; it has no number of layers",
+    "dots3_note": "as dots3_note_text",
+    "gemma3n": "its vision tower needs timm; its text side is gemma3n_text",
+    "gemma4_assistant": "no model by itself: it drafts for another",
+    "gemma4_unified_assistant": "no model by itself: it drafts for another",
+    "got_ocr2": "its vision tower can't be made small",
+    "musicgen": "makes sound, from a text encoder",
+    "musicgen_melody": "makes sound, from a text encoder",
+    "phi4_multimodal": "its audio tower can't be made small",
+    "xlstm": "its heads can't be made small",
+}
 
 
 def shrink(given: dict[str, Any], counter: list[int] | None = None) -> dict[str, Any]:

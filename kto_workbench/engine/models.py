@@ -225,7 +225,9 @@ def add_lora(model: PreTrainedModel, config: KTOConfig) -> nn.Module:
     )
     torch.manual_seed(config.seed)
     try:
-        adapted = get_peft_model(model, lora).train()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")  # it sees that by itself
+            adapted = get_peft_model(model, lora).train()
     except ValueError as error:
         raise ModelError(f"Can't put an adapter on {config.model!r}: {short_reason(error)}.") from error
     return _ready(adapted, model, config)

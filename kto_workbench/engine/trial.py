@@ -191,10 +191,10 @@ def _try(way: Way, model: nn.Module, rows: Rows, want: Said) -> tuple[Scorer | N
             beside = scorer.score(rows.strangers).logps[1:3]
     except Exception as error:  # whatever an unknown architecture does on an unusual input, a plainer way remains
         return None, short_reason(error)
+    if (worst := apart(beside, got.logps[1:3], rows.pairs[1:3])) > nats:
+        return None, f"{scorer.name}, a row is worth {worst:.1e} nats a token more or less with another neighbour"
     if (worst := max(apart(got.logps, want.logps, rows.pairs), apart(got.other, want.other, rows.other))) > nats:
         return None, f"{scorer.name}, its log-probabilities come out {worst:.1e} nats a token apart"
-    if (worst := apart(beside, got.logps[1:3], rows.pairs[1:3])) > nats:
-        return None, f"{scorer.name}, a row's log-probability changes by {worst:.1e} nats a token with its neighbour"
     missing = [name for name, gradient in want.gradients.items() if (gradient is None) != (got.gradients[name] is None)]
     if missing:
         return None, f"{scorer.name}, {len(missing)} of {len(want.gradients)} trained tensors get no gradient"
