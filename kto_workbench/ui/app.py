@@ -22,6 +22,7 @@ from fastapi import FastAPI  # noqa: E402
 
 from kto_workbench.errors import WorkbenchError  # noqa: E402
 from kto_workbench.ui import compare, data, feedback, learn, runs, train  # noqa: E402
+from kto_workbench.ui.events import tell_failures
 from kto_workbench.ui.folder import has_screen  # noqa: E402
 from kto_workbench.ui.security import LOOPBACK, add_logout, checker, is_loopback, protect  # noqa: E402
 from kto_workbench.ui.style import CSS, theme  # noqa: E402
@@ -95,6 +96,7 @@ def build(workspace: str | Path = "workspace", *, host: str = "127.0.0.1", passw
     # Gradio 6.31 does not check that an "uploaded" file was uploaded while it takes a page for unlaunched, and it takes
     # every mounted page for that: a forged event could name any file of this machine.
     page.has_launched = page.is_running = True
+    tell_failures(page)
     protect(app, None if password else [*LOOPBACK, host])
     return app
 

@@ -21,6 +21,8 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from kto_workbench.ui.events import Unbroken
+
 LOOPBACK = ["127.0.0.1", "localhost", "::1"]
 READING = ("GET", "HEAD", "OPTIONS")
 FREE_TRIES = 5  # wrong passwords in a row that are answered at once
@@ -29,6 +31,8 @@ MOST_PATIENCE = 10.0
 FORGIVEN_SECONDS = 300.0
 MOST_WAITING = 16
 MOST_VISITORS = 4096
+MOST_BODY = 32 * 2**20
+UPLOAD = "/gradio_api/upload"
 BRAKED: ContextVar[bool] = ContextVar("braked", default=False)
 
 # Gradio's charts compile their expressions, hence unsafe-eval; nothing but this origin is ever loaded or called.
@@ -279,6 +283,32 @@ def add_logout(app: FastAPI) -> None:
         return response
 
 
+class SmallBodies:
+    """Refuses bodies larger than any event's, which gradio holds in memory; uploads have a limit of their own."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, answer 413, or break off."""
+        if scope["type"] != "http" or scope["method"] in READING or scope["path"].rstrip("/") == UPLOAD:
+            await self.app(scope, receive, send)
+            return
+        lengths = [value for name, value in scope["headers"] if name.lower() == b"content-length"]
+        if any(value.isdigit() and int(value[:12]) > MOST_BODY for value in lengths):
+            await PlainTextResponse("This request is too long.", 413)(scope, receive, send)
+            return
+        taken = 0
+
+        async def receive_some() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            return message if taken <= MOST_BODY else {"type": "http.disconnect"}
+
+        await self.app(scope, receive_some, send)
+
+
 def _host_name(scope: Scope) -> str:
     """The Host header's name, without port and brackets; nothing for what is no host."""
     host = next((value.decode("latin-1") for name, value in scope["headers"] if name.lower() == b"host"), "")
@@ -301,6 +331,8 @@ def _is_foreign(scope: Scope) -> bool:
 
 def protect(app: FastAPI, hosts: list[str] | None) -> None:
     """Put the guards in front of the app. `hosts` are the names it answers to; None: any, behind a password."""
+    app.add_middleware(Unbroken)
+    app.add_middleware(SmallBodies)
     app.add_middleware(PatientLogin)
     app.add_middleware(MarkedCookies)
     app.add_middleware(SameOrigin)

@@ -25,6 +25,10 @@ WORDS: dict[str, tuple[str, str]] = {
         '<div class="kto-title"><h1>KTO Workbench</h1><p>Thumbs in, a better model out.</p></div>',
         '<div class="kto-title"><h1>KTO Workbench</h1><p>用点赞与点踩，炼出更好的模型。</p></div>',
     ),
+    "page.odd": (
+        "That can't be done with what the page has sent; reload it and try again.",
+        "无法处理页面发送的内容；请刷新页面后重试。",
+    ),
     "tab.data": ("Data", "数据"),
     "tab.train": ("Train", "训练"),
     "tab.compare": ("Compare", "对比"),
