@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
@@ -26,6 +27,11 @@ NAME = "kto_ragged"
 # switches it off where it fails or disagrees: the loop of SDPA calls is right everywhere.
 varlen = {"enabled": True}
 
+
+# Where no kernel computes them: scores that exist at once, for which a part of the queries is taken at a time, and
+# scores that are kept for the backward pass. More are computed again there: those of all layers and sequences would be
+# the most of a training's memory.
+SCORES, KEPT_SCORES = 2**24, 2**18
 
 # What models hand down to their attention that changes nothing of it: what a call returns, and what its mask says too.
 BOOKKEEPING = {
@@ -245,18 +251,54 @@ def _attend(
     sinks: Tensor | None,
 ) -> Tensor:
     grouped = q.shape[1] != k.shape[1]
-    if softcap is None and sinks is None:
+    written_out = softcap is not None or sinks is not None
+    if grouped and (written_out or not _takes_groups(q.device.type, q.dtype, masked=mask is not None)):
+        k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for t in (k, v))
+        grouped = False
+    if not written_out:
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=causal, scale=scaling, enable_gqa=grouped
         )
     # SDPA has no place for scores squeezed through tanh, nor for a sink beside them.
-    if grouped:
-        k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for t in (k, v))
+    n_q, n_k = q.shape[2], k.shape[2]
+    of_a_query = q.shape[0] * q.shape[1] * n_k
+    at_once = max(1, SCORES // of_a_query)
+    outputs = []
+    for start in range(0, n_q, at_once):
+        part, here, seen = slice(start, start + at_once), mask, n_k
+        if causal:
+            seen = min(start + at_once, n_k)
+            at = torch.arange(seen, device=q.device)
+            here = at <= at[part, None]
+        elif mask is not None and mask.shape[-2] > 1:
+            here = mask[..., part, :]
+        given = (q[:, :, part], k[:, :, :seen], v[:, :, :seen], here, scaling, softcap, sinks)
+        if n_q * of_a_query <= min(SCORES, KEPT_SCORES):
+            return _written_out(*given)
+        outputs.append(checkpoint(_written_out, *given, use_reentrant=False, preserve_rng_state=False))
+    return torch.cat(outputs, dim=2)
+
+
+def _takes_groups(device: str, dtype: torch.dtype, *, masked: bool) -> bool:
+    """Whether SDPA takes fewer heads of keys than of queries without having all scores at once.
+
+    Of a GPU's kernels only the one for half precision without a mask does.
+    """
+    return device != "cuda" or dtype in (torch.bfloat16, torch.float16) and not masked
+
+
+def _written_out(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    scaling: float | None,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
     scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scaling is None else scaling)
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
-    if causal:
-        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
     if mask is not None:
         # Not −∞: a padding token of a padded batch may see nothing at all, and must not become NaN.
         lowest = torch.finfo(scores.dtype).min
