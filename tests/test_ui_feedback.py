@@ -277,11 +277,13 @@ def test_what_is_said_about_a_vote_is_kept_once(tmp_path):
 
 def test_the_next_round_says_where_it_starts_and_what_rewards_count_against(tmp_path):
     def run_with(**options):
-        return new_run(KTOConfig(workspace=str(tmp_path), template="none", **options), {})
+        how = {"template": "none", "template_kwargs": {"enable_thinking": False}}
+        return new_run(KTOConfig(workspace=str(tmp_path), **how, **options), {})
 
     assert next_round(None, "adapter", "start") == {"start_adapter": "", "reference": "base"}
     lora = run_with(model="some/model", load_in_4bit=True)
-    same = {"model": "some/model", "template": "none", "tuning": "lora", "load_in_4bit": True}
+    how = {"template": "none", "template_kwargs": {"enable_thinking": False}}
+    same = {"model": "some/model", **how, "tuning": "lora", "load_in_4bit": True}
     assert next_round(lora, "base", "start") == {**same, "start_adapter": "", "reference": "base"}
     assert next_round(lora, "adapter", "base") == {**same, "start_adapter": lora.id, "reference": "base"}
     assert next_round(lora, "adapter", "start") == {**same, "start_adapter": lora.id, "reference": "start"}

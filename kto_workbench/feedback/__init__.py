@@ -26,9 +26,10 @@
     findings.py    the diagnoses: how many rows, where, what to do
     nearness.py    rows that say nearly the same
     languages.py   which language a text is probably in
-    tokens.py      lengths under a model's tokenizer, what max_length cuts
+    tokens.py      lengths under a model's tokenizer, what max_length cuts, what its template makes of the answers
     fixes.py       one-click fixes, each into a new file
     reports.py     check, and what it says
+    templates.py   chat templates: what a model continues, and where an answer stands in it
     rendering.py   rows as a model's tokens
 
 Nothing here imports torch.

@@ -20,6 +20,7 @@ from kto_workbench.ui import html, review
 from kto_workbench.ui.answers import SIDES, UPDATE_SECONDS, answer_origin, compared_runs
 from kto_workbench.ui.chat import COPY_JS, Chat
 from kto_workbench.ui.data import DataTab, sources
+from kto_workbench.ui.fields import to_widget
 from kto_workbench.ui.train import TrainTab
 from kto_workbench.ui.words import label, language_of, retell, say
 from kto_workbench.ui.workbench import THUMBS, Workbench
@@ -296,7 +297,9 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab, train_t
             return (gr.skip(),) * (2 + len(ROUND_OPTIONS) + len(WEIGHTS))
         weights = suggest_weights(counts.n_desirable, counts.n_undesirable, ratio=float(ratio or 1.0))
         options |= dict(zip(WEIGHTS, (round(weight, 4) for weight in weights), strict=True))
-        chosen = [options.get(name, gr.skip()) for name in (*ROUND_OPTIONS, *WEIGHTS)]
+        chosen = [
+            to_widget(name, options[name]) if name in options else gr.skip() for name in (*ROUND_OPTIONS, *WEIGHTS)
+        ]
         return gr.Dropdown(choices=sources(bench), value=THUMBS), renewed + 1, *chosen
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
