@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from kto_workbench import KTOConfig, train
 from kto_workbench.engine.sampler import MEASURED
 from kto_workbench.feedback.rendering import model_path
-from kto_workbench.ui.live import draw
+from kto_workbench.ui.live import about_kl, draw
 from kto_workbench.ui.suggestions import SHOWN, prompts_for
 from kto_workbench.views.card import card
 from kto_workbench.views.curves import SAMPLED
@@ -99,7 +99,7 @@ def test_the_sampled_kl_stands_in_picture_report_and_card(run):
     spread = 2 * last["kl_sampled_error"]  # the line, and the ends of its bars
     assert sorted(drawn) == pytest.approx([last["kl_sampled"] + by * spread for by in (-1, 0, 1)])
     head, table = draw(records_of(run), "z0", "train", "en", 1.0, 0.6, ["z0"])
-    assert f"± {last['kl_sampled_error']:.2g}" in head
+    assert f"± {last['kl_sampled_error']:.2g}" in about_kl("en", records_of(run)) and 'data-learn="z0"' in head
     assert table[table["curve"] == "KL of its own answers"]["value"].tolist()[-1] == last["kl_sampled"]
 
 

@@ -19,6 +19,9 @@ answers.py    what the tabs that ask models share
 suggestions.py  prompts to try
 blind.py      two answers, shuffled, and a vote on them
 heat.py       an answer's reward, token by token
+invite.py     what a tab says while there is no run, with a button that makes one
+lessons.py    Learn's six steps and three questions; lesson_words.py is what they say
+glossary.py   symbols explain themselves, charts link to their step
 keys.py       cards judged by keyboard
 data.py, train.py, compare.py, feedback.py, runs.py, learn.py   the tabs; live.py is the half of Train that moves
 

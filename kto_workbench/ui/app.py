@@ -24,6 +24,8 @@ from kto_workbench.errors import WorkbenchError  # noqa: E402
 from kto_workbench.ui import compare, data, feedback, learn, runs, train  # noqa: E402
 from kto_workbench.ui.events import tell_failures
 from kto_workbench.ui.folder import has_screen  # noqa: E402
+from kto_workbench.ui.glossary import SCRIPT as GLOSSARY  # noqa: E402
+from kto_workbench.ui.invite import Invitation  # noqa: E402
 from kto_workbench.ui.security import LOOPBACK, add_logout, checker, is_loopback, protect  # noqa: E402
 from kto_workbench.ui.style import CSS, theme  # noqa: E402
 from kto_workbench.ui.words import TRANSLATIONS, label  # noqa: E402
@@ -51,6 +53,10 @@ HEAD = f"""<script>
   }}
   window.ktoTab = {{
     asked: () => names.includes(asked) && asked,
+    open: name => document.querySelectorAll("[role=tablist]").forEach(list => {{
+      const tabs = list.querySelectorAll("[role=tab]")
+      if (tabs.length === names.length) tabs[names.indexOf(name)].click()
+    }}),
     note: () => setTimeout(note, 50),  // the page marks the open tab a moment after gradio tells of it
   }}
 }})()
@@ -91,7 +97,7 @@ def build(workspace: str | Path = "workspace", *, host: str = "127.0.0.1", passw
         i18n=gr.I18n(**TRANSLATIONS),
         theme=theme(),
         css=CSS,
-        head=HEAD,
+        head=HEAD + GLOSSARY,
     )
     # Gradio 6.31 does not check that an "uploaded" file was uploaded while it takes a page for unlaunched, and it takes
     # every mounted page for that: a forged event could name any file of this machine.
@@ -111,16 +117,21 @@ def lay_out(bench: Workbench, *, at_screen: bool = False) -> gr.Blocks:
                 data_tab = data.build(bench, page)
             with opened["train"]:
                 train_tab = train.build(bench, page, data_tab)
+            invited = []
             with opened["compare"]:
+                invited.append(Invitation(bench, page, opened["compare"], "compare"))
                 compare.build(bench, page, opened["compare"])
             with opened["feedback"]:
+                invited.append(Invitation(bench, page, opened["feedback"], "feedback"))
                 train_on_thumbs = feedback.build(bench, page, opened["feedback"], data_tab, train_tab)
             with opened["runs"]:
                 runs.build(bench, page, opened["runs"], train_tab.run, at_screen=at_screen)
             with opened["learn"]:
-                learn.build(bench, page, opened["learn"], train_tab.run)
+                invited.append(learn.build(bench, page, opened["learn"], train_tab.run))
         go_to_train = [data_tab.train.click, train_on_thumbs.click]
         gr.on(go_to_train, lambda: gr.Tabs(selected="train"), None, [tabs], queue=False, show_progress="hidden")
+        for invitation in invited:
+            invitation.wire(tabs, train_tab.run)
         _remember_tab(page, tabs)
     return page
 

@@ -53,15 +53,26 @@ def number(value: float | None) -> str:
     return "0" if abs(value) < 1e-9 else f"{value:.3g}".replace("-", "−")
 
 
-def chart_head(title: str, keys: Iterable[tuple[str, str, float | None]], values: bool = True, when: str = "") -> str:
-    """A chart's title and its legend, with the values of the moment `when`: (name, colour, value)."""
+def chart_head(
+    title: str, keys: Iterable[tuple[str, str, float | None]], values: bool = True, when: str = "", more: str = ""
+) -> str:
+    """A chart's title and its legend, with the values of the moment `when`: (name, colour, value).
+
+    `more` is HTML to stand behind the title, such as a link to where the chart is explained.
+    """
     cells = "".join(
         f'<span class="kto-curve" style="--curve:{esc(color)}">{esc(name)}'
         f"{f' <b>{number(value)}</b>' if values else ''}</span>"
         for name, color, value in keys
     )
     at = f" <small>{esc(when)}</small>" if when else ""
-    return f'<div class="kto-chart-head"><h3>{esc(title)}{at}</h3><div class="kto-curves">{cells}</div></div>'
+    return f'<div class="kto-chart-head"><h3>{esc(title)}{at}{more}</h3><div class="kto-curves">{cells}</div></div>'
+
+
+def learn_link(language: str, step: str) -> str:
+    """A link to the step of Learn that explains something; see glossary.py."""
+    what = esc(say(language, "gloss.learn"))
+    return f' <a class="kto-learn" href="#learn" data-learn="{esc(step)}" title="{what}" aria-label="{what}">?</a>'
 
 
 def aside(text: str) -> str:
@@ -218,12 +229,13 @@ def time_left(language: str, seconds: float | None) -> str:
     return say(language, "time.hours", hours=int(seconds // 3600), minutes=int(seconds % 3600 // 60))
 
 
-def drawing(lines: Sequence[Line], title: str, **options: Any) -> str:
+def drawing(
+    lines: Sequence[Line], title: str, sizes: Sequence[tuple[int, int]] = ((1180, 280), (340, 240)), **options: Any
+) -> str:
     """A chart that stands still, once for wide and once for narrow windows: letters must not shrink with it."""
-    sizes = (("kto-wide", 1180, 280), ("kto-narrow", 340, 240))
     return "".join(
         f'<div class="{name}">{line_chart(lines, title=title, width=width, height=height, **options)}</div>'
-        for name, width, height in sizes
+        for name, (width, height) in zip(("kto-wide", "kto-narrow"), sizes, strict=True)
     )
 
 

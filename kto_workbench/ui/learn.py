@@ -1,4 +1,4 @@
-"""Learn: KTO's value function to play with, one's own rewards on it, and how it differs from DPO and SFT."""
+"""Learn: six steps (lessons.py), then one's own rewards on the value function, and how KTO differs from DPO and SFT."""
 
 from typing import Any
 
@@ -7,7 +7,8 @@ import numpy as np
 
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.runs import Run
-from kto_workbench.ui import html
+from kto_workbench.ui import html, lessons
+from kto_workbench.ui.invite import Invitation
 from kto_workbench.ui.words import label, language_of, say
 from kto_workbench.ui.workbench import Workbench
 from kto_workbench.views.curves import DOWN, PLAIN, REFERENCE, UP
@@ -16,9 +17,11 @@ from kto_workbench.views.learning import Dots, dots_of, faded_beyond, pull, pull
 from kto_workbench.views.records import records_of
 
 
-def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown) -> None:
-    """Lay out the tab; `watched` is the run whose rewards are drawn on the curves."""
-    gr.Markdown(label("learn.value"), elem_classes="kto-text")
+def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown) -> Invitation:
+    """Lay out the tab; `watched` is the run whose rewards are drawn on the curves. Returns what to say without one."""
+    lessons.build(page, tab)
+    gr.HTML(label("lesson.mine"), elem_classes="kto-bare kto-section")
+    invitation = Invitation(bench, page, tab, "learn")
     with gr.Row(elem_id="learn-sliders"):
         beta = gr.Slider(0.01, 2, value=0.5, step=0.01, label="β", elem_id="learn-beta")
         up = gr.Slider(0, 10, value=1, step=0.1, label=label("option.desirable_weight"))
@@ -28,7 +31,6 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown) 
         mine = gr.Button(label("learn.mine"), size="sm", elem_id="learn-mine", min_width=220)
     step = gr.Slider(1, 2, value=2, step=1, label=label("learn.step"), visible=False, elem_id="learn-step")
     values = gr.HTML(elem_id="learn-values", elem_classes="kto-bare")
-    gr.Markdown(label("learn.pull"), elem_classes="kto-text")
     pulls = gr.HTML(elem_id="learn-pulls", elem_classes="kto-bare")
     gr.Markdown(label("learn.others"), elem_classes="kto-text")
     others = gr.HTML(elem_id="learn-others", elem_classes="kto-bare")
@@ -53,15 +55,16 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown) 
         weights = [1.0 if weight is None else weight for weight in (config.desirable_weight, config.undesirable_weight)]
         return [config.beta, *weights, round(then or 0.0, 2)]
 
-    def offer_steps(run_id: str | None, offered: Any) -> tuple[Any, Any]:
+    def offer_steps(run_id: str | None, offered: Any) -> tuple[Any, Any, Any]:
         run = bench.run_or_none(run_id)
+        usable = gr.Button(interactive=run is not None)
         steps = recorded_steps(run) if run else []
         now = [run_id, *steps[:1], *steps[-1:]]
         if now == offered:  # the step that was chosen stays
-            return gr.skip(), now
+            return gr.skip(), now, usable
         if len(steps) < 2:
-            return gr.Slider(visible=False), now
-        return gr.Slider(minimum=steps[0], maximum=steps[-1], value=steps[-1], visible=True), now
+            return gr.Slider(visible=False), now, usable
+        return gr.Slider(minimum=steps[0], maximum=steps[-1], value=steps[-1], visible=True), now, usable
 
     offered = gr.State(None)  # the run, its first and its last recorded step
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
@@ -70,8 +73,11 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown) 
     drawn = {"inputs": [*sliders, step, watched], "outputs": pictured, **quiet}
     mine.click(settings, [watched, step], sliders, **quiet)
     gr.on([slider.change for slider in (*sliders, step)], draw, trigger_mode="always_last", **drawn)
-    opened = gr.on([tab.select, watched.change, page.load], offer_steps, [watched, offered], [step, offered], **quiet)
+    opened = gr.on(
+        [tab.select, watched.change, page.load], offer_steps, [watched, offered], [step, offered, mine], **quiet
+    )
     opened.then(draw, **drawn)
+    return invitation
 
 
 def look_at(run: Run | None, step: float) -> Dots | None:
@@ -116,7 +122,6 @@ def pictures(language: str, beta: float, up: float, down: float, z0: float, dots
         for x in ratios.get(side, ()):
             worth_dots.append(Dot(float(x), float(value(x, **how)), color))
             strength_dots.append(Dot(float(x), float(pull(x, **how)), color))
-    faded = say(language, "learn.faded")
     kto = pull(r, up=True, beta=beta, weight=1.0, z0=0.0)
     dpo = pull_of_dpo(r, beta=beta)
     beside = [
@@ -126,6 +131,6 @@ def pictures(language: str, beta: float, up: float, down: float, z0: float, dots
     ]
     return [
         chart("learn.chart.value", worth, dots=worth_dots, verticals=[(z0, "z0")]),
-        chart("learn.chart.pull", strength, dots=strength_dots, verticals=[(z0 - far, faded), (z0 + far, faded)]),
+        chart("learn.chart.pull", strength, dots=strength_dots, verticals=[(z0 - far, "1/10"), (z0 + far, "1/10")]),
         chart("learn.chart.others", beside, y_range=(0.0, 1.08)),
     ]

@@ -27,6 +27,15 @@ from kto_workbench.views.records import Records, records_of
 
 TICK_SECONDS = 1.0
 HELD_OUT_POINTS = 100
+# By chart: the step of Learn that explains it.
+EXPLAINED_BY = {
+    "rewards": "r",
+    "z0": "z0",
+    "loss": "loss",
+    "logps": "word",
+    "learning_rate": "loss",
+    "grad_norm": "beta",
+}
 HEIGHTS = {"rewards": 300, "z0": 220, "other": 220}
 PIXELS_A_LABEL = 40  # as vega counts
 OTHER_CHARTS = [chart for chart in CHARTS if chart not in ("rewards", "z0")]
@@ -52,6 +61,7 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
         z0_key, z0 = _chart("z0")
         other_key, other = _chart("other")
     plots = {"rewards": rewards, "z0": z0, "other": other}
+    kl_told = gr.HTML(elem_id="train-kl", elem_classes="kto-bare")
     part, chart, smoothing = _controls()
     with gr.Row(elem_classes="kto-toolbar"):
         gr.HTML(label("samples.title"), elem_classes="kto-bare kto-section")
@@ -72,7 +82,12 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
             updates[run] = gr.Dropdown(choices=choices, value=run_id)
         if found is None:
             if shown.changed("nothing", language):
-                updates |= {progress: html.message(say(language, "live.none"), "plain"), watched: "", noted: ""}
+                updates |= {
+                    progress: html.message(say(language, "live.none"), "plain"),
+                    watched: "",
+                    noted: "",
+                    kl_told: "",
+                }
                 updates |= {rewards: None, z0: None, other: None, rewards_key: "", z0_key: "", other_key: ""}
                 updates |= {stop: gr.Button(interactive=False), again: gr.Button(visible=False)}
                 updates |= {now: gr.Button(interactive=False)}
@@ -101,6 +116,7 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
             )
             updates[noted] = html.notes(language, notes_on(records.train, records.eval, config))
             updates[z0_key], updates[z0] = draw(records, "z0", part, language, beta, smoothing, ["z0"])
+            updates[kl_told] = about_kl(language, records)
         if shown.changed("other", (*drawn, chart)):
             known = chart if chart in OTHER_CHARTS else "loss"
             updates[other_key], updates[other] = draw(records, known, part, language, 1.0, smoothing, OTHER_CHARTS)
@@ -143,6 +159,7 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
         z0,
         other_key,
         other,
+        kl_told,
         watched,
         seen,
     ]
@@ -259,10 +276,8 @@ def draw(
             keys.append((name[f"held out {laid_over}"], HELD_OUT, float(held_out[1][-1])))
     steps = columns["step"]
     when = say(language, "live.at_step", step=int(steps[-1])) if len(steps) and np.isfinite(steps[-1]) else ""
-    head = html.chart_head(say(language, f"chart.{chart}"), keys, when=when)
-    if chart == "z0" and (error := records.sampled.last("kl_sampled_error")) is not None:
-        count = int(records.sampled.last("kl_sampled_count"))
-        head += html.aside(say(language, "chart.z0.why", error=f"{error:.2g}", count=count))
+    more = html.learn_link(language, EXPLAINED_BY[chart]) if chart in EXPLAINED_BY else ""
+    head = html.chart_head(say(language, f"chart.{chart}"), keys, when=when, more=more)
     drawn = {key: steps_values for key, steps_values in curves.items() if len(steps_values[0])}
     # Never nothing at all: a LinePlot that is emptied while it takes its size ends in a script error.
     first = min((steps[0] for steps, _ in drawn.values()), default=0)
@@ -272,6 +287,14 @@ def draw(
         for key, word in name.items()
     ]
     return head, pd.concat(tables).astype({"step": int})
+
+
+def about_kl(language: str, records: Records) -> str:
+    """How sure the KL is, and why it is not z0; nothing where none was measured."""
+    error, count = (records.sampled.last(f"kl_sampled_{what}") for what in ("error", "count"))
+    if error is None or count is None:
+        return ""
+    return html.aside(say(language, "chart.z0.why", error=f"{error:.2g}", count=int(count)))
 
 
 def title_as_wide_as_labels(table: pd.DataFrame, height: int) -> str:

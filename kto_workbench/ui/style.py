@@ -176,6 +176,17 @@ input[type="range"]::-moz-range-thumb { box-shadow: 0 0 0 1px var(--neutral-400)
 .kto-stack { display: grid; gap: 12px; }
 .kto-panel { border: 1px solid var(--block-border-color); border-radius: 8px; padding: 14px 16px 8px;
   background: var(--block-background-fill); }
+.kto-learn { display: inline-block; width: 17px; height: 17px; line-height: 17px; text-align: center; font-size: 11.5px;
+  border-radius: 9px; text-decoration: none; color: var(--link-text-color); vertical-align: 1px;
+  background: color-mix(in srgb, var(--primary-600) 12%, var(--block-background-fill)); }
+.kto-gloss { cursor: help; text-decoration: underline dotted color-mix(in srgb, currentColor 45%, transparent);
+  text-underline-offset: 3px; }
+.kto-invite { border: 1px dashed var(--block-border-color); border-radius: 8px; padding: 14px 16px; }
+.kto-invite button { align-self: flex-start; }
+.kto-lesson { padding: 10px 0 4px; border-top: 1px solid var(--block-border-color); scroll-margin-top: 12px; }
+.kto-lesson-text h3 { font-size: 15px !important; font-weight: 600; margin: 4px 0 6px !important; }
+.kto-lesson-text p { font-size: 14.5px; line-height: 1.6; margin: 0; }
+.kto-lesson .kto-panel { padding: 12px 14px 8px; }
 .kto-text { max-width: 76ch; }
 .kto-text h2 { font-size: 16px; font-weight: 600; margin: 4px 0 6px; }
 .kto-text p, .kto-text li { font-size: 14.5px; line-height: 1.6; }

@@ -16,9 +16,11 @@ from gradio.i18n import I18nData
 from kto_workbench.config import options
 from kto_workbench.feedback.findings import Finding
 from kto_workbench.ui.chinese import FINDINGS_ZH, NOTES_ZH, OPTION_HELP_ZH, PIECES_ZH, REASONS_ZH, SENTENCES_ZH
+from kto_workbench.ui.lesson_words import LESSON_WORDS
 from kto_workbench.views.notes import TEXTS as NOTES
 
 LANGUAGES = ("en", "zh")
+STEPS_OF_LEARN = ("word", "loss", "r", "z0", "beta", "lambda")
 
 WORDS: dict[str, tuple[str, str]] = {
     "app.header": (
@@ -369,7 +371,8 @@ WORDS: dict[str, tuple[str, str]] = {
     # evaluate
     "evaluate.title": ("Evaluate on many prompts", "在多个提示上评估"),
     "evaluate.intro": (
-        "<h2>Who wins, and at what length</h2><p>Both sides answer every prompt with the same seed; a judge says which "
+        "<h2>Who wins, and at what length</h2><p>Both sides answer every prompt with the same seed; a judge says "
+        "which "
         "answer wins. It goes on if the page is closed, and is kept with the run.</p>",
         "<h2>谁胜出，又靠多长的回答</h2><p>两边用同一种子回答每个提示，由评判者决定哪个回答胜出。"
         "关闭页面后仍会继续，结果随训练保存。</p>",
@@ -615,18 +618,14 @@ WORDS: dict[str, tuple[str, str]] = {
     "runs.chosen": ("Reward up", "点赞奖励"),
     "runs.rejected": ("Reward down", "点踩奖励"),
     "runs.margin": ("Margin", "差值"),
-    # learn
-    "learn.value": (
-        "## What an answer is worth\n"
-        "KTO compares the model with its reference: r = log π(y|x) − log π<sub>ref</sub>(y|x), how much likelier "
-        "an answer has become. A liked answer is worth λ<sub>D</sub> · σ(β(r − z0)), a disliked one "
-        "λ<sub>U</sub> · σ(β(z0 − r)): like people, it judges gains and losses from a reference point, z0, and "
-        "cares less the further away from it they are. Dots are answers of the run shown on the Train tab.",
-        "## 一个回答值多少\n"
-        "KTO 把模型与参考模型相比：r = log π(y|x) − log π<sub>ref</sub>(y|x)，即一个回答变得更可能了多少。"
-        "被点赞的回答价值为 λ<sub>D</sub> · σ(β(r − z0))，被点踩的为 λ<sub>U</sub> · σ(β(z0 − r))：和人一样，"
-        "它从参考点 z0 衡量得失，离得越远就越不在意。圆点是“训练”页所示训练的回答。",
+    # while there is no run
+    "invite.none": (
+        "This needs a trained run. The demo's takes about half a minute, and you can watch it.",
+        "这里需要一次训练。示例的训练约需半分钟，可以全程观看。",
     ),
+    "invite.busy": ("A run is at work; this tab fills when it has ended.", "有训练正在进行；结束后此页便有内容。"),
+    "invite.train": ("Train the demo, half a minute", "训练示例（半分钟）"),
+    # learn
     "learn.mine": ("Use the settings of the run shown", "使用所示训练的设置"),
     "learn.step": ("Dots: rows at step", "圆点：第几步的数据行"),
     "learn.rows": (
@@ -637,27 +636,16 @@ WORDS: dict[str, tuple[str, str]] = {
         "Dots: the newest batch means of run {run}, which kept no rewards of single rows.",
         "圆点：训练 {run} 最近各批的均值；该训练没有保存逐行的奖励。",
     ),
-    "learn.pull": (
-        "## Where it still learns\n"
-        "The slope of these curves is the pull on an answer. It is strongest at z0 and fades on both sides: an "
-        "answer far out, already learned or hopelessly against the data, hardly moves the model any more. That "
-        "makes KTO patient with wrong labels, and it is why a β that is too large stops learning early: beyond "
-        "3.6/β nats from z0 a tenth of the pull is left.",
-        "## 它在哪里仍在学习\n"
-        "曲线的斜率就是对回答的拉力。它在 z0 处最强，向两侧减弱：很远的回答，无论是已经学会的，"
-        "还是与数据完全相悖的，几乎不再推动模型。因此 KTO 对错误标注很宽容；也因此 β 过大会过早停止学习：离 z0 "
-        "超过 3.6/β nat 时，拉力只剩十分之一。",
-    ),
     "learn.others": (
         "## Beside DPO and SFT\n"
         "All three pull liked answers up; here is how hard, each relative to its strongest. SFT pulls every "
         "liked answer equally and for ever, and knows no dislike. DPO needs pairs, and pulls the harder the more "
-        "a pair is still the wrong way round: a wrong label is fought without end. KTO needs single answers with "
-        "a thumb, and lets go on both sides.",
+        "a pair is still the wrong way round: a wrong label is obeyed without end. KTO needs single answers with "
+        "a thumb, and lets go on both sides: an answer hopelessly against its label hardly moves the model any more.",
         "## 与 DPO、SFT 相比\n"
         "三者都会提高受欢迎回答的概率；图中是各自相对于最强时的力度。SFT 对每个受欢迎的回答一视同仁，永不停止，"
-        "也不懂得不喜欢。DPO 需要成对数据，一对回答的次序越错，拉力越大：错误的标注会被无休止地纠正。KTO "
-        "只需要带有点赞或点踩的单个回答，两侧都会放手。",
+        "也不懂得不喜欢。DPO 需要成对数据，一对回答的次序越错，拉力越大：错误的标注会被无休止地照办。KTO "
+        "只需要带有点赞或点踩的单个回答，两侧都会放手：与标注完全相悖的回答几乎不再推动模型。",
     ),
     "learn.sign": (
         "## A puzzle about a sign\n"
@@ -665,15 +653,16 @@ WORDS: dict[str, tuple[str, str]] = {
         "answers likelier. The paper has it right: the loss is λ<sub>U</sub> − λ<sub>U</sub> · σ(β(z0 − r)). Its "
         "gradient by log π(y|x) is + λ<sub>U</sub> · β · σ · (1 − σ), never negative, and a descent step goes "
         "against it: **the answer becomes less likely**. Turn the sign, and bad answers are pulled up exactly "
-        "like good ones. It is an error in the note, not a property of KTO. Two more that go round: KTO needs no "
-        "pairs, and its loss is never below 0.",
+        "like good ones. It is an error in the note, not a property of KTO. Two more errors that go round: that KTO "
+        "needs pairs (it needs single answers), and that its loss can be negative (it is at least 0).",
         "## 一个关于符号的谜\n"
         "有些笔记把被点踩回答的损失写成带负号的形式，然后疑惑为何训练会让坏回答更可能出现。论文是对的：损失为 "
         "λ<sub>U</sub> − λ<sub>U</sub> · σ(β(z0 − r))。它对 log π(y|x) 的梯度是 + λ<sub>U</sub> · β · σ · (1 − "
         "σ)，从不为负，而梯度下降与之反向：**该回答变得更不可能**。把符号反过来，坏回答就会像好回答一样被抬高。"
-        "这是笔记的错误，而不是 KTO 的性质。另外两个常见误解：KTO 不需要成对数据；它的损失从不小于 0。",
+        "这是笔记的错误，而不是 KTO 的性质。另外两个常见误解：以为 KTO 需要成对数据（它只需要单个回答）；"
+        "以为它的损失可以为负"
+        "（它至少为 0）。",
     ),
-    "learn.faded": ("a tenth is left", "只剩十分之一"),
     "learn.chart.value": ("Value of an answer against r, in nats", "回答的价值（横轴 r，单位 nat）"),
     "learn.chart.pull": (
         "Pull on an answer against r: above 0 up, below 0 down",
@@ -723,7 +712,13 @@ OPTION_NAMES: dict[str, tuple[str, str]] = {
 
 
 def _with_options() -> dict[str, tuple[str, str]]:
-    words = dict(WORDS)
+    words = WORDS | LESSON_WORDS
+    for name in STEPS_OF_LEARN:  # a step's title and its sentence, as one piece of the page
+        titles, texts = words[f"lesson.{name}.title"], words[f"lesson.{name}.text"]
+        words[f"lesson.{name}"] = tuple(
+            re.sub("λ_([DU])", r"λ<sub>\1</sub>", f"<h3>{title}</h3><p>{text}</p>")
+            for title, text in zip(titles, texts, strict=True)
+        )
     for kind, english in NOTES.items():
         for part, texts in zip(("what", "hint"), zip(english, NOTES_ZH[kind], strict=True), strict=True):
             words[f"note.{kind}.{part}"] = texts

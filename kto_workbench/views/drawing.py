@@ -111,15 +111,20 @@ def _grid(at, x_range: tuple[float, float], y_range: tuple[float, float], width:
         weight = ".35" if value == 0 else ".12"
         parts.append(
             f'<line x1="{LEFT}" x2="{width - RIGHT}" y1="{down}" y2="{down}" stroke="currentColor" opacity="{weight}"/>'
-            f'<text x="{LEFT - 7}" y="{down + 4}" text-anchor="end" opacity=".75">{value:g}</text>'
+            f'<text x="{LEFT - 7}" y="{down + 4}" text-anchor="end" opacity=".75">{number(value)}</text>'
         )
     for value in ticks(*x_range, 8):
         across, _ = at(value, y_range[0])
         parts.append(
-            f'<text x="{across}" y="{height - 8}" text-anchor="middle" opacity=".75">{value:g}</text>'
+            f'<text x="{across}" y="{height - 8}" text-anchor="middle" opacity=".75">{number(value)}</text>'
             f'<line x1="{across}" x2="{across}" y1="{TOP}" y2="{height - BOTTOM}" stroke="currentColor" opacity=".07"/>'
         )
     return "".join(parts)
+
+
+def number(value: float) -> str:
+    """A label of an axis, with a minus sign that is as wide as it should be."""
+    return f"{value:g}".replace("-", "−")
 
 
 def ticks(low: float, high: float, about: int) -> list[float]:

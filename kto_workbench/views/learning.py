@@ -5,12 +5,14 @@ a thumb down v = λ σ(β (z0 − r)). The loss is λ − v, and its pull on log
 u = r − z0: up for a thumb up, down for a thumb down.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from kto_workbench.feedback.named import asset
 from kto_workbench.runs import Run
 from kto_workbench.views.records import records_of
 
@@ -37,6 +39,19 @@ def pull(r: np.ndarray | float, *, up: bool, beta: float, weight: float, z0: flo
 def pull_of_dpo(margin: np.ndarray | float, *, beta: float) -> np.ndarray:
     """DPO's pull on the chosen answer: β σ(−β · margin); the rejected one gets the same downwards."""
     return beta * sigmoid(-beta * np.asarray(margin, float))
+
+
+def descend(steps: int, rate: float, start: float = -2.0) -> float:
+    """Where gradient descent on a liked answer's loss 1 − σ(r) has come to: r after so many steps."""
+    r = start
+    for _ in range(steps):
+        r += rate * float(pull(r, up=True, beta=1.0, weight=1.0, z0=0.0))
+    return r
+
+
+def load_lessons() -> dict[str, Any]:
+    """The runs that kto_workbench/demo/lessons.py has recorded, by name: `steps`, `up` and `down` in nats, `kl`."""
+    return json.loads(asset("lessons.json").read_text(encoding="utf-8"))
 
 
 def faded_beyond(beta: float) -> float:
