@@ -12,6 +12,7 @@ import pytest
 
 from kto_workbench.errors import DataError
 from kto_workbench.feedback import check, load_feedback
+from kto_workbench.feedback.guessing import glimpse
 
 
 def user(text):
@@ -611,3 +612,27 @@ def test_conversations_of_helpsteer2_have_turns():
     prompt = "Hi\n<extra_id_1>Assistant\nHello\n<extra_id_1>User\nMore"
     rows = [{**steer("A", 4), "prompt": prompt}]
     assert rows_of(load_feedback(rows)) == [([user("Hi"), assistant("Hello"), user("More")], "A", True)]
+
+
+def test_columns_that_are_not_known_are_guessed_and_looked_at(tmp_path):
+    rows = [
+        {"nr": i, "log": {"ask": f"Wie {i}?", "tell": "Es ist " * 9, "by": ["x", {"y": 1}]}, "stimme": stimme}
+        for i, stimme in enumerate(["+1", "-1", "+1", None, "0"])
+    ]
+    path = write(tmp_path, rows, "jsonl")
+    seen = glimpse(path, tmp_path)
+    assert not seen.recognised and seen.reason is None and seen.complete
+    assert seen.mapping == {"prompt": "log.ask", "completion": "log.tell", "label": "stimme"}
+    assert list(seen.columns) == ["nr", "log", "log.ask", "log.tell", "log.by", "stimme"]
+    assert [(row.prompt, row.label, row.line) for row in seen.rows] == [
+        ("Wie 0?", True, 1),
+        ("Wie 1?", False, 2),
+        ("Wie 2?", True, 3),
+    ]
+    # Under a mapping it says what is wrong with it, and guesses nothing.
+    wrong = glimpse(path, tmp_path, {"prompt": "log.ask"}, guess=False)
+    assert not wrong.complete and wrong.rows == [] and wrong.mapping == {"prompt": "log.ask"}
+    empty = glimpse(path, tmp_path, {"prompt": "log.ask", "completion": "log.by", "label": "stimme"}, guess=False)
+    assert empty.complete and empty.reason == "log.by holds a block of type 'text'; only text can be trained on"
+    known = glimpse(write(tmp_path, SAMPLES["open-webui"][0], "json"), tmp_path)
+    assert known.recognised and known.mapping["judged"] == "meta.message_id" and known.rows[0].completion == "See you"

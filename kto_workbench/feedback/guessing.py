@@ -115,8 +115,9 @@ def guess_parts(sample: Sequence[Any], columns: Mapping[str, Any]) -> dict[str, 
     free = [path for path in last if path not in parts.values()]
     if "label" not in parts:
         values = {path: [pick(record, path) for record in sample] for path in free}
-        label = next((path for path in free if _are_labels(values[path])), None)
-        label = label or next((path for path in free if _are_few(values[path])), None)  # in words that are not known
+        fits = [path for path in free if _are_labels(values[path])]
+        fits = fits or [path for path in free if _are_few(values[path])]  # in words that are not known
+        label = min(fits, key=lambda path: len(set(map(str, values[path]))), default=None)
         parts |= {"label": label} if label else {}
     texts = sorted(
         (path for path in free if path != parts.get("label") and isinstance(columns[path], str)),

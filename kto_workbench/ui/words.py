@@ -75,7 +75,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "part.prompt": ("Prompt", "提示"),
     "part.completion": ("Answer", "回答"),
     "part.messages": ("Or: messages", "或：消息列表"),
-    "part.judged": ("Judged message (id or position)", "被评价的消息（id 或位置）"),
+    "part.judged": ("Judged message", "被评价的消息"),
     "part.label": ("Thumb", "评价"),
     "part.system": ("System prompt", "系统提示"),
     "part.chosen": ("Better answer", "较好的回答"),
