@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from kto_workbench.config import unknown_option
 from kto_workbench.errors import ConfigError, WorkbenchError
+from kto_workbench.files import disk_refusal
 from kto_workbench.runs.directory import EXPORT_FORMATS, find_run, list_runs
 from kto_workbench.runs.shelf import describe_run
 from kto_workbench.shell import comparing, doctor, endpoints, training
@@ -56,11 +57,16 @@ def main(argv: list[str] | None = None) -> int:
         else:
             print(error, file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130
     except BrokenPipeError:  # `kto runs | head`
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if arguments.debug or not (sentence := disk_refusal(error)):
+            raise
+        print(sentence, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
 
 
 WHICH_RUN = "a run's id, its name, a part of either, its directory, or `latest`"
@@ -114,7 +120,10 @@ def _parser() -> argparse.ArgumentParser:
     train = verb("train", training.train, "Train with KTO in a process of its own, and follow it.", with_json=True)
     training.add_arguments(train)
 
-    verb("runs", _runs, "List the runs of a workspace.", with_json=True)
+    runs = verb("runs", _runs, "List the runs of a workspace.", with_json=True)
+    runs.add_argument(
+        "--empty-trash", action="store_true", help="let deleted runs go for good, which frees their space"
+    )
     name = verb("name", _name, "Give a run another name; its id stays.")
     name.add_argument("run", help=WHICH_RUN)
     name.add_argument("name", help="the new name")
@@ -227,6 +236,15 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _runs(arguments: argparse.Namespace) -> None:
+    if arguments.empty_trash:
+        from kto_workbench.runs.shelf import empty_trash
+
+        count, freed = empty_trash(workspace_of(arguments))
+        if arguments.json:
+            print(as_json({"deleted": count, "freed_bytes": freed}))
+        else:
+            print(f"{count} deleted runs are gone for good; {freed / 2**20:.1f} MiB are free again.")
+        return
     rows = []
     for run in list_runs(workspace_of(arguments)):
         status, data, problems = run.status(), run.data(), run.problems()

@@ -510,25 +510,25 @@ def load_config(path: str | Path, **overrides: Any) -> KTOConfig:
         raise ConfigError(f"There is no config file {path}.")
     if problem:
         raise ConfigError(f"Can't read the config file {path}: it {problem}.")
-    return parse_config(text, f"the config file {path}", **overrides)
+    return parse_config(text, path, **overrides)
 
 
-def parse_config(text: str, name: str, **overrides: Any) -> KTOConfig:
-    """The config of a YAML text that goes by a name; keyword arguments win over it. Raises ConfigError."""
+def parse_config(text: str, path: str | Path, **overrides: Any) -> KTOConfig:
+    """The config of a YAML text that was read from a file; keyword arguments win over it. Raises ConfigError."""
     try:
         values = yaml.safe_load(text)  # not the faster loader in C, which deep nesting crashes
     except yaml.MarkedYAMLError as error:
         where = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"Can't read {name}: {error.problem}{where}.") from None
+        raise ConfigError(f"Can't read the config file {path}: {error.problem}{where}.") from None
     except yaml.YAMLError:
-        raise ConfigError(f"Can't read {name}: it is not UTF-8 text.") from None
+        raise ConfigError(f"Can't read the config file {path}: it is not UTF-8 text.") from None
     except RecursionError:
-        raise ConfigError(f"Can't read {name}: it is nested too deeply.") from None
+        raise ConfigError(f"Can't read the config file {path}: it is nested too deeply.") from None
     except ValueError as error:  # of a date or a number that can't be
-        raise ConfigError(f"Can't read {name}: {error}.") from None
+        raise ConfigError(f"Can't read the config file {path}: {error}.") from None
     values = {} if values is None else values
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ConfigError(f"{name[0].upper()}{name[1:]} should hold lines of `option: value`.")
+        raise ConfigError(f"The config file {path} should hold lines of `option: value`.")
     return KTOConfig(**{**values, **overrides})
 
 

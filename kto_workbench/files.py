@@ -18,6 +18,8 @@ from typing import Any, BinaryIO, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 MOST_BYTES = 64 * 2**20
+# What a disk refuses when it is full, over its quota, mounted to be read only, gone, or failing.
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENODEV, errno.ENXIO, errno.ESTALE}
 MISSING = "is missing"
 
 T = TypeVar("T")
@@ -122,6 +124,20 @@ def reason(error: Exception) -> str:
     if isinstance(error, ValueError):
         return "has a name that no file can have"
     return f"can't be read ({getattr(error, 'strerror', None) or type(error).__name__})"
+
+
+def disk_refusal(error: BaseException) -> str:
+    """A sentence if an error is a disk that is full, read only or gone; else nothing.
+
+    Libraries say it in their own words: torch and safetensors name no errno.
+    """
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        where = f" ({error.filename})" if error.filename else ""
+        return f"The disk can't be written to: {error.strerror}{where}; make room, and go on."
+    said = str(error)
+    if any(words in said for words in ("No space left on device", "PytorchStreamWriter failed", "unexpected pos")):
+        return "The disk can't be written to: No space left on device; make room, and go on."
+    return ""
 
 
 def _kind(mode: int) -> str:

@@ -270,6 +270,6 @@ RUN_FILES = (
     "export/adapter.json",
 )  # fmt: skip
 WORKSPACE_FILES = (
-    "uploads/mine.jsonl", "presets/mine.yaml", "prompts/mine.txt", "uploads", "presets", "prompts",
+    "feedback.sqlite", "uploads/mine.jsonl", "presets/mine.yaml", "prompts/mine.txt", "uploads", "presets", "prompts",
     "trash", "cache", "device.lock",
 )  # fmt: skip

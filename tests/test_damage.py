@@ -1,6 +1,5 @@
 """A spoiled file costs a row and a sentence: every verb of the shell, every event of the page, over seeded damage."""
 
-import asyncio
 import contextlib
 import html
 import io
@@ -8,7 +7,6 @@ import json
 import random
 import shutil
 import signal
-import types
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,14 +14,14 @@ from typing import Any
 import gradio as gr
 import pytest
 from damage import RUN_FILES, SECRET, WORKSPACE_FILES, damage, deep, lively_workspace
-from gradio.state_holder import SessionState
+from pages import Page
 
 from kto_workbench import KTOConfig
 from kto_workbench import __main__ as shell
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.runs import list_runs
 from kto_workbench.runs.directory import new_run
-from kto_workbench.ui import app, evaluate, export
+from kto_workbench.ui import evaluate, export
 from kto_workbench.ui.workbench import Workbench
 
 SECONDS = 10.0
@@ -40,20 +38,13 @@ class Asked:
         self.bench = Workbench(self.workspace)
         self.bench.received.mkdir(parents=True, exist_ok=True)
         self.bench._answerer = NoModel()
-        self.loop = asyncio.new_event_loop()
-        self.page = self.loop.run_until_complete(self._lay_out())
-        # A gallery of prompts tells which one was clicked, and here it is empty.
-        told = [fn for fn in self.page.fns.values() if fn.fn is not None]
-        self.events = [fn for fn in told if not any(isinstance(part, gr.Dataset) for part in fn.inputs)]
-        self.state = SessionState(self.page)
+        self.page = Page(self.bench)
+        self.events = self.page.events
         self.seconds = 120.0  # what is asked first imports its libraries
         for fn in self.events:
             self.fire(fn, random.Random(0))
         self.seconds = SECONDS
         self.mend([])
-
-    async def _lay_out(self) -> gr.Blocks:
-        return app.lay_out(self.bench)  # outside of a running loop gradio makes some of its own, and leaves them open
 
     def mend(self, spoiled: Iterable[Path]) -> None:
         """Put back what was spoiled, the run's state, and runs as they were."""
@@ -128,28 +119,7 @@ class Asked:
 
     def fire(self, fn: Any, draw: random.Random) -> str:
         """What an event sends; fails on an exception and on a hang."""
-        try:
-            return self.loop.run_until_complete(asyncio.wait_for(self._fire(fn, self.inputs(fn, draw)), self.seconds))
-        except Exception as error:
-            error.add_note(f"in {fn.fn.__module__}.{fn.fn.__qualname__}")
-            raise
-
-    async def _fire(self, fn: Any, inputs: list[Any]) -> str:
-        request = gr.Request(username=None, headers={"accept-language": "en"})
-        target = types.SimpleNamespace(_id=1)
-        event = gr.EventData(target, {"index": [0, 1], "value": "x", "liked": True, "selected": True})
-        sent, iterator = "", None
-        while True:
-            try:
-                found = await self.page.process_api(
-                    fn, inputs, state=self.state, request=request, iterator=iterator, event_data=event
-                )
-            except gr.Error as said:  # a choice that this page does not offer
-                return sent + str(said)
-            sent += str(found["data"])
-            iterator = found.get("iterator")
-            if not found.get("is_generating"):
-                return sent
+        return self.page.fire(fn, self.inputs(fn, draw), self.seconds)
 
 
 def restore(kept: Path, path: Path) -> None:
@@ -192,8 +162,7 @@ def asked(tmp_path_factory):
             patch.setattr(module, "start_apart", begins_nothing)
         asked = Asked(tmp_path_factory.mktemp("damage"))
         yield asked
-        asked.loop.run_until_complete(asked.loop.shutdown_default_executor())
-        asked.loop.close()
+        asked.page.close()
 
 
 def ask(asked: Asked, draw: random.Random) -> None:
@@ -261,17 +230,12 @@ def test_a_run_that_can_not_be_read_is_a_row_that_says_so(asked, name, text, tol
         spoiled, sound = (next(row for row in listed if row["run"] == run.id) for run in (asked.run, asked.sound))
         assert told in " ".join(spoiled["problems"]) and sound["problems"] == [] and sound["final"]["step"] == 12
         assert told in asked.call(["runs", "--workspace", str(asked.workspace)])
-        table = asked.loop.run_until_complete(asked._fire(event(asked, "runs.build.<locals>.show"), [[asked.run.id]]))
+        table = asked.page.fire(asked.page.named("runs.build.<locals>.show"), [[asked.run.id]])
         assert told.rstrip(".") in html.unescape(table).replace("\\'", "'") and asked.sound.id in table
         for fn in asked.events:
             asked.fire(fn, random.Random(0))
     finally:
         asked.mend([path])
-
-
-def event(asked: Asked, name: str) -> Any:
-    """The event of the page whose handler goes by the end of its name."""
-    return next(fn for fn in asked.events if f"{fn.fn.__module__}.{fn.fn.__qualname__}".endswith(name))
 
 
 def test_a_folder_for_commands_is_made_where_it_is_missing(tmp_path):

@@ -10,9 +10,11 @@
     store.export("thumbs.jsonl")        # or .parquet; and `data: thumbs` trains on them
 
 Every call opens the file, does one transaction and closes it, so threads and processes need no care. A call that has
-returned is on disk (WAL, synchronous=FULL).
+returned is on disk (WAL, synchronous=FULL). A file that turns out to be damaged is put aside, with what can be read of
+it taken over into a new one; the call that met it says so, and the next one works.
 """
 
+import contextlib
 import json
 import os
 import sqlite3
@@ -21,17 +23,21 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet
+from filelock import FileLock
+from pydantic import TypeAdapter
 
 from kto_workbench.errors import DataError
 from kto_workbench.feedback.balance import Balance
 from kto_workbench.feedback.rows import Message
 from kto_workbench.feedback.templates import part_tools
+from kto_workbench.files import is_plain, is_there
 
 FILE_NAME = "feedback.sqlite"
 VERSION = 2
@@ -195,7 +201,8 @@ class ThumbStore:
         with self._reading() as database:
             days = database.execute(
                 "SELECT date(created, 'unixepoch', 'localtime') AS day, COUNT(*) FILTER (WHERE label), "
-                "COUNT(*) FILTER (WHERE NOT label) FROM thumbs WHERE label IS NOT NULL GROUP BY day ORDER BY day"
+                "COUNT(*) FILTER (WHERE NOT label) FROM thumbs WHERE label IS NOT NULL AND day IS NOT NULL "
+                "GROUP BY day ORDER BY day"
             ).fetchall()
         return {date.fromisoformat(day): Balance(up, down) for day, up, down in days}
 
@@ -248,7 +255,8 @@ class ThumbStore:
             return
         with self._reading() as database:
             for row in database.execute(f"SELECT * FROM thumbs {where} ORDER BY id", values):
-                yield _thumb(row)
+                if (thumb := _thumb(row)) is not None:
+                    yield thumb
 
     def _one(self, database: sqlite3.Connection, where: str, *values: Any) -> Thumb | None:
         row = database.execute(f"SELECT * FROM thumbs {where}", values).fetchone()
@@ -256,7 +264,7 @@ class ThumbStore:
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self._errors_said(), closing(self._open()) as database:
+        with self._errors_said(), closing(self._open_to_read()) as database:
             yield database
 
     @contextmanager
@@ -272,6 +280,24 @@ class ThumbStore:
                 except BaseException:
                     database.execute("ROLLBACK")
                     raise
+
+    def _open_to_read(self) -> sqlite3.Connection:
+        """As `_open`, also on a disk that is full or read only, where SQLite can't make the files beside its own."""
+        try:
+            database = self._open()
+            try:
+                database.execute("SELECT 1 FROM thumbs LIMIT 1")
+                return database
+            except BaseException:
+                database.close()
+                raise
+        except sqlite3.OperationalError:
+            log = self.path.with_name(f"{FILE_NAME}-wal")
+            if is_there(log) and log.stat().st_size:  # it holds votes, which would be passed over
+                raise
+            database = sqlite3.connect(f"file:{quote(str(self.path))}?immutable=1", isolation_level=None, uri=True)
+            database.row_factory = sqlite3.Row
+            return database
 
     def _open(self) -> sqlite3.Connection:
         database = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None)
@@ -291,21 +317,73 @@ class ThumbStore:
     @contextmanager
     def _errors_said(self) -> Iterator[None]:
         try:
+            if is_there(self.path) and not is_plain(self.path):
+                self._put_aside("it is no file of thumbs")
             yield
+        except sqlite3.DatabaseError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                self._put_aside(str(error))
+            raise DataError(f"Can't use the thumbs in {self.path}: {error}.") from None
         except (sqlite3.Error, OSError) as error:
             raise DataError(f"Can't use the thumbs in {self.path}: {error}.") from None
 
+    def _put_aside(self, why: str) -> None:
+        """Give way to a new file, with what can be read of this one. Raises DataError that says so, or OSError."""
+        with FileLock(self.path.with_name(f".{FILE_NAME}.lock"), timeout=PATIENCE):
+            if _is_sound(self.path):  # another process has been faster
+                return
+            aside = self.path.with_name(f"feedback-damaged-{datetime.now():%Y%m%d-%H%M%S}.sqlite")
+            for ending in ("", "-wal", "-shm"):
+                beside = self.path.with_name(FILE_NAME + ending)
+                if is_there(beside):
+                    beside.rename(aside.with_name(aside.name + ending))
+            saved = list(_readable(aside))
+            with closing(self._open()) as database:
+                for thumb in saved:
+                    _insert(database, thumb, keep_id=True)
+        raise DataError(
+            f"Can't use the thumbs in {self.path}: {why}. The damaged file is {aside.name} now; {len(saved)} thumbs "
+            "could be read from it and are kept."
+        )
 
-def _thumb(row: sqlite3.Row) -> Thumb:
+
+def _is_sound(path: Path) -> bool:
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", timeout=PATIENCE, uri=True)) as database:
+            return is_plain(path) and database.execute("PRAGMA quick_check").fetchone() == ("ok",)
+    except sqlite3.Error:
+        return False
+
+
+def _readable(path: Path) -> Iterator[Thumb]:
+    """The thumbs of a damaged file, up to where it can't be read."""
+    if not is_plain(path):
+        return
+    with contextlib.suppress(sqlite3.Error):
+        with closing(sqlite3.connect(path, timeout=PATIENCE)) as database:
+            database.row_factory = sqlite3.Row
+            for row in database.execute("SELECT * FROM thumbs"):
+                if (thumb := _thumb(row)) is not None:
+                    yield thumb
+
+
+def _thumb(row: sqlite3.Row) -> Thumb | None:
+    """A row as it was kept; None for one that is spoiled."""
     kept = dict(row)
-    kept["prompt"], kept["sampling"] = json.loads(kept["prompt"]), json.loads(kept["sampling"])
-    kept["label"] = None if kept["label"] is None else bool(kept["label"])
-    return Thumb(**kept)
+    try:
+        kept["prompt"], kept["sampling"] = json.loads(kept["prompt"]), json.loads(kept["sampling"])
+        kept["label"] = None if kept["label"] is None else bool(kept["label"])
+        return _THUMB.validate_python(kept)
+    except (KeyError, TypeError, ValueError, RecursionError):  # a ValidationError is a ValueError
+        return None
 
 
-def _insert(database: sqlite3.Connection, thumb: Thumb) -> int:
-    """Add a thumb under a new id, which is returned."""
-    values = {name: getattr(thumb, name) for name in Thumb.__dataclass_fields__ if name != "id"}
+_THUMB = TypeAdapter(Thumb)
+
+
+def _insert(database: sqlite3.Connection, thumb: Thumb, *, keep_id: bool = False) -> int:
+    """Add a thumb under a new id, or its own, which is returned."""
+    values = {name: getattr(thumb, name) for name in Thumb.__dataclass_fields__ if keep_id or name != "id"}
     for name in ("prompt", "sampling"):
         values[name] = json.dumps(values[name], ensure_ascii=False)
     columns, places = ", ".join(values), ", ".join("?" * len(values))

@@ -21,6 +21,7 @@ run.status().state, run.metrics()[-1]["rewards/margins"]
 """
 
 import contextlib
+import errno
 import functools
 import json
 import os
@@ -49,6 +50,7 @@ SUGGESTIONS = "suggestions.json"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 CHECKPOINT = re.compile(r"checkpoint-\d{1,18}")
 ACTIVE = ("queued", "starting", "running", "stopping", "not answering")
+BLOCK = 4096  # bytes that even the smallest file has on a disk
 LOG_BYTES = 64 * 1024  # of its end
 HEARTBEAT_SECONDS = 2.0
 # A process that lives and has not written for so long is not answering: it is stopped, swapped out, or hangs.
@@ -310,7 +312,19 @@ class Run:
             try:
                 jsonlines.write_atomically(self.path / "status.json", text)
             except OSError as error:
-                raise RunError(f"Can't write to {self.path}: {error.strerror}.") from None
+                if not (error.errno in (errno.ENOSPC, errno.EDQUOT) and self._overwrite_status(text)):
+                    raise RunError(f"Can't write to {self.path}: {error.strerror}.") from None
+
+    def _overwrite_status(self, text: str) -> bool:
+        """Write over the status in place, which takes no room on a full disk; whether that went well."""
+        with contextlib.suppress(OSError), (self.path / "status.json").open("r+b", buffering=0) as file:
+            data = text.encode("utf-8", "replace")
+            if len(data) <= max(file.seek(0, 2), BLOCK):
+                file.seek(0)
+                whole = file.write(data) == len(data)
+                file.truncate()
+                return whole
+        return False
 
     def claim(self) -> None:
         """Write this process down as the one that works on the run. Raises RunError if another one does."""
@@ -408,7 +422,7 @@ def find_run(name: str | Path, workspace: str | Path = "workspace") -> Run:
 @functools.lru_cache(maxsize=2048)
 def _config_of(text: str, path: Path) -> KTOConfig:
     """A config that was read before is not read again: a list of a thousand runs asks for a thousand."""
-    return parse_config(text, f"the config file {path}")
+    return parse_config(text, path)
 
 
 def _step_of(record: dict[str, Any]) -> float:

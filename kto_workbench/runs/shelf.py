@@ -1,7 +1,7 @@
 """What people do with runs that are over: name them, note something down, delete them and think better of it.
 
 A deleted run lies in the workspace's trash, from which `restore_run` takes it back; after a week it goes for good,
-when the next one is deleted.
+when the next one is deleted, or at once when the trash is emptied: only that frees its space.
 """
 
 import json
@@ -10,6 +10,7 @@ import shutil
 import time
 from pathlib import Path
 
+from kto_workbench import files
 from kto_workbench.errors import RunError
 from kto_workbench.runs import jsonlines
 from kto_workbench.runs.directory import Run, runs_folder
@@ -40,8 +41,8 @@ def delete_run(run: Run) -> None:
         raise RunError(f"Run {run.id} is {run.status().state}; stop it before you delete it.")
     trash = _trash(run.path.parent.parent)
     trash.mkdir(exist_ok=True)
-    for old in trash.iterdir():
-        if time.time() - old.stat().st_mtime > KEPT_SECONDS:
+    for old in files.listed(trash):
+        if time.time() - old.lstat().st_mtime > KEPT_SECONDS:
             shutil.rmtree(old, ignore_errors=True)
     target = trash / run.id
     shutil.rmtree(target, ignore_errors=True)
@@ -63,6 +64,22 @@ def deleted_runs(workspace: str | Path) -> list[str]:
     """The ids in the trash, the one deleted last first."""
     found = [path for path in _trash(Path(workspace)).glob("*") if (path / "config.yaml").is_file()]
     return [path.name for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
+
+
+def trash_bytes(workspace: str | Path) -> int:
+    """What emptying the trash would free."""
+    found = (path.lstat() for path in _trash(Path(workspace)).rglob("*"))
+    return sum(stat.st_blocks * 512 if hasattr(stat, "st_blocks") else stat.st_size for stat in found)
+
+
+def empty_trash(workspace: str | Path) -> tuple[int, int]:
+    """Let the deleted runs go for good; returns how many there were, and the bytes that this has freed."""
+    there, before = files.listed(_trash(Path(workspace))), trash_bytes(workspace)
+    for path in there:
+        shutil.rmtree(path, ignore_errors=True)
+        if files.is_there(path):
+            path.unlink(missing_ok=True)
+    return len(there), before - trash_bytes(workspace)
 
 
 def _trash(workspace: Path) -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from kto_workbench import files
 from kto_workbench.config import KTOConfig, load_config, option_choices, options
 from kto_workbench.errors import ConfigError, WorkbenchError
 from kto_workbench.feedback.named import NAMES
@@ -74,7 +75,7 @@ def train(arguments: argparse.Namespace) -> int:
 def _existing_run(source: str | None, workspace: str) -> Run | None:
     if source is None or source in NAMES or Path(source).suffix in (*CONFIG_SUFFIXES, *DATA_SUFFIXES):
         return None
-    if Path(source).exists() and not (Path(source) / "config.yaml").is_file():
+    if files.is_there(Path(source)) and not files.is_there(Path(source) / "config.yaml"):
         return None  # a file, or a folder of datasets
     return find_run(source, workspace)
 

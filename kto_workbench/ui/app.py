@@ -207,6 +207,7 @@ def _private_uploads(bench: Workbench) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
+        bench.sweep()
     except OSError as error:
         raise WorkbenchError(f"Can't write to the workspace {bench.workspace}: {error.strerror}.") from None
     os.environ["GRADIO_TEMP_DIR"] = str(folder.resolve())

@@ -11,6 +11,7 @@ from gradio.components import Component
 
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.feedback import Feedback, suggest_weights
+from kto_workbench.feedback.guessing import glimpse
 from kto_workbench.feedback.joins import BETWEEN, split_names
 from kto_workbench.ui import check, estimate, html, mapping
 from kto_workbench.ui.words import label, language_of, retell, say
@@ -90,13 +91,21 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
         language = language_of(request)
         if not paths:
             return gr.skip(), gr.skip(), ""
+        before = bench.uploaded()
+        kept: list[str] = []
         try:
-            kept = [bench.keep_upload(path) for path in paths]
-        except WorkbenchError as error:
+            bench.sweep()
+            for path in paths:
+                kept.append(bench.keep_upload(path))
+                glimpse([kept[-1]], bench.workspace, ())
+        except (WorkbenchError, OSError) as error:
+            for refused in (*paths, *kept):  # not offered as feedback, and takes no room
+                if Path(refused) not in before and bench.owns(refused):
+                    Path(refused).unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                return None, gr.skip(), html.message(say(language, "data.not_kept", reason=error.strerror or error))
             return None, gr.skip(), html.message(retell(language, error))
-        except OSError as error:
-            return None, gr.skip(), html.message(say(language, "data.not_kept", reason=error.strerror or error))
-        # Whether it can be used is said where it is shown.
+        # Whether its columns can be used is said where it is shown.
         chosen = BETWEEN.join(kept) if len(kept) == 2 else kept[0]
         return None, gr.Dropdown(choices=sources(bench, chosen), value=chosen), ""
 

@@ -8,7 +8,15 @@ import gradio as gr
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.runs import Run, resume
 from kto_workbench.runs.directory import EXPORT_FORMATS
-from kto_workbench.runs.shelf import about_run, delete_run, deleted_runs, describe_run, restore_run, title_of
+from kto_workbench.runs.shelf import (
+    about_run,
+    delete_run,
+    deleted_runs,
+    describe_run,
+    empty_trash,
+    restore_run,
+    title_of,
+)
 from kto_workbench.ui import doctor, html
 from kto_workbench.ui.export import begin_export, can_export, is_exporting, show_exports
 from kto_workbench.ui.folder import open_folder
@@ -80,6 +88,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown, 
         show_folder = gr.Button(label("runs.open"), size="sm", elem_id="runs-open", min_width=90)
         delete = gr.Button(label("runs.delete"), size="sm", elem_id="runs-delete", min_width=90)
         undo = gr.Button(label("runs.undo"), size="sm", elem_id="runs-undo", visible=False, min_width=90)
+        empty = gr.Button(label("runs.empty"), size="sm", elem_id="runs-empty", visible=False, min_width=90)
     folder = gr.Code(
         label=label("runs.folder"),
         interactive=False,
@@ -104,6 +113,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown, 
         return [
             runs_table(language, runs),
             gr.Dropdown(choices=choices, value=kept),
+            gr.Button(visible=bool(gone)),
             gr.Button(visible=bool(gone)),
         ]
 
@@ -176,6 +186,10 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown, 
             return html.message(retell(language_of(request), error))
         return html.message(say(language_of(request), "runs.restored", run=run.id), "fine")
 
+    def throw_away(request: gr.Request) -> str:
+        count, freed = empty_trash(bench.workspace)
+        return html.message(say(language_of(request), "runs.emptied", count=count, freed=freed / 2**20), "fine")
+
     def report_on(run: Run) -> str | None:
         # Written when the run is chosen: a download button must have its file before it is clicked.
         path = bench.received / "reports" / f"{run.id}.html"
@@ -203,7 +217,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown, 
         return exports_of(one, language_of(request))
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
-    listed = [table, chosen, undo]
+    listed = [table, chosen, undo, empty]
     seen = [overlay, difference, name, note, *acting, exported, exporting]
     gr.on([page.load, tab.select], show, [chosen], listed, **quiet)
     gr.on([chosen.change, metric.change, part.change, tab.select], look, [chosen, metric, part], seen, **quiet)
@@ -216,6 +230,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown, 
     exporting.tick(look_at_exports, [chosen], [exported, exporting], **quiet)
     show_folder.click(show_in_files, [chosen], [told], **quiet)
     delete.click(put_away, [chosen], [told], **quiet).then(show, [chosen], listed, **quiet)
+    empty.click(throw_away, None, [told], **quiet).then(show, [chosen], listed, **quiet)
     undo.click(take_back, None, [told], **quiet).then(show, [chosen], listed, **quiet)
 
 

@@ -604,8 +604,16 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "runs.delete": ("Delete", "删除"),
     "runs.undo": ("Undo delete", "撤销删除"),
-    "runs.deleted": ("Run {run} is in the trash; Undo takes it back.", "训练 {run} 已移入回收站；可撤销。"),
+    "runs.deleted": (
+        "Run {run} is in the trash; Undo takes it back, and emptying the trash frees its space.",
+        "训练 {run} 已移入回收站；可撤销，清空回收站才会释放空间。",
+    ),
     "runs.restored": ("Run {run} is back.", "训练 {run} 已恢复。"),
+    "runs.empty": ("Empty the trash", "清空回收站"),
+    "runs.emptied": (
+        "{count} deleted runs are gone for good; {freed:.1f} MiB are free again.",
+        "已彻底删除 {count} 个训练，释放 {freed:.1f} MiB。",
+    ),
     "runs.alike": ("These runs have the same settings.", "这些训练的设置相同。"),
     "runs.option": ("Option", "选项"),
     "runs.run": ("Run", "训练"),

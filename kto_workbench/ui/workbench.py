@@ -1,13 +1,16 @@
 """What all tabs share: the workspace with its feedback and its runs."""
 
+import contextlib
 import functools
 import os
 import re
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kto_workbench import files
 from kto_workbench.config import write_mapping
 from kto_workbench.errors import DataError, RunError, WorkbenchError
 from kto_workbench.feedback import Feedback, load_feedback
@@ -18,6 +21,7 @@ from kto_workbench.runs.endpoints import Endpoint, find_endpoint, read_endpoints
 
 DEMO_NAMES = ("demo", "demo-rare", "demo-right-or-wrong")
 THUMBS = "thumbs"
+RECEIVED_SECONDS = 24 * 3600.0
 RUNS_OFFERED = 50  # in a list to choose from; the Runs tab shows them all
 
 
@@ -37,13 +41,20 @@ class Workbench:
 
     def uploaded(self) -> list[Path]:
         """The files that were dropped on the page, the newest first."""
-        files = [path for path in self.uploads.glob("*") if path.is_file() and not path.name.startswith(".")]
-        return sorted(files, key=lambda path: path.stat().st_mtime, reverse=True)
+        kept = [path for path in files.listed(self.uploads) if files.is_plain(path)]
+        return sorted(kept, key=lambda path: path.lstat().st_mtime, reverse=True)
 
     @property
     def received(self) -> Path:
         """Where gradio puts what the browser sends, before it is looked at."""
         return self.workspace / "cache" / "page"
+
+    def sweep(self) -> None:
+        """Take away what the browser sent long ago and nobody has kept: broken-off and refused files."""
+        for path in files.listed(self.received):
+            with contextlib.suppress(OSError):
+                if time.time() - path.lstat().st_mtime > RECEIVED_SECONDS:
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
     def keep_upload(self, path: str | Path) -> str:
         """Move a file from the browser into the workspace under a tame name; returns it as a source.
@@ -61,6 +72,11 @@ class Workbench:
             count += 1
         shutil.move(path, target)
         return str(target)
+
+    def owns(self, path: str | Path) -> bool:
+        """Whether a file lies where this page keeps what it is sent."""
+        folders = (self.received.resolve(), self.uploads.resolve())
+        return any(Path(path).resolve().is_relative_to(folder) for folder in folders)
 
     def received_file(self, path: str | Path | None) -> Path:
         """A file that the browser sent. Raises DataError for any other: a forged request may name what it likes."""
@@ -109,7 +125,11 @@ class Workbench:
 
     def thumbs_collected(self) -> int:
         """How many votes the Feedback tab has collected."""
-        return len(ThumbStore(self.workspace))
+        store = ThumbStore(self.workspace)
+        for _ in range(2):  # a damaged file is put aside by the first call that meets it
+            with contextlib.suppress(DataError):
+                return len(store)
+        return 0
 
     # runs
 
