@@ -191,11 +191,11 @@ def test_refused_uploads_are_not_kept_and_broken_off_ones_go(tmp_path, monkeypat
     old.write_bytes(bytes(1000))
     os.utime(old, (time.time() - RECEIVED_SECONDS - 60,) * 2)
     take = page.named("ui.data.build.<locals>.take")
-    told = page.fire(take, [{"path": str(bad), "meta": {"_type": "gradio.FileData"}}])
+    told = page.fire(take, [[{"path": str(bad), "meta": {"_type": "gradio.FileData"}}]])
     assert "kto-error" in told and bench.uploaded() == [] and not bad.exists() and not old.exists()
-    page.fire(take, [{"path": str(good), "meta": {"_type": "gradio.FileData"}}])
+    told = page.fire(take, [[{"path": str(good), "meta": {"_type": "gradio.FileData"}}]])
     page.close()
-    assert [path.name for path in bench.uploaded()] == ["good.jsonl"]
+    assert [path.name for path in bench.uploaded()] == ["good.jsonl"], told
 
 
 @pytest.mark.parametrize(

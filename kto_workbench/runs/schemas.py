@@ -15,8 +15,9 @@ Count = Annotated[int, Field(ge=0, le=MOST)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Time = Annotated[float, Field(ge=0, le=LATEST)]
 Pid = Annotated[int, Field(gt=0, lt=2**31)]
-Written = Literal["queued", "starting", "running", "stopping", "finished", "stopped", "failed", "crashed"]
-State = Written | Literal["not answering"]
+State = Literal[
+    "queued", "starting", "running", "stopping", "finished", "stopped", "failed", "crashed", "not answering"
+]
 # A prompt: a text, or messages whose values are left as they are.
 Prompt = str | list[dict[str, Any]]
 

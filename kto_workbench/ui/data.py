@@ -9,7 +9,7 @@ import gradio as gr
 import numpy as np
 from gradio.components import Component
 
-from kto_workbench.errors import WorkbenchError
+from kto_workbench.errors import DataError, WorkbenchError
 from kto_workbench.feedback import Feedback, suggest_weights
 from kto_workbench.feedback.guessing import glimpse
 from kto_workbench.feedback.joins import BETWEEN, split_names
@@ -97,7 +97,9 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
             bench.sweep()
             for path in paths:
                 kept.append(bench.keep_upload(path))
-                glimpse([kept[-1]], bench.workspace, ())
+                seen = glimpse(kept[-1], bench.workspace, ())
+                if not seen.columns:
+                    raise DataError(seen.reason or f"There is no feedback in {Path(path).name}.")
         except (WorkbenchError, OSError) as error:
             for refused in (*paths, *kept):  # not offered as feedback, and takes no room
                 if Path(refused) not in before and bench.owns(refused):
