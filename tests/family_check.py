@@ -98,7 +98,7 @@ def check_family(family: str, folder: Path) -> Outcome:
             witness = proof.ask(base)
             model = add_lora(base, CONFIG)
             scorer = make_scorer(model)
-        proof.prove(scorer, witness)
+        proof.prove(model, witness)
     except ModelError as error:
         return Outcome("refused", str(error).replace(str(folder), "folder"))
     assert bool(told) == (scorer.name != "packed"), told

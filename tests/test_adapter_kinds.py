@@ -57,7 +57,7 @@ def ours(base, start):
     witness = proof.ask(loaded)
     model = make_trainable(loaded, KTOConfig(model="tiny", lora_r=4), start)
     scorer = make_scorer(model)
-    proof.prove(scorer, witness)
+    proof.prove(model, witness)
     return model, scorer
 
 

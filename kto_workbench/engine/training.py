@@ -114,7 +114,7 @@ def _train(run: Run, config: KTOConfig, *, progress: bool) -> bool:
         checkpoint_activations(model)
     scorer = make_scorer(model)
     if witness:
-        proof.prove(scorer, witness, as_reference)
+        proof.prove(model, witness, as_reference)
 
     def make_room() -> bool:
         made = recompute_activations(model)

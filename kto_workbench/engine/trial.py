@@ -3,7 +3,7 @@
 What is right is said by the model itself: one row at a time, without padding, with its own attention and with peft's
 own layers. It must say the same twice, and a later token must change nothing before it; else it is refused. Then the
 ways of scoring are tried from the fastest on, and the first is taken that gives the same log-probabilities, the same
-gradients of what is trained, and to each row the same whatever stands beside it:
+gradients of what is trained, and to each row the same whatever stands beside it, and wherever it stands:
 
     packed        many rows one behind another, attention.py's attention
     padded        rows side by side, filled up to the longest, the model's own attention
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from kto_workbench.engine import attention
 from kto_workbench.engine.batches import Pair
 from kto_workbench.engine.fused_lora import fuse, unfuse
-from kto_workbench.engine.models import base_of, dropout_off, set_attention, vocabulary_of
+from kto_workbench.engine.models import attention_of, base_of, dropout_off, set_attention, vocabulary_of
 from kto_workbench.errors import ModelError
 from kto_workbench.feedback.rendering import short_reason
 
@@ -35,7 +35,12 @@ WINDOWS = ("sliding_window", "attention_chunk_size", "attention_window_size", "l
 WINDOW = 6
 
 # What rounding may do: (nats a token, share of the gradient).
-ROUNDING = {torch.float32: (2e-5, 1e-3), torch.float16: (1e-2, 5e-2), torch.bfloat16: (3e-2, 2e-1)}
+ROUNDING = {torch.float32: (2e-5, 1e-3), torch.float16: (1e-2, 5e-2), torch.bfloat16: (3e-2, 1e-1)}
+
+CANT_SCORE = "This model can't be trained: it can't score a row of text itself ({})."
+
+# What a row may change with its neighbours, in nats a token, in whatever precision: no more than sums in another order.
+STILL = 1e-5
 
 # Gradients of this many trained numbers are compared, the smallest tensors first.
 COMPARED = 2**25
@@ -85,6 +90,7 @@ def choose(
     rows = Rows.of(model)
     with _short_windows(base_of(model)), dropout_off(model):
         own, want = _ask_itself(model, alone, rows)
+        unrest = STILL + 4 * _unrest(Way(padded, own, fused=False).begin(model), rows)
         ways = [
             *[Way(packed, attention.NAME, fused, varlen) for fused in (True, False) for varlen in _kernels(model)],
             *[Way(padded, own, fused) for fused in (True, False)],
@@ -92,7 +98,7 @@ def choose(
         ]
         told: dict[str, str] = {}
         for way in ways:
-            scorer, reason = _try(way, model, rows, want)
+            scorer, reason = _try(way, model, rows, want, unrest)
             if not reason:
                 break
             told[reason] = told.get(reason, "")
@@ -151,7 +157,7 @@ def _ask_itself(model: nn.Module, alone: Callable[[], Scorer], rows: Rows) -> tu
             raise
         except Exception as error:  # an attention that it names as its own, and can't compute with
             reason = reason or short_reason(error)
-    raise ModelError(f"This model can't be trained: it can't score a row of text itself ({reason}).")
+    raise ModelError(CANT_SCORE.format(reason))
 
 
 def _check_steady(scorer: Scorer, rows: Rows) -> None:
@@ -179,7 +185,20 @@ def _check_causal(scorer: Scorer, rows: Rows) -> None:
         )
 
 
-def _try(way: Way, model: nn.Module, rows: Rows, want: Said) -> tuple[Scorer | None, str]:
+def _unrest(padded: Scorer, rows: Rows) -> float:
+    """What other rows in a batch of its own change of a row, in nats a token.
+
+    Nothing, where each row is computed by itself; but experts are fed with tokens of all rows, and round accordingly.
+    """
+    try:
+        with torch.no_grad():
+            among, beside = (padded.score(pairs).logps[1:3] for pairs in (rows.pairs, rows.strangers))
+    except Exception:  # the padded way's own trial tells
+        return 0.0
+    return min(apart(among, beside, rows.pairs[1:3]), rounding(padded.model)[0])
+
+
+def _try(way: Way, model: nn.Module, rows: Rows, want: Said, unrest: float) -> tuple[Scorer | None, str]:
     """The scorer of a way, and what is wrong with it; nothing if it says what the model itself says."""
     nats, share = rounding(model)
     try:
@@ -188,11 +207,14 @@ def _try(way: Way, model: nn.Module, rows: Rows, want: Said) -> tuple[Scorer | N
             return None, "its head is not a plain linear layer"
         got = _ask(scorer, rows)
         with torch.no_grad():
-            beside = scorer.score(rows.strangers).logps[1:3]
+            among, beside = (scorer.score(pairs).logps for pairs in (rows.pairs, rows.strangers))
+            turned = scorer.score(rows.pairs[::-1]).logps.flip(0)
     except Exception as error:  # whatever an unknown architecture does on an unusual input, a plainer way remains
         return None, short_reason(error)
-    if (worst := apart(beside, got.logps[1:3], rows.pairs[1:3])) > nats:
+    if (worst := apart(beside[1:3], among[1:3], rows.pairs[1:3])) > unrest:
         return None, f"{scorer.name}, a row is worth {worst:.1e} nats a token more or less with another neighbour"
+    if (worst := apart(turned, among, rows.pairs)) > max(unrest, nats / 6):
+        return None, f"{scorer.name}, a row is worth {worst:.1e} nats a token more or less at another place"
     if (worst := max(apart(got.logps, want.logps, rows.pairs), apart(got.other, want.other, rows.other))) > nats:
         return None, f"{scorer.name}, its log-probabilities come out {worst:.1e} nats a token apart"
     missing = [name for name, gradient in want.gradients.items() if (gradient is None) != (got.gradients[name] is None)]
@@ -251,7 +273,7 @@ def _kernels(model: nn.Module) -> tuple[bool, ...]:
 
 def _own_attentions(causal_lm: nn.Module) -> list[str]:
     """Names of a model's own attention: the one it was loaded with first."""
-    loaded = causal_lm.config.get_text_config()._attn_implementation
+    loaded = attention_of(causal_lm)
     if loaded == attention.NAME:
         loaded = "sdpa" if causal_lm._supports_sdpa else "eager"
     return [loaded, "eager"] if loaded != "eager" else ["eager"]
