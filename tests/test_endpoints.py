@@ -201,7 +201,9 @@ def test_addresses():
 def test_answers_grow_as_they_are_streamed_and_come_in_order(chatty):
     server = chatty(echo)
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "one two"}]
-    events = list(answers(Endpoint(server.url, "m"), ["Hello good world", chat, "a b"], **SAMPLING))
+    tools = [{"type": "function", "function": {"name": "look"}}]
+    asked = ["Hello good world", [chat[0] | {"tools": tools}, chat[1]], "a b"]
+    events = list(answers(Endpoint(server.url, "m"), asked, **SAMPLING))
     assert final(events) == ["Hello good world", "one two", "a b"]
     mine = [event["text"] for event in events if event["prompt"] == 0]
     assert mine == ["Hello", "Hello good", "Hello good world", "Hello good world"]
@@ -210,6 +212,7 @@ def test_answers_grow_as_they_are_streamed_and_come_in_order(chatty):
     assert by_seed[6]["messages"] == chat and by_seed[5]["messages"] == [
         {"role": "user", "content": "Hello good world"}
     ]
+    assert by_seed[6]["tools"] == tools and "tools" not in by_seed[5]
     for body in server.asked:
         assert (body["model"], body["temperature"], body["max_tokens"], body["stream"]) == ("m", 0.5, 32, True)
 

@@ -16,6 +16,7 @@ import pytest
 
 from kto_workbench.errors import DataError
 from kto_workbench.feedback import Row, ThumbStore, load_feedback
+from kto_workbench.feedback.balance import Balance
 from kto_workbench.feedback.held_out import prompt_key
 
 CHAT = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi 👋"}]
@@ -160,6 +161,40 @@ def test_a_file_of_the_first_version_is_taken_over_whole(tmp_path):
     store = ThumbStore(tmp_path)
     store.annotate(1, "why")
     assert store.get(1).note == "why" and store.add("p", "c", False, note="new") == 4
+
+
+def test_a_file_of_the_second_version_says_who_wrote_each_answer(tmp_path):
+    path = ThumbStore(tmp_path).path
+    samplings = ['{"side": "tuned", "seed": 1}', '{"side": "reference"}', '{"side": "checkpoint-8"}', "{}", "damaged"]
+    database = sqlite3.connect(path)
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute(VERSION_1.replace("NULL    --", "NULL, note TEXT NOT NULL DEFAULT ''    --"))
+    old = [(i, '"p"', f"{i}", i % 2, "demo", "", "r", text, "", 1.0, 1.0, "") for i, text in enumerate(samplings, 1)]
+    database.executemany(f"INSERT INTO thumbs VALUES ({', '.join('?' * 12)})", old)
+    database.execute("PRAGMA user_version = 2")
+    database.commit()
+    database.close()
+    # thumbs 1, 3 and 5 are up
+    assert ThumbStore(tmp_path).by_side() == {
+        "": Balance(1, 1), "r": Balance(1, 0), "r@checkpoint-8": Balance(1, 0), "r@reference": Balance(0, 1),
+    }  # fmt: skip
+
+
+def test_a_thumb_says_who_wrote_the_answer_and_so_does_the_export(tmp_path):
+    store = ThumbStore(tmp_path)
+    thumb = store.add("p", "a", False, model="Qwen/Qwen3-8B", side="endpoint:local")
+    store.add("p", "b", True, model="demo", side="model:demo")
+    store.add("p", "c", True, model="demo", side="model:demo")
+    mine = store.edit(thumb, "better")  # which no model wrote
+    assert (store.get(thumb).side, store.get(mine).side) == ("endpoint:local", "")
+    found = store.by_side()
+    assert found == {"model:demo": Balance(2, 0), "": Balance(1, 0), "endpoint:local": Balance(0, 1)}
+    assert next(iter(found)) == "model:demo"
+    store.export(tmp_path / "out.jsonl")
+    store.export(tmp_path / "out.parquet")
+    sides = ["endpoint:local", "model:demo", "model:demo", ""]
+    assert [json.loads(line)["side"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == sides
+    assert pq.read_table(tmp_path / "out.parquet")["side"].to_pylist() == sides
 
 
 def test_a_note_is_kept_with_its_vote_and_exported(tmp_path):

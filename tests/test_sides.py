@@ -328,7 +328,7 @@ def test_the_child_answers_as_any_two_sides_and_explains(tmp_path, trained, mode
         settings = dict(seed=3, temperature=0.7, max_new_tokens=16)
         done = {
             (event["side"], event["prompt"]): event["text"]
-            for event in answerer.stream(trained.path, PROMPTS, sides=names, **settings)
+            for event in answerer.stream(names, PROMPTS, **settings)
             if event["done"]
         }
         for name, side in names.items():

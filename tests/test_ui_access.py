@@ -21,7 +21,7 @@ STOPS = {
     "Train": ["train-start", "train-run", "train-part", "train-smoothing", "train-model", "train-beta", "train-more",
               "train-presets", "preset-save", "train-exact", "train-command"],
     "Compare": ["compare-prompt", "compare-ideas", "compare-run", "compare-generate"],
-    "Feedback": ["feedback-prompt", "feedback-send", "feedback-run", "feedback-side", "feedback-train"],
+    "Feedback": ["feedback-prompt", "feedback-send", "feedback-run", "feedback-train"],
     "Runs": ["runs-chosen", "runs-metric", "runs-name", "runs-save", "runs-report", "runs-delete"],
     "Learn": ["learn-beta", "learn-z0", "learn-mine"],
 }  # fmt: skip

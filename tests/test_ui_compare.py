@@ -19,12 +19,13 @@ from browser import (
 from safetensors.torch import load_file, save_file
 from test_ui import fits_a_phone
 
-from kto_workbench.errors import DataError, RunError
+from kto_workbench.errors import DataError, WorkbenchError
 from kto_workbench.feedback import ThumbStore
 from kto_workbench.judging.statistics import sign_test, wilson_interval
 from kto_workbench.judging.votes import read_votes
 from kto_workbench.runs import Run
 from kto_workbench.runs.answering import Answerer
+from kto_workbench.runs.shelf import title_of
 from kto_workbench.runs.sides import Side
 from kto_workbench.ui.answers import offered_sides, sides_named
 from kto_workbench.ui.compare import PAGE, Comparison, prompts_asked, show, with_marks
@@ -192,8 +193,8 @@ def test_both_sides_stream_differences_are_marked_and_the_heat_map_adds_up(compa
 def test_two_checkpoints_of_one_run_are_compared_with_each_other(comparing, run, open_page, tmp_path):  # noqa: F811
     page = open_page(comparing.url)
     open_compare(page)
-    choose(page, "compare-run", f"{run.id} · checkpoint 24")
-    choose(page, "compare-against", f"{run.id} · checkpoint 20")
+    choose(page, "compare-run", f"{title_of(run)} · checkpoint 24")
+    choose(page, "compare-against", f"{title_of(run)} · checkpoint 20")
     sample(page, length="24", seed="5")
     page.locator("#compare-system textarea").fill("You answer the questions of the villagers.")
     answers = generate(page, QUESTIONS[1])
@@ -202,12 +203,11 @@ def test_two_checkpoints_of_one_run_are_compared_with_each_other(comparing, run,
     answerer = Answerer(tmp_path)
     try:
         events = answerer.stream(
-            run.path,
+            {"reference": Side(run, "checkpoint-20"), "tuned": Side(run, "checkpoint-24")},
             [QUESTIONS[1]],
             seed=5,
             temperature=0.7,
             max_new_tokens=24,
-            sides={"reference": Side(run, "checkpoint-20"), "tuned": Side(run, "checkpoint-24")},
             system="You answer the questions of the villagers.",
         )
         assert answers == {event["side"]: event["text"] for event in events if event["done"]}
@@ -414,14 +414,14 @@ def bench(tmp_path, trained):
 def test_every_run_checkpoint_and_reference_can_stand_on_a_side(bench, trained):
     name = trained.id
     tuned = [name, f"{name}@checkpoint-20", f"{name}@checkpoint-24"]
-    assert [value for _, value in offered_sides(bench, "en")] == tuned
-    assert [value for _, value in offered_sides(bench, "en", references=True)] == [*tuned, f"{name}@reference"]
+    offered = [name, "model:demo", *tuned[1:], f"{name}@reference"]
+    assert [value for _, value in offered_sides(bench, "en")] == offered
     sides = sides_named(bench, tuned[1], None)
     assert [sides[one].name for one in SIDES] == [f"{name}@reference", tuned[1]]
     assert sides_named(bench, tuned[1], name)["reference"].name == name
     for wrong in ("", None, "..", f"../runs/{name}", f"{name}@../x", f"{name}@checkpoint-21", f"{name}@"):
         if wrong != f"{name}@":  # says nothing more than the run
-            with pytest.raises(RunError):
+            with pytest.raises(WorkbenchError):
                 sides_named(bench, wrong, "reference")
 
 

@@ -140,8 +140,11 @@ def test_an_evaluation_that_was_stopped_or_killed_is_shown_as_such(bench, traine
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"run": "../.."}, "There is no run yet."),
-        ({"against": "../.."}, "There is no run yet."),
+        ({"run": "../.."}, "There is no model in ../..: it has no config.json."),
+        ({"against": "/etc"}, "There is no model in /etc: it has no config.json."),
+        ({"against": "http://x/v1"}, "An address can't be given here: "),
+        ({"run": "endpoint:http://x/v1"}, "There is no endpoint 'http://x/v1' in this workspace, "),
+        ({"run": "20260101-000000-none"}, "There is no run "),
         ({"prompts": "/etc/passwd"}, "That is not a file of prompts that this page received; drop it again."),
         ({"kind": "regex", "argument": "("}, "Judge `regex` can't read its pattern '(': "),
         ({"kind": "length", "argument": ""}, "Judge `length` is written `length:MIN-MAX`, not 'length:'."),

@@ -24,6 +24,7 @@ from kto_workbench.feedback.held_out import held_out_prompts, prompt_key
 from kto_workbench.runs import list_runs
 from kto_workbench.runs.directory import new_run
 from kto_workbench.runs.shelf import title_of
+from kto_workbench.runs.sides import Side
 from kto_workbench.ui.feedback import _say_more, next_round
 from kto_workbench.ui.review import AHEAD, Review
 
@@ -66,7 +67,7 @@ def open_feedback(page) -> None:
 
 @needs_browser
 @pytest.mark.timeout(180)
-def test_a_thumb_with_its_note_a_better_answer_and_the_days(talking, open_page):  # noqa: F811
+def test_a_thumb_with_its_note_a_better_answer_and_the_days(talking, open_page, trained):  # noqa: F811
     store = ThumbStore(talking.workspace)
     page = open_page(talking.url)
     open_feedback(page)
@@ -96,9 +97,14 @@ def test_a_thumb_with_its_note_a_better_answer_and_the_days(talking, open_page):
     assert (mine.completion, mine.label) == ("Woof, of course! Happy to help.", True)
     assert mine.sampling == {"edited_from": original.id} and mine.prompt == original.prompt
     wait_for(lambda: "kept" in page.inner_text("#feedback-said"), 10)
-    bar = page.locator("#feedback-days [role=img]")
-    assert bar.count() == 1
-    assert bar.get_attribute("aria-label") == f"{date.today():%Y-%m-%d}: thumbs up 1, thumbs down 2"
+    days, wrote = (page.locator("#feedback-days .kto-days").nth(i).locator("[role=img]") for i in (0, 1))
+    assert days.count() == 1
+    assert days.get_attribute("aria-label") == f"{date.today():%Y-%m-%d}: thumbs up 1, thumbs down 2"
+    assert [bar.get_attribute("aria-label") for bar in wrote.all()] == [
+        f"{trained.id}: thumbs up 0, thumbs down 2",
+        "written by hand: thumbs up 1, thumbs down 0",
+    ]
+    assert (down.side, original.side, mine.side) == (trained.id, trained.id, "")
     assert not unnamed_controls(page) and not faint_texts(page)
     screenshot(page, "feedback-more-1280")
     fits_a_phone(page, "feedback-more")
@@ -284,14 +290,14 @@ def test_the_next_round_says_where_it_starts_and_what_rewards_count_against(tmp_
     lora = run_with(model="some/model", load_in_4bit=True)
     how = {"template": "none", "template_kwargs": {"enable_thinking": False}}
     same = {"model": "some/model", **how, "tuning": "lora", "load_in_4bit": True}
-    assert next_round(lora, "base", "start") == {**same, "start_adapter": "", "reference": "base"}
-    assert next_round(lora, "adapter", "base") == {**same, "start_adapter": lora.id, "reference": "base"}
-    assert next_round(lora, "adapter", "start") == {**same, "start_adapter": lora.id, "reference": "start"}
+    assert next_round(Side(lora), "base", "start") == {**same, "start_adapter": "", "reference": "base"}
+    assert next_round(Side(lora), "adapter", "base") == {**same, "start_adapter": lora.id, "reference": "base"}
+    assert next_round(Side(lora), "adapter", "start") == {**same, "start_adapter": lora.id, "reference": "start"}
     full = run_with(model="some/model", tuning="full")
-    goes_on = next_round(full, "adapter", "start")
+    goes_on = next_round(Side(full), "adapter", "start")
     assert goes_on["model"] == str(full.model) and goes_on["tuning"] == "full"
     assert (goes_on["start_adapter"], goes_on["reference"]) == ("", "base")
-    for options in (next_round(lora, "adapter", "start"), goes_on):
+    for options in (next_round(Side(lora), "adapter", "start"), goes_on):
         KTOConfig(workspace=str(tmp_path), **options)  # goes together
 
 

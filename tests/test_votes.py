@@ -112,7 +112,7 @@ def test_a_vote_is_two_thumbs_and_a_tie_is_none(run):
     assert (low.adapter, high.adapter) == ("", str(run.adapter)) and low.run == high.run == run.id
     assert low.who == high.who == "blind vote" and high.model == run.config().model
     seed = ballot.pairs[0].seed
-    assert high.sampling == {"side": "tuned", "temperature": 0.5, "max_new_tokens": 9, "seed": seed}
+    assert high.sampling == {"temperature": 0.5, "max_new_tokens": 9, "seed": seed} and high.side == run.id
     assert votes[0].sampling == {"temperature": 0.5, "max_new_tokens": 9, "seed": seed}
 
 
@@ -230,10 +230,10 @@ def test_the_figures_are_those_of_this_ballot_with_the_others_beside_it(run):
         for winner in winners:
             keep_vote(run, a_vote(winner, ballot=ballot, tuned="<i>Yes</i>", same=winner == "tie", **about))
     sides = {"reference": Side(run, REFERENCE), "tuned": Side(run)}
-    drawn = results("en", sides, "b")
+    drawn = results("en", sides, run.path, "b")
     assert "83.3%" in drawn and "Wins: 2, ties: 1, losses: 0." in drawn and "p = 0.5" in drawn  # (2 + 1/2) / 3; 2 / 2²
     assert "Equal answers, which were not shown and count as ties: 1." in drawn
     assert "All 4 votes on these sides: win rate 62.5%" in drawn  # (2 + 1/2) / 4
     assert drawn.count("<tr data-winner") == 3 and "<i>Yes" not in drawn and "&lt;i&gt;Yes" in drawn
-    assert "4" in results("zh", sides) and results("zh", sides).count("<tr data-winner") == 4
-    assert "no votes" in results("en", {**sides, "tuned": Side(run, "checkpoint-4")})
+    assert "4" in results("zh", sides, run.path) and results("zh", sides, run.path).count("<tr data-winner") == 4
+    assert "no votes" in results("en", {**sides, "tuned": Side(run, "checkpoint-4")}, run.path)

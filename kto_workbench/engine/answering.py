@@ -18,7 +18,7 @@ from kto_workbench.engine.sides import Models
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.runs.answering import BEAT_SECONDS
 from kto_workbench.runs.directory import Run
-from kto_workbench.runs.sides import Side
+from kto_workbench.runs.sides import ModelSide, Side
 from kto_workbench.runs.turn import device_is_taken
 
 SECONDS_BETWEEN_EVENTS = 0.08  # more would only queue up on their way to a browser
@@ -39,20 +39,19 @@ def respond(models: Models, request: dict[str, Any], say: Say) -> None:
 
 def _answer(models: Models, request: dict[str, Any], say: Say) -> None:
     settings = [request[name] for name in ("seed", "temperature", "max_new_tokens")]
-    for name, side in request["sides"].items():
-        last_said: dict[int, float] = {}
+    last_said: dict[int, float] = {}
 
-        def tell(i: int, text: str, name: str = name, last_said: dict[int, float] = last_said) -> None:
-            if time.monotonic() - last_said.get(i, 0.0) > SECONDS_BETWEEN_EVENTS:
-                last_said[i] = time.monotonic()
-                say({"prompt": i, "side": name, "text": text, "done": False})
+    def tell(i: int, text: str) -> None:
+        if time.monotonic() - last_said.get(i, 0.0) > SECONDS_BETWEEN_EVENTS:
+            last_said[i] = time.monotonic()
+            say({"prompt": i, "text": text, "done": False})
 
-        for i, text in enumerate(answer_as(models, _side(side), request["prompts"], *settings, on_text=tell)):
-            say({"prompt": i, "side": name, "text": text, "done": True})
+    for i, text in enumerate(answer_as(models, _side(request["side"]), request["prompts"], *settings, on_text=tell)):
+        say({"prompt": i, "text": text, "done": True})
 
 
-def _side(named: dict[str, str] | None) -> Side | None:
-    return Side(Run(named["run"]), named["part"]) if named else None
+def _side(named: dict[str, str]) -> Side | ModelSide:
+    return ModelSide(named["model"]) if "model" in named else Side(Run(named["run"]), named["part"])
 
 
 def give_way(models: Models, busy: threading.Lock, workspace: Path) -> None:

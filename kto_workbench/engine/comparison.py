@@ -1,6 +1,6 @@
 """Two sides beside each other: their answers, and why they differ, token by token."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,18 @@ from kto_workbench.engine.sides import Models, Opened, load_base, source_of
 from kto_workbench.errors import RunError
 from kto_workbench.feedback import Row
 from kto_workbench.feedback.rendering import encode, load_tokenizer
+from kto_workbench.runs.completions import answers
 from kto_workbench.runs.directory import Run
-from kto_workbench.runs.sides import REFERENCE, Side
+from kto_workbench.runs.sides import AnySide, EndpointSide, Side, find_side, reference_of
 
 TOKENS_PER_PASS = 4096
 
 
 def compare(
-    run: Run | Side | str | Path,
+    run: Run | AnySide | str | Path,
     prompts: Sequence[Any],
     *,
-    against: Run | Side | None = None,
+    against: Run | AnySide | str | None = None,
     seed: int = 0,
     temperature: float | None = None,
     max_new_tokens: int | None = None,
@@ -35,7 +36,7 @@ def compare(
     """Answers of two sides to the same prompts, with the same seed and sampling.
 
     Args:
-        run: a run with an adapter or a model, its directory, or any side.
+        run: a run with an adapter or a model, its directory, or any side, also by its name: `model:demo`.
         prompts: texts, or lists of chat messages.
         against: the other side; None is the run's reference.
         seed: of the sampling, on both sides.
@@ -50,36 +51,50 @@ def compare(
         RunError: a side has nothing to answer with yet.
     """
     tuned = as_side(run)
-    sides = {"reference": as_side(against) if against else Side(tuned.run, REFERENCE), "tuned": tuned}
+    sides = {"reference": as_side(against) if against else reference_of(tuned), "tuned": tuned}
     models = models or Models()
-    answers = {
+    found = {
         name: answer_as(models, side, prompts, seed, *sampling_of(tuned, temperature, max_new_tokens))
         for name, side in sides.items()
     }
-    return [{"prompt": prompt, **{name: answers[name][i] for name in sides}} for i, prompt in enumerate(prompts)]
+    return [{"prompt": prompt, **{name: found[name][i] for name in sides}} for i, prompt in enumerate(prompts)]
 
 
-def as_side(run: Run | Side | str | Path) -> Side:
-    """A side as it is; a run, or its directory, as its tuned model."""
-    return run if isinstance(run, Side) else Side(run if isinstance(run, Run) else Run(run))
+def as_side(run: Run | AnySide | str | Path) -> AnySide:
+    """A side as it is, or by its name; a run, or its directory, as its tuned model."""
+    if isinstance(run, Run):
+        return Side(run)
+    return run if isinstance(run, AnySide) else find_side(str(run))
 
 
-def sampling_of(side: Side, temperature: float | None, max_new_tokens: int | None) -> tuple[float, int]:
+def sampling_of(side: AnySide, temperature: float | None, max_new_tokens: int | None) -> tuple[float, int]:
     """Temperature and longest answer, the run's own where they are None."""
-    config = side.run.config()
+    config = side.config()
     return (config.temperature if temperature is None else temperature), max_new_tokens or config.sample_max_new_tokens
 
 
 def answer_as(
     models: Models,
-    side: Side,
+    side: AnySide,
     prompts: Sequence[Any],
     seed: int,
     temperature: float,
     max_new_tokens: int,
-    **more: Any,
+    *,
+    on_text: Callable[[int, str], None] | None = None,
+    on_answered: Callable[[int], None] = lambda done: None,
 ) -> list[str]:
-    """One side's answers, in order; `more` goes to `generate`."""
+    """One side's answers, in order; see `generate` for what is told meanwhile."""
+    if isinstance(side, EndpointSide):
+        texts: dict[int, str] = {}
+        sampling = {"seed": seed, "temperature": temperature, "max_new_tokens": max_new_tokens}
+        for event in answers(side.endpoint, prompts, **sampling):
+            if event["done"]:
+                texts[event["prompt"]] = event["text"]
+                on_answered(len(texts))
+            elif on_text:
+                on_text(event["prompt"], event["text"])
+        return [texts[number] for number in range(len(prompts))]
     with models.use(side) as opened:
         return generate(
             opened.model,
@@ -90,11 +105,14 @@ def answer_as(
             max_new_tokens=max_new_tokens,
             template=opened.config.template,
             template_kwargs=opened.config.template_kwargs,
-            **more,
+            on_text=on_text,
+            on_answered=on_answered,
         )
 
 
-def explain(models: Models, side: Side, prompt: Any, answer: str, *, against: Side | None = None) -> dict[str, Any]:
+def explain(
+    models: Models, side: AnySide, prompt: Any, answer: str, *, against: AnySide | None = None
+) -> dict[str, Any]:
     """Why the sides differ on an answer: log π_side − log π_against of each of its tokens.
 
     Args:
@@ -107,10 +125,11 @@ def explain(models: Models, side: Side, prompt: Any, answer: str, *, against: Si
     Returns:
         tokens: the answer in pieces, its end-of-turn token included, as the model reads it.
         log_ratios: nats for each piece.
-        beta, reward: reward = β · Σ log_ratios, what training logs for the same text.
+        beta, reward: reward = β · Σ log_ratios, what training logs for the same text; β is that of the side's run, or
+            else of the other's.
         logp, reference_logp: log-probabilities of the whole answer, in nats.
     """
-    against = against or Side(side.run, REFERENCE)
+    against = against or reference_of(side)
     with models.use(side) as opened:
         pair = as_pairs(opened, [prompt], [answer])[0]
         logps, tokenizer = score_tokens(opened, pair), opened.tokenizer
@@ -118,7 +137,7 @@ def explain(models: Models, side: Side, prompt: Any, answer: str, *, against: Si
     with models.use(against) as opened:
         _check_same_tokens(tokenizer, opened.tokenizer, [pair])
         reference = score_tokens(opened, pair)
-    ratios, beta = (logps - reference).tolist(), side.run.config().beta
+    ratios, beta = (logps - reference).tolist(), (against if side.run is None else side).config().beta
     return {
         "tokens": pieces,
         "log_ratios": ratios,
@@ -130,7 +149,7 @@ def explain(models: Models, side: Side, prompt: Any, answer: str, *, against: Si
 
 
 def completion_stats(
-    models: Models, side: Side, against: Side, prompts: Sequence[Any], answers: Sequence[str]
+    models: Models, side: AnySide, against: AnySide, prompts: Sequence[Any], answers: Sequence[str]
 ) -> list[dict[str, float]]:
     """How likely each answer is to either side: [{tuned_logp, reference_logp, tokens}], in nats.
 

@@ -25,7 +25,8 @@ from kto_workbench.judging.verdicts import (
     summarize,
 )
 from kto_workbench.runs import Run
-from kto_workbench.runs.sides import REFERENCE, Side
+from kto_workbench.runs.completions import Client
+from kto_workbench.runs.sides import REFERENCE, AnySide, EndpointSide, Side, reference_of
 
 # Told (stage, done, total): `answers` counts prompts, `scores` sides, `judge` what the judge counts.
 Progress = Callable[[str, int, int], None]
@@ -41,8 +42,8 @@ class Sampling:
 
 
 def evaluate(
-    tuned: Run | Side | str,
-    reference: Run | Side | None,
+    tuned: Run | AnySide | str,
+    reference: Run | AnySide | str | None,
     prompts: Sequence[Any],
     judge: Judge | str | None = None,
     *,
@@ -56,7 +57,7 @@ def evaluate(
     """Answers of two sides to the same prompts, judged and measured.
 
     Args:
-        tuned: a run, its directory, or any side.
+        tuned: a run, its directory, or any side, also by its name: `model:demo`.
         reference: the other side; None is the run's reference.
         prompts: texts, or lists of chat messages.
         judge: who says which answer wins, or the name of a rule or a reward model; None measures only.
@@ -72,14 +73,14 @@ def evaluate(
         position_bias, requests, cached, unparsed, longer_won and verdicts (None, without a judge); tuned and reference
         with words, tokens, distinct_1, distinct_2; length_ratio in words; kl {per_answer, per_token} in nats: the mean
         of log π_tuned − log π_reference over the tuned side's own answers, an estimate of KL(tuned ‖ reference) where
-        they were sampled at temperature 1.
+        they were sampled at temperature 1; `missing` says why there is none. An endpoint's answers have no `tokens`.
 
     Raises:
         ConfigError: there is no prompt, or no expected answer for a judge that needs one.
         RunError: a side has nothing to answer with.
     """
     side = as_side(tuned)
-    against = as_side(reference) if reference else Side(side.run, REFERENCE)
+    against = as_side(reference) if reference else reference_of(side)
     found = _evaluate(
         [side], against, prompts, judge, expected, seed, temperature, max_new_tokens, models, on_progress
     )[0]
@@ -91,7 +92,7 @@ def evaluate_checkpoints(
     prompts: Sequence[Any],
     judge: Judge | str | None = None,
     *,
-    against: Run | Side | None = None,
+    against: Run | AnySide | None = None,
     expected: Sequence[tuple[str, ...]] | None = None,
     seed: int = 0,
     temperature: float | None = None,
@@ -132,14 +133,14 @@ def named_judge(name: str) -> Judge:
 
 @dataclass(frozen=True)
 class _Evaluated:
-    side: Side
+    side: AnySide
     answers: list[dict[str, Any]]
     evaluation: dict[str, Any]
 
 
 def _evaluate(
-    sides: Sequence[Side],
-    against: Side,
+    sides: Sequence[AnySide],
+    against: AnySide,
     prompts: Sequence[Any],
     judge: Judge | str | None,
     expected: Sequence[tuple[str, ...]] | None,
@@ -152,6 +153,10 @@ def _evaluate(
     expected = expected or [()] * len(prompts)
     judge = named_judge(judge) if isinstance(judge, str) else judge
     _check(prompts, judge, expected)
+    for side in (*sides, against):
+        if isinstance(side, EndpointSide):
+            with Client(side.endpoint) as client:
+                client.reach()  # before hours of answers are made beside it
     models = models or Models()
     sampling = Sampling(seed, *sampling_of(sides[0], temperature, max_new_tokens))
     total = len(prompts) * (len(sides) + 1)
@@ -182,7 +187,7 @@ def _check(prompts: Sequence[Any], judge: Judge | None, expected: Sequence[tuple
 
 
 def _answers(
-    models: Models, side: Side, prompts: Sequence[Any], sampling: Sampling, on_answered: Callable[[int], None]
+    models: Models, side: AnySide, prompts: Sequence[Any], sampling: Sampling, on_answered: Callable[[int], None]
 ) -> list[str]:
     return answer_as(
         models,
@@ -195,33 +200,44 @@ def _answers(
     )
 
 
-def _measure(models: Models, side: Side, against: Side, cases: Sequence[Case]) -> dict[str, Any]:
-    """Lengths, distinct-n and KL of both sides' answers; no KL where the sides read a text as different tokens.
+def _measure(models: Models, side: AnySide, against: AnySide, cases: Sequence[Case]) -> dict[str, Any]:
+    """Lengths, distinct-n and KL of both sides' answers.
 
-    An answer that was cut at its longest is scored as if it had ended there.
+    No KL where the sides read a text as different tokens, or where one is an endpoint, whose tokens nobody knows. An
+    answer that was cut at its longest is scored as if it had ended there.
     """
     prompts, tuned, reference = ([getattr(case, name) for case in cases] for name in ("prompt", "tuned", "reference"))
-    with models.use(side) as opened:
-        pairs = as_pairs(opened, prompts, tuned)
-    with models.use(against) as opened:
-        alike = pairs == as_pairs(opened, prompts, tuned)
-        reference_tokens = _tokens(as_pairs(opened, prompts, reference))
-    tokens = _tokens(pairs)
-    about = {"tuned": about_answers(tuned, tokens), "reference": about_answers(reference, reference_tokens)}
-    kl = {"per_answer": None, "per_token": None}
-    if alike:
+    pairs, others = _pairs(models, side, prompts, tuned), _pairs(models, against, prompts, tuned)
+    about = {
+        "tuned": about_answers(tuned, _tokens(pairs)),
+        "reference": about_answers(reference, _tokens(_pairs(models, against, prompts, reference))),
+    }
+    kl: dict[str, Any] = {"per_answer": None, "per_token": None}
+    if pairs is None or others is None:
+        kl["missing"] = "An endpoint gives no log-probabilities of a given text, so there is no KL."
+    elif pairs != others:
+        kl["missing"] = "The two sides read text in different tokens, so there is no KL."
+    else:
         stats = completion_stats(models, side, against, prompts, tuned)
         ratios = [one["tuned_logp"] - one["reference_logp"] for one in stats]
-        kl = {"per_answer": mean(ratios), "per_token": sum(ratios) / sum(tokens)}
+        kl = {"per_answer": mean(ratios), "per_token": sum(ratios) / sum(_tokens(pairs))}
     return {**about, "length_ratio": length_ratio(about["reference"], about["tuned"]), "kl": kl}
 
 
-def _tokens(pairs: Sequence[Pair]) -> list[int]:
-    return [len(pair.completion_ids) for pair in pairs]
+def _pairs(models: Models, side: AnySide, prompts: Sequence[Any], answers: Sequence[str]) -> list[Pair] | None:
+    """Prompts and answers as a side reads them; None at an endpoint."""
+    if isinstance(side, EndpointSide):
+        return None
+    with models.use(side) as opened:
+        return as_pairs(opened, prompts, answers)
+
+
+def _tokens(pairs: Sequence[Pair] | None) -> list[int] | None:
+    return None if pairs is None else [len(pair.completion_ids) for pair in pairs]
 
 
 def _judged(
-    side: Side,
+    side: AnySide,
     cases: Sequence[Case],
     measured: dict[str, Any],
     judge: Judge | None,

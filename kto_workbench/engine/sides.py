@@ -27,7 +27,7 @@ from kto_workbench.engine.models import adapter_off, fill_in_adapter, load_adapt
 from kto_workbench.engine.scoring import PaddedScorer, make_scorer
 from kto_workbench.errors import ModelError, RunError
 from kto_workbench.feedback.rendering import load_tokenizer
-from kto_workbench.runs.sides import REFERENCE, TUNED, Side
+from kto_workbench.runs.sides import REFERENCE, TUNED, AnySide, ModelSide, check_scored
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +50,12 @@ class Source:
         return self.base, _changed(Path(self.base)), self.config.dtype, self.config.device, self.config.load_in_4bit
 
 
-def source_of(side: Side) -> Source:
-    """Find the files behind a side. Raises RunError if they are not there (yet)."""
-    run, config = side.run, side.run.config()
+def source_of(side: AnySide) -> Source:
+    """Find the files behind a side. Raises RunError if they are not there (yet), or elsewhere, at an endpoint."""
+    check_scored(side)
+    run, config = side.run, side.config()
+    if isinstance(side, ModelSide):
+        return Source(config.model, None, config)
     if side.part == REFERENCE:
         return Source(config.model, run.start_adapter if config.reference == "start" else None, config)
     if side.part == TUNED and config.tuning == "lora":
@@ -119,7 +122,7 @@ class Models:
             torch.cuda.empty_cache()
 
     @contextlib.contextmanager
-    def use(self, side: Side) -> Iterator[Opened]:
+    def use(self, side: AnySide) -> Iterator[Opened]:
         """The model of a side, for as long as the block lasts.
 
         Raises ModelError or RunError; also where a side without an adapter does not compute what the base alone did.

@@ -40,7 +40,7 @@ from kto_workbench.feedback.templates import part_tools
 from kto_workbench.files import is_plain, is_there
 
 FILE_NAME = "feedback.sqlite"
-VERSION = 2
+VERSION = 3
 PATIENCE = 30.0  # seconds to wait for another process's write
 
 _TABLE = """
@@ -53,17 +53,30 @@ CREATE TABLE IF NOT EXISTS thumbs (
     sampling TEXT NOT NULL,         -- JSON: temperature, seed, …
     who TEXT NOT NULL,
     created REAL NOT NULL, changed REAL NOT NULL,   -- seconds since 1970
-    note TEXT NOT NULL DEFAULT ''   -- why, in the voter's words
+    note TEXT NOT NULL DEFAULT '',  -- why, in the voter's words
+    side TEXT NOT NULL DEFAULT ''   -- who wrote the answer, as runs/sides.py names it; a person: nothing
 )"""
-# What turns a file of an older version into the next one.
-_RENEWED = {1: "ALTER TABLE thumbs ADD COLUMN note TEXT NOT NULL DEFAULT ''"}
 EDITED_FROM = "edited_from"  # in `sampling` of an answer that a person wrote: the thumb of the answer it replaces
+# What turns a file of an older version into the next one. Up to version 2 a run's part stood in `sampling`.
+_PART = "CASE WHEN json_valid(sampling) THEN json_extract(sampling, '$.side') END"
+_RENEWED = {
+    1: ["ALTER TABLE thumbs ADD COLUMN note TEXT NOT NULL DEFAULT ''"],
+    2: [
+        "ALTER TABLE thumbs ADD COLUMN side TEXT NOT NULL DEFAULT ''",
+        f"UPDATE thumbs SET side = CASE ({_PART}) WHEN 'tuned' THEN run ELSE run || '@' || ({_PART}) END "
+        f"WHERE run != '' AND ({_PART}) IS NOT NULL",
+    ],
+}
 _EDITED = f"WHERE json_extract(sampling, '$.{EDITED_FROM}') = ?"
 
 
 @dataclass(frozen=True)
 class Thumb:
-    """One vote, and what it was given to. `label` is None once it is taken back; times are seconds since 1970."""
+    """One vote, and what it was given to. `label` is None once it is taken back; times are seconds since 1970.
+
+    `side` says who wrote the answer (a run or one of its checkpoints, a model, an endpoint; "" is a person), `model`
+    which model that is or is made of.
+    """
 
     id: int
     prompt: str | list[Message]
@@ -77,6 +90,7 @@ class Thumb:
     created: float = 0.0
     changed: float = 0.0
     note: str = ""
+    side: str = ""
 
 
 class ThumbStore:
@@ -97,6 +111,7 @@ class ThumbStore:
         sampling: Mapping[str, Any] | None = None,
         who: str = "",
         note: str = "",
+        side: str = "",
     ) -> int:
         """Keep a vote and return its id; when this returns, the vote is on disk."""
         now = time.time()
@@ -113,6 +128,7 @@ class ThumbStore:
             created=now,
             changed=now,
             note=note,
+            side=side,
         )
         with self._writing() as database:
             return _insert(database, thumb)
@@ -153,7 +169,7 @@ class ThumbStore:
                 self._update(database, before.id, completion=better, label=1)
                 return before.id
             now = time.time()
-            written = {"completion": better, "label": True, "sampling": {EDITED_FROM: thumb}, "note": ""}
+            written = {"completion": better, "label": True, "sampling": {EDITED_FROM: thumb}, "note": "", "side": ""}
             return _insert(database, replace(original, **written, created=now, changed=now))
 
     def edited(self, thumb: int) -> Thumb | None:
@@ -205,6 +221,17 @@ class ThumbStore:
                 "GROUP BY day ORDER BY day"
             ).fetchall()
         return {date.fromisoformat(day): Balance(up, down) for day, up, down in days}
+
+    def by_side(self) -> dict[str, Balance]:
+        """How many thumbs each side's answers were given; the side with the most first, "" for what people wrote."""
+        if not self.path.exists():
+            return {}
+        with self._reading() as database:
+            sides = database.execute(
+                "SELECT side, COUNT(*) FILTER (WHERE label), COUNT(*) FILTER (WHERE NOT label) FROM thumbs "
+                "WHERE label IS NOT NULL GROUP BY side ORDER BY COUNT(*) DESC, side"
+            ).fetchall()
+        return {side: Balance(up, down) for side, up, down in sides}
 
     def __len__(self) -> int:
         balance = self.balance()
@@ -400,8 +427,8 @@ def _renew(database: sqlite3.Connection) -> None:
         if version == 0:
             database.execute(_TABLE)
         else:
-            for older in range(version, VERSION):
-                database.execute(_RENEWED[older])
+            for statement in (one for older in range(version, VERSION) for one in _RENEWED[older]):
+                database.execute(statement)
         database.execute(f"PRAGMA user_version = {VERSION}")
         database.execute("COMMIT")
     except BaseException:
@@ -425,5 +452,5 @@ def _keep_a_log(database: sqlite3.Connection) -> None:
 _EMPTY = pa.schema(
     [("id", pa.int64()), ("prompt", pa.string()), ("completion", pa.string()), ("label", pa.bool_())]
     + [(name, pa.string()) for name in ("model", "adapter", "run", "sampling", "who")]
-    + [("created", pa.float64()), ("changed", pa.float64()), ("note", pa.string())]
+    + [("created", pa.float64()), ("changed", pa.float64()), ("note", pa.string()), ("side", pa.string())]
 )

@@ -15,12 +15,12 @@ HELD_OUT, DEMO = "held-out", "demo"
 Question = tuple[Any, tuple[str, ...]]
 
 
-def find_questions(source: str | Path, run: Run, limit: int | None = None) -> list[Question]:
+def find_questions(source: str | Path, run: Run | None, limit: int | None = None) -> list[Question]:
     """Prompts, a text or chat messages each, with the answers that are expected of them, () where none is known.
 
     Args:
         source: a file, `held-out` for the prompts that the run did not train on, or `demo` for those of the demo.
-        run: whose prompts `held-out` means.
+        run: whose prompts `held-out` means; None if no run answers.
         limit: at most so many, spread evenly over all of them.
 
     Raises:
@@ -38,8 +38,10 @@ def find_questions(source: str | Path, run: Run, limit: int | None = None) -> li
     return [found[i * len(found) // count] for i in range(count)]
 
 
-def held_out_of(run: Run) -> list[Any]:
+def held_out_of(run: Run | None) -> list[Any]:
     """The prompts that a run has held out of its training, each once. Raises RunError."""
+    if run is None:
+        raise RunError("Only a run has held prompts out, and none is asked here: take a file of prompts.")
     config = run.config()
     rows = load_feedback(config.data, workspace=config.workspace, mapping=config.mapping).rows
     if run.data().get("rows", len(rows)) != len(rows):

@@ -67,6 +67,7 @@ class Distance(TypedDict):
 
     per_answer: Number | None
     per_token: Number | None
+    missing: NotRequired[str]
 
 
 class Outcome(TypedDict):

@@ -24,6 +24,8 @@ def in_words(evaluation: dict[str, Any]) -> str:
     kl = evaluation["kl"]
     lines.append(f"{'KL, in nats':<18}{'':>12}{_cell(kl['per_answer'], '{:.2f}'):>12}  an answer")
     lines.append(f"{'':<18}{'':>12}{_cell(kl['per_token'], '{:.3f}'):>12}  a token")
+    if missing := kl.get("missing"):
+        lines.append(missing)
     if evaluation.get("checkpoints"):
         lines += ["", *_by_step(evaluation["checkpoints"])]
     if remark := length_remark(evaluation):

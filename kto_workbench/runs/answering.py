@@ -1,4 +1,4 @@
-"""Answers from a child process that keeps models warm: the asking side, without torch.
+"""Answers of any sides, without torch: from a child process that keeps models warm, and from endpoints.
 
     answerer = Answerer("workspace")
     for event in answerer.stream(run.path, ["Hello!"], seed=0, temperature=0.7, max_new_tokens=96):
@@ -23,14 +23,28 @@ from typing import Any, TextIO
 
 from kto_workbench import files
 from kto_workbench.errors import WorkbenchError
+from kto_workbench.runs.completions import answers
 from kto_workbench.runs.directory import Run
-from kto_workbench.runs.sides import REFERENCE, TUNED, Side
+from kto_workbench.runs.sides import (
+    REFERENCE,
+    TUNED,
+    AnySide,
+    EndpointSide,
+    ModelSide,
+    Side,
+    check_scored,
+    reference_of,
+)
 
 SIDES = (REFERENCE, TUNED)
 BEAT_SECONDS = 2.0  # between two signs of life of a child that works
 SILENT_SECONDS = 30.0  # after which it is taken to hang
 WAKING_SECONDS = 180.0  # until its libraries are imported, on a machine that has much else to do
 CLOSING_SECONDS = 5.0
+
+
+class SideError(WorkbenchError):
+    """Why one side does not answer; the others may."""
 
 
 class Answerer:
@@ -51,51 +65,69 @@ class Answerer:
 
     def stream(
         self,
-        run_path: str | Path,
+        who: str | Path | Mapping[str, AnySide],
         prompts: Sequence[Any],
         *,
         seed: int,
         temperature: float,
         max_new_tokens: int,
-        sides: Sequence[str] | Mapping[str, Side] = SIDES,
+        sides: Sequence[str] = SIDES,
         system: str | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Yield answers as they grow.
 
+        Sides of this machine answer in the order in which they are given; endpoints, which may keep us waiting, after
+        them. A side that fails is told by an event with `error` as soon as it does; the others answer all the same,
+        and the failure is raised in the end.
+
         Args:
-            run_path: directory of the run whose sides are meant, where `sides` are named by part.
+            who: any sides, by a name for each; or the directory of a run.
             prompts: texts, or lists of chat messages.
             seed: same for both sides.
             temperature: 0 is greedy.
             max_new_tokens: longest answer.
-            sides: parts of the run (`reference`, `tuned`, `checkpoint-N`), or any sides by a name for each; they
-                are answered in this order.
+            sides: parts of the run (`reference`, `tuned`, `checkpoint-N`), where one was given.
             system: a system prompt put before each prompt that has none.
 
         Yields:
             {"prompt": number, "side": its part or name, "text": all of it so far, "done": bool}.
 
         Raises:
-            WorkbenchError: the run has no adapter, the model can't be loaded, or the child has died.
+            WorkbenchError: the run has no adapter, the model can't be loaded, the endpoint does not answer, or the
+                child has died.
         """
-        if not isinstance(sides, Mapping):
-            sides = {part: Side(Run(run_path), part) for part in sides}
-        request = {
-            "kind": "answer",
-            "prompts": [with_system(prompt, system) for prompt in prompts],
-            "seed": seed,
-            "temperature": temperature,
-            "max_new_tokens": max_new_tokens,
-            "sides": {name: _named(side) for name, side in sides.items()},
-        }
-        yield from self._ask(request)
+        if not isinstance(who, Mapping):
+            who = {part: Side(Run(who), part) for part in sides}
+        prompts = [with_system(prompt, system) for prompt in prompts]
+        sampling = {"seed": seed, "temperature": temperature, "max_new_tokens": max_new_tokens}
+        failed: SideError | None = None
+        for name, side in sorted(who.items(), key=lambda item: isinstance(item[1], EndpointSide)):
+            try:
+                for event in self._answers_of(side, prompts, sampling):
+                    yield {**event, "side": name}
+            except SideError as error:
+                failed = failed or error
+                yield {"prompt": 0, "side": name, "text": "", "done": False, "error": str(error)}
+        if failed:
+            raise failed
 
-    def explain(self, side: Side, prompt: Any, answer: str, *, against: Side | None = None) -> dict[str, Any]:
+    def _answers_of(self, side: AnySide, prompts: Sequence[Any], sampling: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The events of one side. Raises SideError if it can't answer, any other WorkbenchError if the child died."""
+        if isinstance(side, EndpointSide):
+            try:
+                yield from answers(side.endpoint, prompts, **sampling)
+            except WorkbenchError as error:
+                raise SideError(str(error)) from None
+        else:
+            yield from self._ask({"kind": "answer", "prompts": prompts, "side": _named(side), **sampling})
+
+    def explain(self, side: AnySide, prompt: Any, answer: str, *, against: AnySide | None = None) -> dict[str, Any]:
         """Why two sides differ on an answer, token by token; see `engine.comparison.explain`. Raises WorkbenchError."""
+        against = against or reference_of(side)
         request = {
             "kind": "explain",
             "side": _named(side),
-            "against": _named(against) if against else None,
+            "against": _named(against),
             "prompt": prompt,
             "answer": answer,
         }
@@ -114,7 +146,7 @@ class Answerer:
                     self._awake = True
                     if "error" in event:
                         finished = True
-                        raise WorkbenchError(event["error"])
+                        raise SideError(event["error"])
                     if event.get("end"):
                         finished = True
                         return
@@ -188,7 +220,11 @@ def _listen(pipe: TextIO, heard: "queue.SimpleQueue[dict[str, Any] | None]") -> 
     heard.put(None)
 
 
-def _named(side: Side) -> dict[str, str]:
+def _named(side: AnySide) -> dict[str, str]:
+    """A side as the child knows it. Raises RunError for one that it can't load."""
+    check_scored(side)
+    if isinstance(side, ModelSide):
+        return {"model": side.model}
     return {"run": str(side.run.path.resolve()), "part": side.part}
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 
 from kto_workbench.errors import ConfigError, WorkbenchError
-from kto_workbench.feedback.templates import prompt_messages
+from kto_workbench.feedback.templates import part_tools, prompt_messages
 from kto_workbench.runs.endpoints import Endpoint, completions_url, is_loopback, read_key
 
 WORKERS = 4
@@ -90,6 +90,7 @@ class Client:
         max_tokens: int,
         temperature: float = 0.0,
         seed: int | None = None,
+        tools: Sequence[Any] | None = None,
         on_text: Callable[[str], None] | None = None,
     ) -> str:
         """One reply, asked for again while the server is busy or broken and has said nothing yet.
@@ -99,12 +100,14 @@ class Client:
             max_tokens: longest reply.
             temperature: 0 is greedy.
             seed: for servers that take one.
+            tools: offered to the model.
             on_text: told all of the text so far while it grows; None asks for the whole at once.
 
         Raises:
             WorkbenchError: the server can't be reached, refuses, or keeps failing.
         """
-        wanted = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "stream": on_text is not None}
+        wanted = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "tools": tools}
+        wanted["stream"] = on_text is not None
         until = time.monotonic() + REPLY_SECONDS
         failed, reason = 0, ""
         while failed < self.attempts and time.monotonic() < until:
@@ -213,8 +216,10 @@ def answers(
                         raise _Abandoned
                     events.put({"prompt": number, "text": text.strip(), "done": False})
 
+                prompt, tools = part_tools(prompt)
                 text = client.ask(
                     prompt_messages(prompt),
+                    tools=tools,
                     max_tokens=max_new_tokens,
                     temperature=temperature,
                     seed=(seed + number) % 2**31,

@@ -44,6 +44,7 @@ from kto_workbench.errors import ConfigError, RunError
 from kto_workbench.runs import jsonlines, schemas
 from kto_workbench.runs.children import identity, is_alive
 
+RUN_ID = re.compile(r"\d{8}-\d{6}-")  # how a run's id begins
 COMMANDS = ("stop", "save-now", "sample-now")
 EXPORT_FORMATS = ("adapter", "merged", "gguf")
 SUGGESTIONS = "suggestions.json"

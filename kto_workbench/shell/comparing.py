@@ -17,9 +17,14 @@ from kto_workbench.shell.common import as_json, workspace_of
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The sides, the prompts, the sampling and the judge."""
     parser.add_argument(
-        "run", help="a run's id, a part of it, its directory, or `latest`; RUN@checkpoint-50 is one of its checkpoints"
+        "run",
+        metavar="SIDE",
+        help="a run's id, a part of it, its directory, or `latest`; RUN@checkpoint-50 is one of its checkpoints; "
+        "endpoint:NAME (see `kto endpoint`); model:MODEL for `demo`, a folder or a hub id",
     )
-    parser.add_argument("--against", metavar="SIDE", help="the other side: a run, RUN@checkpoint-50 or RUN@reference")
+    parser.add_argument(
+        "--against", metavar="SIDE", help="the other side, named likewise; default: the run's reference"
+    )
     parser.add_argument(
         "--prompts",
         metavar="FILE",
@@ -55,20 +60,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def compare(arguments: argparse.Namespace) -> None:
     """Answers of both sides; with a file of prompts, figures that are kept with the run."""
-    from kto_workbench.runs.sides import TUNED, find_side
+    from kto_workbench.runs.sides import EndpointSide, find_side, home_of, reference_of
 
     workspace = workspace_of(arguments)
     side = find_side(arguments.run, workspace)
-    against = find_side(arguments.against, workspace) if arguments.against else None
-    record = _begun_record(arguments, side.run)
+    against = find_side(arguments.against, workspace) if arguments.against else reference_of(side)
+    home = home_of(side, workspace)
+    record = _begun_record(arguments, home)
     with _kept(record):
         if arguments.temperature is not None and not 0 <= arguments.temperature <= 5:
             raise ConfigError(f"Option `temperature` should be between 0 and 5, not {arguments.temperature}.")
         if arguments.max_new_tokens is not None and arguments.max_new_tokens < 1:
             raise ConfigError(f"Option `max_new_tokens` should be at least 1, not {arguments.max_new_tokens}.")
-        if arguments.checkpoints and side.part != TUNED:
+        if arguments.checkpoints and (side.run is None or side.name != side.run.id):
             raise ConfigError(f"Option `checkpoints` takes all of a run's: name the run alone, not {side.name}.")
-        questions = _questions(arguments, side.run)
+        questions = _questions(arguments, side.run or against.run)
         if arguments.judge_cost:
             _say_cost(arguments, side, questions)
             return
@@ -76,7 +82,7 @@ def compare(arguments: argparse.Namespace) -> None:
         if arguments.prompts and record is None:
             from kto_workbench.judging.records import new_record
 
-            record = new_record(side.run, _about(arguments, side, against, len(questions)))
+            record = new_record(home, _about(arguments, side, against, len(questions)))
     with _kept(record):
         if record:
             record.claim()
@@ -84,7 +90,8 @@ def compare(arguments: argparse.Namespace) -> None:
         from kto_workbench.engine.models import pick_device
 
         alone = contextlib.nullcontext()
-        if record and pick_device(side.run.config().device).type == "cuda":
+        here = [one.config().device for one in (side, against) if not isinstance(one, EndpointSide)]
+        if record and any(pick_device(device).type == "cuda" for device in here):
             alone = device_held(workspace, lambda: record.write(progress={"stage": "waiting"}))
         with alone:
             _compare_on(questions, judge, side, against, record, arguments)
@@ -145,11 +152,13 @@ def _compare_on(
         print(f"\nKept in {record.path}.")
 
 
-def _questions(arguments: argparse.Namespace, run: Run) -> list[Any]:
+def _questions(arguments: argparse.Namespace, run: Run | None) -> list[Any]:
     from kto_workbench.judging.questions import find_questions
 
     if arguments.prompts:
         return find_questions(arguments.prompts, run, arguments.limit)
+    if run is None:
+        raise ConfigError("Only a run has prompts of its own: name a file of prompts with --prompts.")
     return [(prompt, ()) for prompt in watched_prompts(run)]
 
 
@@ -200,7 +209,7 @@ def _say_cost(arguments: argparse.Namespace, side: Any, questions: list[Any]) ->
 
     cost = estimate_cost(
         [prompt for prompt, _ in questions],
-        answer_tokens=arguments.max_new_tokens or side.run.config().sample_max_new_tokens,
+        answer_tokens=arguments.max_new_tokens or side.config().sample_max_new_tokens,
         max_tokens=arguments.judge_max_tokens,
         criteria=arguments.judge_criteria,
         sides=len(checkpoints_of(side.run)) if arguments.checkpoints else 1,
@@ -221,7 +230,7 @@ def _about(arguments: argparse.Namespace, side: Any, against: Any, n_prompts: in
     """What was asked for, as the record keeps it."""
     return {
         "tuned": side.name,
-        "against": against.name if against else f"{side.run.id}@reference",
+        "against": against.name,
         "prompts": Path(arguments.prompts).name,
         "n_prompts": n_prompts,
         "judge": arguments.judge or ("endpoint" if arguments.judge_url else None),
@@ -234,12 +243,12 @@ def _about(arguments: argparse.Namespace, side: Any, against: Any, n_prompts: in
     }
 
 
-def _begun_record(arguments: argparse.Namespace, run: Run) -> Any:
+def _begun_record(arguments: argparse.Namespace, home: Any) -> Any:
     if not arguments.evaluation:
         return None
     from kto_workbench.judging.records import Record
 
-    return Record(run, arguments.evaluation)
+    return Record(home, arguments.evaluation)
 
 
 @contextlib.contextmanager

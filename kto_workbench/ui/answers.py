@@ -1,12 +1,31 @@
-"""What the tabs that ask models share: which runs can answer, on which sides, how often the page is told."""
+"""What the tabs that ask models share: choosing who answers, in one way everywhere; how often the page is told."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from kto_workbench.errors import RunError
+import gradio as gr
+
+from kto_workbench.config import DEMO_MODEL
+from kto_workbench.errors import ConfigError, WorkbenchError
+from kto_workbench.runs import Run
+from kto_workbench.runs.directory import RUN_ID
 from kto_workbench.runs.shelf import title_of
-from kto_workbench.runs.sides import REFERENCE, TUNED, Side, sides_of
-from kto_workbench.ui.words import say
+from kto_workbench.runs.sides import (
+    REFERENCE,
+    TUNED,
+    AnySide,
+    EndpointSide,
+    Home,
+    ModelSide,
+    Side,
+    home_of,
+    part_of,
+    reference_of,
+    side_by_kind,
+    sides_of,
+)
+from kto_workbench.ui.words import label, say
 from kto_workbench.ui.workbench import RUNS_OFFERED, Workbench
 
 SIDES = ("reference", "tuned")
@@ -14,28 +33,62 @@ ITS_REFERENCE = "reference"  # chosen for the other side: that of the run itself
 # Each update costs the browser some milliseconds; more than a dozen a second arrive late rather than often.
 UPDATE_SECONDS = 0.08
 
-
-def compared_runs(bench: Workbench, language: str) -> list[tuple[str, str]]:
-    """The runs that have an adapter, or a model, to answer with, the newest first."""
-    return [
-        (f"{title_of(run)} · {say(language, f'state.{run.status().state}')}", run.id)
-        for run in bench.runs()[:RUNS_OFFERED]
-        if run.trained()
-    ]
+# choosing ------------------------------------------------------------------------------------------------------------
 
 
-def offered_sides(bench: Workbench, language: str, *, references: bool = False) -> list[tuple[str, str]]:
-    """What can stand on a side, by `Side.name`: tuned models, the newest first, then checkpoints, then references."""
-    found: dict[str, list[Side]] = {"tuned": [], "checkpoint": [], "reference": []}
+def side_field(elem_id: str, name: str = "side.choose", **settings: Any) -> gr.Dropdown:
+    """The one way to choose who answers: a run or one of its checkpoints, an endpoint, or any model, which is typed."""
+    return gr.Dropdown(
+        [], label=label(name), info=label("side.choose.help"), elem_id=elem_id, allow_custom_value=True, **settings
+    )
+
+
+def offer_sides(bench: Workbench, language: str, chosen: str | None) -> gr.Dropdown:
+    """The field with all that can be chosen now; a choice that still means something stays."""
+    choices = offered_sides(bench, language)
+    return gr.Dropdown(choices=choices, value=_kept(bench, choices, chosen))
+
+
+def offer_others(bench: Workbench, language: str, chosen: str | None, side: str | None) -> gr.Dropdown:
+    """The field for what a side is held against: for a run its own reference first, for others another side."""
+    choices = offered_sides(bench, language)
+    choices = [*(one for one in choices if one[1] != side), *(one for one in choices if one[1] == side)]
+    if not side or run_of(bench, side) is not None:
+        choices = [(say(language, "compare.its_reference"), ITS_REFERENCE), *choices]
+    if chosen == side or chosen == ITS_REFERENCE:  # nobody means to hold a side against itself
+        chosen = None
+    return gr.Dropdown(choices=choices, value=_kept(bench, choices, chosen))
+
+
+def offer_both(bench: Workbench, language: str, chosen: str | None, other: str | None) -> tuple[gr.Dropdown, ...]:
+    """The fields for both sides of a comparison."""
+    side = _kept(bench, offered_sides(bench, language), chosen)
+    return offer_sides(bench, language, side), offer_others(bench, language, other, side)
+
+
+def _kept(bench: Workbench, choices: Sequence[tuple[str, str]], chosen: str | None) -> str:
+    """A choice that still means something, else the first."""
+    known = [value for _, value in choices]
+    return chosen if chosen in known or (chosen and side_or_none(bench, chosen) is not None) else known[0]
+
+
+def offered_sides(bench: Workbench, language: str) -> list[tuple[str, str]]:
+    """What can answer, by its name: trained runs, the newest first, endpoints, the demo, checkpoints, references."""
+    found: dict[str, list[AnySide]] = {"tuned": [], "checkpoint": [], "reference": []}
     for run in bench.runs()[:RUNS_OFFERED]:
         for side in sides_of(run):
             found[side.part.split("-")[0]].append(side)
-    shown = [*found["tuned"], *found["checkpoint"], *(found["reference"] if references else [])]
+    others = [*(EndpointSide(one) for one in bench.endpoints()), ModelSide(DEMO_MODEL)]
+    shown = [*found["tuned"], *others, *found["checkpoint"], *found["reference"]]
     return [(side_title(side, language), side.name) for side in shown]
 
 
-def side_title(side: Side, language: str) -> str:
-    """A side as people call it: its run, and which of its models."""
+def side_title(side: AnySide, language: str) -> str:
+    """A side as people call it: its run, and which of its models; or its model, and where that is."""
+    if isinstance(side, EndpointSide):
+        return say(language, "side.endpoint", name=side.endpoint.name, model=side.model)
+    if isinstance(side, ModelSide):
+        return say(language, "side.model", model=side.model)
     name = title_of(side.run)
     if side.part == TUNED:
         return f"{name} · {say(language, f'state.{side.run.status().state}')}"
@@ -44,33 +97,61 @@ def side_title(side: Side, language: str) -> str:
     return f"{name} · {say(language, 'side.checkpoint', step=side.part.removeprefix('checkpoint-'))}"
 
 
-def side_named(bench: Workbench, name: str | None) -> Side:
-    """A side of this workspace by its exact name. Raises RunError."""
-    run_id, _, part = str(name or "").partition("@")
-    run = bench.run(run_id)
-    if not part:
-        return Side(run)
-    found = {side.part: side for side in sides_of(run)}
-    if part not in found:
-        raise RunError(f"Run {run.id} has no {part!r}; it has {', '.join(found)}.")
-    return found[part]
+# what was chosen -----------------------------------------------------------------------------------------------------
 
 
-def sides_named(bench: Workbench, run: str | None, against: str | None) -> dict[str, Side]:
-    """The two sides of a comparison, of which `against` may be `reference`: the run's own. Raises RunError."""
+def side_named(bench: Workbench, name: str | None) -> AnySide:
+    """A side by what the page sends: a run's exact id, an endpoint's name, or a model. Raises WorkbenchError."""
+    name = str(name or "").strip()
+    if found := side_by_kind(name, bench.workspace):
+        return found
+    run_id, _, part = name.partition("@")
+    if not name or RUN_ID.match(name) or bench.run_or_none(run_id) is not None:
+        return part_of(bench.run(run_id), part)
+    if "://" in name:
+        # Where this server's keys may go is not for a visitor to say.
+        raise ConfigError("An address can't be given here: whoever runs this workbench names endpoints.")
+    return ModelSide(name)
+
+
+def side_or_none(bench: Workbench, name: str | None) -> AnySide | None:
+    """The side, or None if it is gone or there is none of this name."""
+    try:
+        return side_named(bench, name)
+    except WorkbenchError:
+        return None
+
+
+def run_of(bench: Workbench, name: str | None) -> Run | None:
+    """The run that a side is of; None if it is of none."""
+    side = side_or_none(bench, name)
+    return side.run if side else None
+
+
+def home_named(bench: Workbench, name: str | None) -> Run | Home | None:
+    """Where what is said of a side is kept; None if there is no such side."""
+    side = side_or_none(bench, name)
+    return home_of(side, bench.workspace) if side else None
+
+
+def sides_named(bench: Workbench, run: str | None, against: str | None) -> dict[str, AnySide]:
+    """The two sides of a comparison, of which `against` may be `reference`: the run's own. Raises WorkbenchError."""
     tuned = side_named(bench, run)
-    other = Side(tuned.run, REFERENCE) if against in (None, "", ITS_REFERENCE) else side_named(bench, against)
+    other = reference_of(tuned) if against in (None, "", ITS_REFERENCE) else side_named(bench, against)
     return {"reference": other, "tuned": tuned}
 
 
-def answer_origin(side: Side, sampling: Mapping[str, Any]) -> dict[str, Any]:
+def answer_origin(side: AnySide, sampling: Mapping[str, Any]) -> dict[str, Any]:
     """Where an answer is from, as `ThumbStore.add` takes it."""
+    if not isinstance(side, Side):
+        return {"model": side.model, "side": side.name, "sampling": dict(sampling)}
     run = side.run
-    folders = {TUNED: run.adapter, REFERENCE: None}
+    folders: dict[str, Path | None] = {TUNED: run.adapter, REFERENCE: None}
     folder = folders.get(side.part, run.path / "checkpoints" / side.part)
     return {
         "model": run.config().model,
         "run": run.id,
         "adapter": str(folder or ""),
-        "sampling": {"side": side.part, **sampling},
+        "side": side.name,
+        "sampling": dict(sampling),
     }

@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -21,8 +22,8 @@ from kto_workbench.feedback.store import ThumbStore
 from kto_workbench.judging.questions import HELD_OUT, find_questions
 from kto_workbench.judging.verdicts import REFERENCE, TIE, TUNED
 from kto_workbench.judging.votes import Vote, keep_vote, read_votes, summarize_votes
-from kto_workbench.runs.answering import with_system
-from kto_workbench.runs.sides import Side
+from kto_workbench.runs.answering import SideError, with_system
+from kto_workbench.runs.sides import AnySide, home_of
 from kto_workbench.ui import html, keys
 from kto_workbench.ui.answers import SIDES, answer_origin, side_title, sides_named
 from kto_workbench.ui.html import esc
@@ -90,7 +91,7 @@ class Ballot:
 
     store: ThumbStore
     prompts: Sequence[Any]
-    sides: Mapping[str, Side]
+    sides: Mapping[str, AnySide]
     sampling: Mapping[str, Any]
     answer: Callable[..., Iterator[dict[str, Any]]]
     unveils: bool = True
@@ -127,7 +128,11 @@ class Ballot:
         while self.asked < len(self.prompts) and len(self.pairs) - self.position < AHEAD:
             part = self.prompts[self.asked : self.asked + (BATCH if self.pairs else FIRST_BATCH)]
             seed = random.randrange(2**31)
-            found = {(event["prompt"], event["side"]): event["text"] for event in self.answer(part, seed=seed)}
+            found: dict[tuple[int, str], str] = {}
+            for event in self.answer(part, seed=seed):
+                if "error" in event:  # a pair needs both sides
+                    raise SideError(event["error"])
+                found[event["prompt"], event["side"]] = event["text"]
             for number, prompt in enumerate(part):
                 answers = {side: found[number, side] for side in SIDES}
                 self.pairs.append(Pair(prompt, answers, seed, secrets.choice(SIDES)))
@@ -181,7 +186,7 @@ class Ballot:
                 sampling=sampling,
                 thumbs=tuple(thumbs),
             )
-            keep_vote(self.sides[TUNED].run, vote)
+            keep_vote(home_of(self.sides[TUNED], self.store.path.parent), vote)
         except WorkbenchError:
             for thumb in thumbs:
                 self.store.retract(thumb)
@@ -249,7 +254,7 @@ def build(bench: Workbench, page: gr.Blocks, asked: Asked) -> None:
         language = language_of(request)
         try:
             sides = sides_named(bench, run, against)
-            prompts = _prompts(bench, sides[TUNED], source, path, int(count or 1))
+            prompts = _prompts(bench, sides, source, path, int(count or 1))
         except WorkbenchError as error:
             return gr.skip(), gr.skip(), html.message(retell(language, error)), gr.skip()
         if not prompts:
@@ -258,7 +263,7 @@ def build(bench: Workbench, page: gr.Blocks, asked: Asked) -> None:
         sampling = {"temperature": float(temperature), "max_new_tokens": int(length)}
 
         def answer(prompts: Sequence[Any], *, seed: int) -> Iterator[dict[str, Any]]:
-            return bench.answerer.stream(sides[TUNED].run.path, prompts, seed=seed, sides=sides, **sampling)
+            return bench.answerer.stream(sides, prompts, seed=seed, **sampling)
 
         prompts = [with_system(prompt, (system or "").strip()) for prompt in prompts]
         ballot = Ballot(ThumbStore(bench.workspace), prompts, sides, sampling, answer, bool(unveils))
@@ -299,7 +304,7 @@ def build(bench: Workbench, page: gr.Blocks, asked: Asked) -> None:
             ballot.revealed = True
             return results_of(language, ballot)
         try:
-            return results(language, sides_named(bench, run, against))
+            return results(language, sides_named(bench, run, against), bench.workspace)
         except WorkbenchError as error:
             return html.message(retell(language, error))
 
@@ -358,12 +363,12 @@ def results_of(language: str, ballot: Ballot) -> Any:
     """The figures of a ballot once they may be seen: at its end, or when they were asked for."""
     if not ballot.over and not ballot.revealed:
         return gr.skip()
-    return results(language, ballot.sides, ballot.name)
+    return results(language, ballot.sides, ballot.store.path.parent, ballot.name)
 
 
-def results(language: str, sides: Mapping[str, Side], ballot: str | None = None) -> str:
+def results(language: str, sides: Mapping[str, AnySide], workspace: Path, ballot: str | None = None) -> str:
     """Win rate, interval and sign test of one ballot, of all votes on the same sides, and the votes one by one."""
-    every = read_votes(sides[TUNED].run, tuned_side=sides[TUNED].name, against=sides[REFERENCE].name)
+    every = read_votes(home_of(sides[TUNED], workspace), tuned_side=sides[TUNED].name, against=sides[REFERENCE].name)
     votes = every if ballot is None else [vote for vote in every if vote.ballot == ballot]
     if not votes:
         return html.message(say(language, "blind.none"), "plain")
@@ -399,7 +404,7 @@ def _table(language: str, votes: Sequence[Vote]) -> str:
 def _who(language: str, ballot: Ballot, side: str) -> str:
     """A side as it is unveiled."""
     one = ballot.sides[side]
-    if side == REFERENCE and one.part != REFERENCE:
+    if one.run is None or (side == REFERENCE and one.part != REFERENCE):
         return side_title(one, language)
     return say(language, f"answer.{side}")
 
@@ -408,11 +413,11 @@ def _answer(language: str, text: str) -> str:
     return esc(text) if text.strip() else f"<em>{esc(say(language, 'review.empty'))}</em>"
 
 
-def _prompts(bench: Workbench, side: Side, source: str, path: str | None, count: int) -> list[Any]:
+def _prompts(bench: Workbench, sides: Mapping[str, AnySide], source: str, path: str | None, count: int) -> list[Any]:
     """What to ask, at most `count`; none if no file was given. Raises WorkbenchError."""
-    count = min(max(1, count), MOST_CARDS)
+    count, run = min(max(1, count), MOST_CARDS), sides[TUNED].run or sides[REFERENCE].run
     if source == FILE:
         return load_prompts(bench.received_file(path))[:count] if path else []
     if source == SUGGESTED:
-        return list(prompts_for(side.run))[:count]
-    return [prompt for prompt, _ in find_questions(HELD_OUT, side.run, count)]
+        return list(prompts_for(run))[:count]
+    return [prompt for prompt, _ in find_questions(HELD_OUT, run, count)]

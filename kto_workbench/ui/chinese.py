@@ -181,6 +181,18 @@ FINDINGS_ZH: dict[str, tuple[str, str, str]] = {
 SENTENCES_ZH: dict[str, str] = {
     r"A side is a run's tuned model, its reference or a checkpoint-N, not (.+)\.": "对比的一方只能是训练后的模型、"
     "参考模型或 checkpoint-N，而不是 {0}。",
+    r"(.+) is no run, so it has no reference of its own: .*": "{0} 不是训练，没有自己的参考模型：请选择与什么对照。",
+    r"(.+) is no run, so it has no checkpoints\.": "{0} 不是训练，因此没有检查点。",
+    r"Only a run has held prompts out, .*": "只有训练才留出提示，而这里没有训练参与：请用提示文件。",
+    r"Only a run has prompts of its own, .*": "只有训练才有自己的提示，而这里没有训练参与：请用提示文件。",
+    r"An endpoint gives no log-probabilities of a given text, so there is no heat map\.": "接口不给出已有文本的"
+    "对数概率，因此没有热图。",
+    r"An endpoint gives no log-probabilities of a given text, so there is no KL\.": "接口不给出已有文本的对数概率，"
+    "因此没有 KL。",
+    r"The two sides read text in different tokens, so there is no KL\.": "两边的分词方式不同，因此没有 KL。",
+    r"An address can't be given here: .*": "这里不能填写地址：接口由运行本工作台的人命名。",
+    r"(.+) is not the name of a model\.": "{0} 不是模型的名称。",
+    r"There is no model in (.+): it has no config\.json\.": "{0} 中没有模型：缺少 config.json。",
     r"There is no judge (.+); there are .*": "没有评判者 {0}。",
     r"There is no judge (.+)\.": "没有评判者 {0}。",
     r"Judge `(.+?)` is written `(.+?)`, not (.+)\.": "评判者 `{0}` 应写作 `{1}`，而不是 {2}。",
@@ -215,7 +227,7 @@ SENTENCES_ZH: dict[str, str] = {
     r"The endpoint (.+?) failed (.+?) times: (.+)\.": "接口 {0} 失败了 {1} 次：{2}。",
     r"The endpoint (.+?) failed: (.+)\.": "接口 {0} 失败了：{1}。",
     r"What is at (.+) does not answer like an OpenAI-compatible endpoint\.": "{0} 的应答不像兼容 OpenAI 的接口。",
-    r"An evaluation of run (.+) is at work already; .*": "训练 {0} 的一次评估正在进行；请先停止或等它结束。",
+    r"An evaluation of (.+) is at work already; .*": "{0} 的一次评估正在进行；请先停止或等它结束。",
     r"Run (.+) has held no prompts out; its eval_fraction is (.+)\.": "训练 {0} 没有留出提示；"
     "其 eval_fraction 为 {1}。",
     r"The feedback of run (.+) has changed since, .*": "训练 {0} 的反馈数据已改变，因此无法得知当时留出了哪些提示。",

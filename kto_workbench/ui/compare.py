@@ -3,6 +3,7 @@
 Beside it: the blind vote (blind.py), and the evaluation on many prompts by a judge (evaluate.py).
 """
 
+import contextlib
 import random
 import re
 import time
@@ -12,13 +13,22 @@ from typing import Any
 
 import gradio as gr
 
-from kto_workbench.errors import WorkbenchError
+from kto_workbench.errors import RunError, WorkbenchError
 from kto_workbench.feedback.prompts import load_prompts
-from kto_workbench.runs.answering import with_system
+from kto_workbench.runs.answering import SideError, with_system
 from kto_workbench.runs.shelf import title_of
-from kto_workbench.runs.sides import REFERENCE, Side
+from kto_workbench.runs.sides import REFERENCE, AnySide, check_scored
 from kto_workbench.ui import blind, evaluate, html
-from kto_workbench.ui.answers import ITS_REFERENCE, SIDES, UPDATE_SECONDS, offered_sides, side_title, sides_named
+from kto_workbench.ui.answers import (
+    SIDES,
+    UPDATE_SECONDS,
+    offer_both,
+    offer_others,
+    run_of,
+    side_field,
+    side_title,
+    sides_named,
+)
 from kto_workbench.ui.heat import heat_map
 from kto_workbench.ui.html import LONGEST_TEXT, esc
 from kto_workbench.ui.suggestions import prompts_for
@@ -47,18 +57,33 @@ Answer = tuple[int, str]  # the number of a prompt, and a side
 class Comparison:
     """Prompts, both sides' answers as far as they are written, and what is shown of them.
 
-    `why` holds what explains an answer, `opened` the answers whose heat map is shown; `ended` says that no more
-    answers will come.
+    `why` holds what explains an answer, `opened` the answers whose heat map is shown; `failed` says of a side why it
+    does not answer; `ended` says that no more answers will come.
     """
 
     prompts: Sequence[Any]
-    sides: Mapping[str, Side]
+    sides: Mapping[str, AnySide]
     texts: dict[Answer, str] = field(default_factory=dict)
     done: set[Answer] = field(default_factory=set)
     why: dict[Answer, dict[str, Any]] = field(default_factory=dict)
     opened: set[Answer] = field(default_factory=set)
+    failed: dict[str, str] = field(default_factory=dict)
     page: int = 0
     ended: bool = False
+
+    @property
+    def answering(self) -> dict[str, AnySide]:
+        """The sides that have not failed."""
+        return {name: side for name, side in self.sides.items() if name not in self.failed}
+
+    @property
+    def unexplained(self) -> str:
+        """Why there is no heat map, in a sentence; nothing where there is one."""
+        try:
+            check_scored(*self.sides.values())
+        except RunError as error:
+            return str(error)
+        return ""
 
     @property
     def pages(self) -> int:
@@ -67,6 +92,9 @@ class Comparison:
 
     def take(self, first: int, piece: Mapping[str, Any]) -> None:
         """Note an event of `Answerer.stream`, whose prompts began at number `first`."""
+        if "error" in piece:
+            self.failed[piece["side"]] = piece["error"]
+            return
         answer = (first + piece["prompt"], piece["side"])
         self.texts[answer] = piece["text"]
         if piece["done"]:
@@ -100,10 +128,8 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
             with gr.Accordion(label("compare.file.title"), open=False, elem_id="compare-many"):
                 file = gr.File(label=label("compare.file"), type="filepath", height=120, elem_id="compare-file")
         with gr.Column(scale=3, min_width=280):
-            run = gr.Dropdown([], label=label("compare.run"), elem_id="compare-run", allow_custom_value=True)
-            against = gr.Dropdown(
-                [], label=label("compare.against"), elem_id="compare-against", allow_custom_value=True
-            )
+            run = side_field("compare-run")
+            against = side_field("compare-against", "compare.against")
             with gr.Accordion(label("compare.settings"), open=False, elem_id="compare-settings"):
                 system = gr.Textbox(label=label("compare.system"), lines=2, elem_id="compare-system")
                 temperature = gr.Slider(
@@ -170,25 +196,27 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
         sent = time.monotonic()
         try:
             for first in range(0, len(prompts), PAGE):
-                for piece in bench.answerer.stream(
-                    sides["tuned"].run.path,
+                pieces = bench.answerer.stream(
+                    comparison.answering,
                     prompts[first : first + PAGE],
                     seed=int(seed or 0),
                     temperature=float(temperature),
                     max_new_tokens=int(length),
-                    sides=sides,
-                ):
-                    comparison.take(first, piece)
-                    if time.monotonic() - sent > pause_between_updates(comparison, first):
-                        sent = time.monotonic()
-                        yield update()
+                )
+                with contextlib.suppress(SideError):  # which is told beside the other side's answer
+                    for piece in pieces:
+                        comparison.take(first, piece)
+                        if time.monotonic() - sent > pause_between_updates(comparison, first) or "error" in piece:
+                            sent = time.monotonic()
+                            yield update()
         except WorkbenchError as error:
             comparison.ended = True
             yield update(html.message(retell(language, error)))
             return
         comparison.ended = True
         note = ""
-        if all(comparison.texts[i, "reference"] == comparison.texts[i, "tuned"] for i in range(len(prompts))):
+        texts = comparison.texts
+        if not comparison.failed and all(texts[i, "reference"] == texts[i, "tuned"] for i in range(len(prompts))):
             note = html.message(say(language, "compare.same"), "warning")
         elif more > 0:
             note = html.message(say(language, "compare.more", shown=MOST_PROMPTS, count=more), "warning")
@@ -242,21 +270,13 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
         yield "", show(language, comparison, marked)
 
     def refresh(run_name: str | None, against_name: str | None, request: gr.Request) -> tuple[Any, Any]:
-        language = language_of(request)
-        runs = offered_sides(bench, language)
-        others = [(say(language, "compare.its_reference"), ITS_REFERENCE)]
-        others += offered_sides(bench, language, references=True)
-        return tuple(
-            gr.Dropdown(
-                choices=choices,
-                value=name if name in [value for _, value in choices] else choices[0][1] if choices else None,
-            )
-            for choices, name in ((runs, run_name), (others, against_name))
-        )
+        return offer_both(bench, language_of(request), run_name, against_name)
 
-    def suggest(run_name: str | None) -> Any:
-        found = bench.run_or_none(str(run_name or "").partition("@")[0])
-        return gr.Dataset(samples=[[text] for text in prompts_for(found)])
+    def follow(run_name: str | None, against_name: str | None, request: gr.Request) -> tuple[Any, Any]:
+        """What suits another side: prompts to try, and what it can be held against."""
+        found = run_of(bench, run_name)
+        others = offer_others(bench, language_of(request), against_name, run_name)
+        return gr.Dataset(samples=[[text] for text in prompts_for(found)]), others
 
     inputs = [run, against, prompt, file, system, temperature, length, seed, marked]
     outputs = [now, told, answers, pager]
@@ -265,8 +285,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
     gr.on([page.load, tab.select], refresh, [run, against], [run, against], **quiet)
     page.load(shown, [now, marked], [answers], **quiet)
     page.load(None, None, None, js=WHY_JS)
-    run.change(suggest, [run], [ideas], **quiet)
-    page.load(suggest, [run], [ideas], **quiet)
+    run.change(follow, [run, against], [ideas, against], **quiet)
     ideas.click(lambda sample: sample[0], [ideas], [prompt], **quiet)
     running = gr.on([generate.click], answer, inputs, outputs, **asked)
     renewed = another.click(lambda: random.randrange(2**31), None, [seed], **quiet).then(
@@ -322,7 +341,9 @@ def show(language: str, comparison: Comparison | None, marked: bool = True) -> s
         )
         where = f'<p class="kto-plain kto-facts">{esc(where)}</p>'
     key = f'<p class="kto-plain">{_key(language)}</p>' if marked and "<mark" in cards else ""
-    return f'<div class="kto-stack">{where}{key}{cards}</div>'
+    note = retell(language, comparison.unexplained)
+    note = f'<p class="kto-plain">{esc(note)}</p>' if note else ""
+    return f'<div class="kto-stack">{where}{key}{cards}{note}</div>'
 
 
 def _card(language: str, comparison: Comparison, number: int, marked: bool, first: bool) -> str:
@@ -337,7 +358,9 @@ def _side(language: str, comparison: Comparison, answer: Answer, marked: bool, f
     number, side = answer
     place = f' id="compare-{side}"' if first else ""
     done = answer in comparison.done
-    if answer in comparison.opened:
+    if side in comparison.failed and not done:
+        body = html.message(retell(language, comparison.failed[side]))
+    elif answer in comparison.opened:
         body = heat_map(language, comparison.why[answer])
     elif marked and comparison.complete(number):
         other = comparison.texts[number, SIDES[side == SIDES[0]]]
@@ -345,7 +368,7 @@ def _side(language: str, comparison: Comparison, answer: Answer, marked: bool, f
     else:
         body = _box(esc(comparison.texts.get(answer, "")), done or comparison.ended)
     button = ""
-    if done:
+    if done and not comparison.unexplained:
         text = say(language, "why.close" if answer in comparison.opened else "why.open")
         button = f'<button type="button" class="kto-why" data-why="{number}:{side}">{esc(text)}</button>'
     return (
@@ -354,10 +377,10 @@ def _side(language: str, comparison: Comparison, answer: Answer, marked: bool, f
     )
 
 
-def _heading(language: str, sides: Mapping[str, Side], side: str) -> str:
-    """Which side this is; that of another run, or a checkpoint, goes by its name alone."""
+def _heading(language: str, sides: Mapping[str, AnySide], side: str) -> str:
+    """Which side this is; that of another run, a checkpoint, or one without a run goes by its name alone."""
     one = sides[side]
-    if side == "reference" and one.part != REFERENCE:
+    if one.run is None or (side == "reference" and one.part != REFERENCE):
         return esc(side_title(one, language))
     title = title_of(one.run) if one.part in ("tuned", REFERENCE) else side_title(one, language)
     return f"{esc(say(language, f'answer.{side}'))} <small>{esc(title)}</small>"

@@ -23,9 +23,17 @@ from kto_workbench.judging.rules import KINDS, parse_judge
 from kto_workbench.judging.steps import checkpoints_of
 from kto_workbench.runs import Run
 from kto_workbench.runs.children import reap, start_apart
-from kto_workbench.runs.sides import Side
+from kto_workbench.runs.sides import Side, home_of
 from kto_workbench.ui import html
-from kto_workbench.ui.answers import ITS_REFERENCE, offered_sides, side_named, sides_named
+from kto_workbench.ui.answers import (
+    home_named,
+    offer_both,
+    offer_others,
+    run_of,
+    side_field,
+    side_named,
+    sides_named,
+)
 from kto_workbench.ui.outcome import record_title, show
 from kto_workbench.ui.words import label, language_of, retell, say
 from kto_workbench.ui.workbench import Workbench
@@ -75,12 +83,8 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
     with gr.Accordion(label("evaluate.title"), open=False, elem_id="evaluate"):
         gr.HTML(label("evaluate.intro"), elem_classes="kto-bare kto-section")
         with gr.Row():
-            run = gr.Dropdown(
-                [], label=label("compare.run"), elem_id="evaluate-run", allow_custom_value=True, scale=2, min_width=220
-            )
-            against = gr.Dropdown(
-                [], label=label("evaluate.against"), elem_id="evaluate-against", filterable=False, min_width=220
-            )
+            run = side_field("evaluate-run", scale=2, min_width=220)
+            against = side_field("evaluate-against", "compare.against", min_width=220)
             prompts = gr.Dropdown(
                 [], label=label("evaluate.prompts"), elem_id="evaluate-prompts", filterable=False, min_width=220
             )
@@ -160,18 +164,16 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
         run_id: str | None, against_id: str | None, source: str | None, judged_by: str | None, request: gr.Request
     ) -> list[Any]:
         language = language_of(request)
-        sides, sources = offered_sides(bench, language), sources_for(language)
+        sources = sources_for(language)
         names = [(f"{one.name} · {one.model}", one.name) for one in bench.endpoints()]
-        others = [
-            (say(language, "evaluate.its_reference"), ITS_REFERENCE),
-            *offered_sides(bench, language, references=True),
-        ]
         return [
-            gr.Dropdown(choices=sides, value=_kept(run_id, sides)),
-            gr.Dropdown(choices=others, value=_kept(against_id, others)),
+            *offer_both(bench, language, run_id, against_id),
             gr.Dropdown(choices=sources, value=_kept(source, sources)),
             gr.Dropdown(choices=names, value=_kept(judged_by, names)),
         ]
+
+    def follow(run_id: str | None, against_id: str | None, request: gr.Request) -> Any:
+        return offer_others(bench, language_of(request), against_id, run_id)
 
     def ask_for(kind: str, request: gr.Request) -> list[Any]:
         if KINDS.get(kind) and kind != "endpoint":
@@ -199,8 +201,8 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
 
     def look(run_id: str | None, name: str | None, request: gr.Request) -> list[Any]:
         reap()
-        language, found = language_of(request), run_of(bench, run_id)
-        records = list_records(found) if found else []
+        language, home = language_of(request), home_named(bench, run_id)
+        records = list_records(home) if home else []
         chosen = next((one for one in records if one.name == name), records[0] if records else None)
         read = {one.name: one.read() for one in records}
         active = chosen is not None and read[chosen.name].get("state") in ACTIVE
@@ -217,7 +219,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
 
     def halt(run_id: str | None, name: str | None, request: gr.Request) -> list[Any]:
         with contextlib.suppress(WorkbenchError):
-            Record(side_named(bench, run_id).run, name or "").stop()
+            Record(home_of(side_named(bench, run_id), bench.workspace), name or "").stop()
         return look(run_id, name, request)
 
     def take(file: str, request: gr.Request) -> list[Any]:
@@ -244,6 +246,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
     changed = [run, checkpoints, prompts, limit, judge, max_tokens, price_read, price_written]
     gr.on([*(field.blur for field in typed), *(field.change for field in changed)], estimate, fields, [cost], **quiet)
     run.change(newest, [run], seen, **quiet)
+    run.change(follow, [run, against], [against], **quiet)
     start.click(begin, fields, [told, *seen], **quiet)
     stop.click(halt, [run, shown], seen, **quiet)
     gr.on([shown.input, timer.tick], look, [run, shown], seen, **quiet)
@@ -253,14 +256,6 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
 def _kept(value: str | None, choices: Sequence[tuple[str, str]]) -> str | None:
     known = [choice for _, choice in choices]
     return value if value in known else known[0] if known else None
-
-
-def run_of(bench: Workbench, name: str | None) -> Run | None:
-    """The run of a side, which its evaluations are kept with; None if it is gone or there is none yet."""
-    try:
-        return side_named(bench, name).run
-    except WorkbenchError:
-        return None
 
 
 def judge_for(bench: Workbench, run_name: str | None, source: str | None) -> str:
@@ -295,7 +290,7 @@ def keep_prompts(bench: Workbench, received: str) -> tuple[Path, int]:
     return Path(shutil.move(path, folder / name)), count
 
 
-def questions_of(bench: Workbench, wish: Wish, run: Run) -> list[Any]:
+def questions_of(bench: Workbench, wish: Wish, run: Run | None) -> list[Any]:
     """The prompts that the wish means, and no file but those that the page offers. Raises WorkbenchError."""
     if wish.prompts not in (HELD_OUT, DEMO) and Path(str(wish.prompts)) not in prompt_files(bench):
         raise DataError("That is not a file of prompts that this page received; drop it again.")
@@ -304,8 +299,9 @@ def questions_of(bench: Workbench, wish: Wish, run: Run) -> list[Any]:
 
 def cost_line(bench: Workbench, wish: Wish, language: str) -> str:
     """How many prompts will be answered; for an endpoint also what it will be asked at most."""
-    run = side_named(bench, wish.run).run
-    asked = [prompt for prompt, _ in questions_of(bench, wish, run)]
+    sides = sides_named(bench, wish.run, wish.against)
+    run = sides["tuned"].run
+    asked = [prompt for prompt, _ in questions_of(bench, wish, run or sides["reference"].run)]
     line = say(language, "evaluate.count", count=len(asked))
     if wish.judge and wish.kind == "endpoint":
         bench.endpoint(wish.endpoint)
@@ -314,10 +310,10 @@ def cost_line(bench: Workbench, wish: Wish, language: str) -> str:
             prices = Prices(wish.price_read or 0, wish.price_written or 0)
         cost = estimate_cost(
             asked,
-            answer_tokens=run.config().sample_max_new_tokens,
+            answer_tokens=sides["tuned"].config().sample_max_new_tokens,
             max_tokens=int(wish.max_tokens or 16),
             criteria=wish.criteria or "",
-            sides=len(checkpoints_of(run)) if wish.checkpoints else 1,
+            sides=len(checkpoints_of(run)) if wish.checkpoints and run else 1,
             prices=prices,
         )
         line += " " + say(
@@ -334,11 +330,15 @@ def cost_line(bench: Workbench, wish: Wish, language: str) -> str:
 def begin_evaluation(bench: Workbench, wish: Wish) -> Record:
     """Start an evaluation in a process of its own. Raises WorkbenchError."""
     sides = sides_named(bench, wish.run, wish.against)
-    run, against = sides["tuned"].run, sides["reference"]
-    side = Side(run) if wish.checkpoints else sides["tuned"]
-    if any(record.read().get("state") in ACTIVE for record in list_records(run)):
-        raise RunError(f"An evaluation of run {run.id} is at work already; stop it or let it end.")
-    judge, asked = wish.judge, questions_of(bench, wish, run)
+    side, against = sides["tuned"], sides["reference"]
+    run, home = side.run, home_of(side, bench.workspace)
+    if wish.checkpoints:
+        if run is None:
+            raise RunError(f"{side.name} is no run, so it has no checkpoints.")
+        side = Side(run)
+    if any(record.read().get("state") in ACTIVE for record in list_records(home)):
+        raise RunError(f"An evaluation of {side.name} is at work already; stop it or let it end.")
+    judge, asked = wish.judge, questions_of(bench, wish, run or against.run)
     if wish.kind == "endpoint":
         bench.endpoint(wish.endpoint)
     about = {
@@ -349,7 +349,7 @@ def begin_evaluation(bench: Workbench, wish: Wish) -> Record:
         "judge": judge,
         "checkpoints": bool(wish.checkpoints),
     }
-    record = new_record(run, about)
+    record = new_record(home, about)
     command = ["compare", side.name, "--json"]
     # With "=", so that nothing that was typed can be taken for an option.
     command += [f"--workspace={bench.workspace.resolve()}", f"--evaluation={record.name}"]

@@ -11,13 +11,13 @@ from typing import Any
 
 import gradio as gr
 
+from kto_workbench.config import DEMO_MODEL
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.feedback import suggest_weights
 from kto_workbench.feedback.store import ThumbStore
-from kto_workbench.runs import Run
-from kto_workbench.runs.sides import Side
+from kto_workbench.runs.sides import AnySide, EndpointSide, ModelSide
 from kto_workbench.ui import html, review
-from kto_workbench.ui.answers import SIDES, UPDATE_SECONDS, answer_origin, compared_runs
+from kto_workbench.ui.answers import UPDATE_SECONDS, answer_origin, offer_sides, side_field, side_named, side_or_none
 from kto_workbench.ui.chat import COPY_JS, Chat
 from kto_workbench.ui.data import DataTab, sources
 from kto_workbench.ui.fields import to_widget
@@ -27,6 +27,7 @@ from kto_workbench.ui.workbench import THUMBS, Workbench
 
 LONGEST_CHAT = 60  # turns
 DAYS_SHOWN = 7
+SIDES_SHOWN = 8
 WORDS_SHOWN = 34  # characters of an answer in a list
 # What the next round takes over from the run that was talked with, and what its two questions decide.
 ROUND_OPTIONS = ("model", "template", "template_kwargs", "tuning", "load_in_4bit", "start_adapter", "reference")
@@ -87,13 +88,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab, train_t
             with gr.Tab(label("feedback.tab.review"), id="review") as review_tab:
                 queue = review.lay_out()
         with gr.Column(scale=3, min_width=280):
-            run = gr.Dropdown([], label=label("compare.run"), elem_id="feedback-run", allow_custom_value=True)
-            side = gr.Radio(
-                [(label(f"answer.{one}"), one) for one in reversed(SIDES)],
-                value="tuned",
-                label=label("feedback.side"),
-                elem_id="feedback-side",
-            )
+            who = side_field("feedback-run")
             temperature = gr.Slider(0, 2, value=0.9, step=0.05, label=label("compare.temperature"))
             length = gr.Slider(8, 2048, value=128, step=8, label=label("compare.length"), elem_id="feedback-length")
             collected = gr.HTML(elem_id="feedback-collected", elem_classes="kto-bare")
@@ -122,8 +117,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab, train_t
 
     def answer(
         turns: list[Any],
-        run_id: str,
-        side: str,
+        name: str,
         temperature: float,
         length: float,
         made: dict[Any, Any],
@@ -136,14 +130,14 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab, train_t
         yield [*messages, {"role": "assistant", "content": "…"}], "", True, gr.skip()
         text, sent, seed = "", time.monotonic(), random.randrange(2**31)
         try:
-            origin = _origin(bench, run_id, side, temperature, length, seed=seed)
+            side = side_named(bench, name)
+            origin = _origin(bench, name, temperature, length, seed=seed)
             for piece in bench.answerer.stream(
-                bench.run(run_id).path,
+                {side.name: side},
                 [messages],
                 seed=seed,
                 temperature=float(temperature),
                 max_new_tokens=int(length),
-                sides=(side,),
             ):
                 text = piece["text"]
                 if time.monotonic() - sent > UPDATE_SECONDS:
@@ -202,7 +196,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab, train_t
         """Where an answer of the conversation is from, whatever has been chosen since."""
         if answered in (values[made] or {}):
             return values[made][answered]
-        return _origin(bench, values[run], values[side], values[temperature], values[length])
+        return _origin(bench, values[who], values[temperature], values[length])
 
     def vote(values: dict[Any, Any], event: gr.LikeData, request: gr.Request) -> dict[Any, Any]:
         language, messages, index = language_of(request), conversation(values[chat]), _index(event)
@@ -254,9 +248,9 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab, train_t
         }
 
     def tally(language: str) -> tuple[str, str]:
-        """What was collected, by label and by day."""
+        """What was collected, by label, by day and by who wrote the answer."""
         try:
-            counts, by_day = store.balance(), store.by_day()
+            counts, by_day, by_side = store.balance(), store.by_day(), store.by_side()
         except WorkbenchError as error:
             return html.message(retell(language, error)), ""
         cards = html.cards(
@@ -268,31 +262,39 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab, train_t
             older = found[DAYS_SHOWN - 1 :]
             sums = (sum(up for _, up, _ in older), sum(down for *_, down in older))
             found = [*found[: DAYS_SHOWN - 1], (say(language, "feedback.days.before"), *sums)]
-        return cards, html.days(language, found)
+        wrote = [
+            (name or say(language, "feedback.by_hand"), one.n_desirable, one.n_undesirable)
+            for name, one in by_side.items()
+        ]
+        return cards, html.days(language, found) + html.days(language, wrote[:SIDES_SHOWN], "feedback.wrote")
 
-    def refresh(run_id: str | None, newest: str | None, request: gr.Request) -> tuple[Any, ...]:
-        """The runs to talk with; one that has been trained since is chosen, for the next round is about it."""
+    def refresh(name: str | None, newest: str | None, request: gr.Request) -> tuple[Any, ...]:
+        """Who can be talked with; a run that has been trained since is chosen, for the next round is about it."""
         language = language_of(request)
-        choices = compared_runs(bench, language)
-        known = [value for _, value in choices]
-        now = known[0] if known else None
-        chosen = run_id if run_id in known and newest == now else now
-        return gr.Dropdown(choices=choices, value=chosen), now, *tally(language)
+        now = next((run.id for run in bench.runs() if run.trained()), None)
+        chosen = name if name and newest == now else now or name
+        return offer_sides(bench, language, chosen), now, *tally(language)
 
-    def tell_round(run_id: str | None, start: str, reference: str, request: gr.Request) -> tuple[Any, str]:
-        found = bench.run_or_none(run_id)
-        goes_on = found is not None and start == "adapter"
+    def tell_round(name: str | None, start: str, reference: str, request: gr.Request) -> tuple[Any, ...]:
+        side = side_or_none(bench, name)
+        found = side.run if side else None
+        if found is None:
+            model = getattr(side, "model", DEMO_MODEL)
+            kind = "endpoint" if isinstance(side, EndpointSide) else "model"
+            told = say(language_of(request), f"round.follows.{kind}", model=model)
+            return gr.Radio(visible=False), gr.Radio(visible=False), html.message(told, "plain")
+        goes_on = start == "adapter"
         try:
             full = goes_on and found.config().tuning == "full"
         except WorkbenchError as error:
-            return gr.Radio(visible=False), html.message(retell(language_of(request), error))
+            return gr.skip(), gr.Radio(visible=False), html.message(retell(language_of(request), error))
         follows = "fresh" if not goes_on else "full" if full else reference
         told = html.message(say(language_of(request), f"round.follows.{follows}"), "plain")
-        return gr.Radio(visible=goes_on and not full), told
+        return gr.Radio(visible=True), gr.Radio(visible=goes_on and not full), told
 
-    def use(run_id: str | None, start: str, reference: str, renewed: int, ratio: float) -> tuple[Any, ...]:
+    def use(name: str | None, start: str, reference: str, renewed: int, ratio: float) -> tuple[Any, ...]:
         try:
-            options, counts = next_round(bench.run_or_none(run_id), start, reference), store.balance()
+            options, counts = next_round(side_or_none(bench, name), start, reference), store.balance()
         except WorkbenchError:  # said where the run, or the thumbs, are chosen
             return (gr.skip(),) * (2 + len(ROUND_OPTIONS) + len(WEIGHTS))
         weights = suggest_weights(counts.n_desirable, counts.n_undesirable, ratio=float(ratio or 1.0))
@@ -305,14 +307,14 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab, train_t
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
     streamed: dict[str, Any] = {"show_progress": "hidden", "concurrency_id": "answers"}
     tallied = [collected, days]
-    asked = [run, side, temperature, length]
+    asked = [who, temperature, length]
     answering = ([chat, *asked, made], [chat, told, growing, made])
     fields = {chat, kept, *more}
-    questions = [run, start, reference]
-    gr.on([page.load, tab.select], refresh, [run, newest], [run, newest, *tallied], **quiet).then(
-        tell_round, questions, [reference, follows], **quiet
+    questions, told_of_it = [who, start, reference], [start, reference, follows]
+    gr.on([page.load, tab.select], refresh, [who, newest], [who, newest, *tallied], **quiet).then(
+        tell_round, questions, told_of_it, **quiet
     )
-    gr.on([one.input for one in questions], tell_round, questions, [reference, follows], **quiet)
+    gr.on([one.input for one in questions], tell_round, questions, told_of_it, **quiet)
     sent = gr.on([send.click, prompt.submit], ask, [chat, prompt], [chat, prompt, said], **quiet)
     retried = again.click(take_back_answer, [chat], [chat], **quiet)
     for begun in (sent, retried):
@@ -333,15 +335,18 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab, train_t
     return train
 
 
-def next_round(run: Run | None, start: str, reference: str) -> dict[str, Any]:
-    """What the next training takes from a run: its model, and where it starts and what rewards count against.
+def next_round(side: AnySide | None, start: str, reference: str) -> dict[str, Any]:
+    """What the next training takes from who was talked with: the model, where it starts, what rewards count against.
 
     Args:
-        run: the one that was talked with; None if there is none yet.
+        side: of a run, or a model as it is; an endpoint can't be trained, so what is trained is chosen elsewhere.
         start: `adapter` to go on from what the run has learned, `base` to begin afresh.
         reference: with its adapter as the start, `start` for the model with it, `base` for the model without.
     """
     options: dict[str, Any] = {"start_adapter": "", "reference": "base"}
+    if isinstance(side, ModelSide):
+        return options | {"model": side.model}
+    run = side.run if side else None
     if run is None:
         return options
     config = run.config()
@@ -382,12 +387,10 @@ def _index(event: gr.EventData) -> int:
     return int(event.index[0] if isinstance(event.index, (list, tuple)) else event.index)
 
 
-def _origin(
-    bench: Workbench, run_id: str, side: str, temperature: float, length: float, **sampling: Any
-) -> dict[str, Any]:
-    """Where an answer is from, as `ThumbStore.add` takes it. Raises RunError."""
+def _origin(bench: Workbench, name: str | None, temperature: float, length: float, **sampling: Any) -> dict[str, Any]:
+    """Where an answer is from, as `ThumbStore.add` takes it. Raises WorkbenchError."""
     made = {"temperature": float(temperature), "max_new_tokens": int(length), **sampling}
-    return answer_origin(Side(bench.run(run_id), side), made)
+    return answer_origin(side_named(bench, name), made)
 
 
 def _keep(

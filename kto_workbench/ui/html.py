@@ -105,8 +105,8 @@ def balance(language: str, n_up: int, n_down: int, weight_up: float, weight_down
     return f'<div class="kto-balance">{bars}{_sides_key(language)}</div>'
 
 
-def days(language: str, counts: Sequence[tuple[str, int, int]]) -> str:
-    """Thumbs by day as bars on one scale: (day, up, down)."""
+def days(language: str, counts: Sequence[tuple[str, int, int]], title: str = "feedback.days") -> str:
+    """Thumbs by day, or by whatever the title says, as bars on one scale: (day, up, down)."""
     most = max((up + down for _, up, down in counts), default=0)
     if not most:
         return ""
@@ -121,8 +121,7 @@ def days(language: str, counts: Sequence[tuple[str, int, int]]) -> str:
         + f'</div><span class="kto-bar-numbers"><b>{up:,}</b> · <b>{down:,}</b></span></div>'
         for day, up, down in counts
     )
-    title = esc(say(language, "feedback.days"))
-    return f'<div class="kto-balance kto-days"><h3>{title}</h3>{bars}{_sides_key(language)}</div>'
+    return f'<div class="kto-balance kto-days"><h3>{esc(say(language, title))}</h3>{bars}{_sides_key(language)}</div>'
 
 
 def _sides_key(language: str) -> str:

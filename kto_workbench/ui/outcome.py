@@ -121,7 +121,9 @@ def remarks(language: str, evaluation: dict[str, Any]) -> list[str]:
         found.append(say(language, "evaluate.biased", share=bias))
     if evaluation.get("unparsed"):
         found.append(say(language, "evaluate.unparsed", count=evaluation["unparsed"]))
-    return [html.message(text, "warning") for text in found]
+    missing = evaluation["kl"].get("missing")
+    told = [html.message(retell(language, missing), "plain")] if missing else []
+    return [html.message(text, "warning") for text in found] + told
 
 
 def figures(language: str, evaluation: dict[str, Any], about: dict[str, Any]) -> str:

@@ -14,13 +14,14 @@ from typing import Any
 
 import gradio as gr
 
-from kto_workbench.errors import DataError, WorkbenchError
+from kto_workbench.errors import DataError, RunError, WorkbenchError
 from kto_workbench.feedback.held_out import held_out_prompts, prompt_key
 from kto_workbench.feedback.loading import load_feedback
 from kto_workbench.feedback.prompts import load_prompts
 from kto_workbench.feedback.store import ThumbStore
 from kto_workbench.runs import Run
 from kto_workbench.ui import html, keys
+from kto_workbench.ui.answers import run_of, side_named
 from kto_workbench.ui.html import esc
 from kto_workbench.ui.words import label, language_of, retell, say
 from kto_workbench.ui.workbench import Workbench
@@ -193,12 +194,12 @@ def wire(
         bench: the workspace.
         page: all tabs.
         tab: the panel's own.
-        asked: the widgets that say who answers: run, side, temperature, longest answer.
+        asked: the widgets that say who answers, and how: side, temperature, longest answer.
         origin: of an answer, from the values of these widgets.
         tally: what is shown of the votes, in a language.
         tallied: the widgets for it.
     """
-    store = ThumbStore(bench.workspace)
+    store, who = ThumbStore(bench.workspace), asked[0]
     reviews: OrderedDict[str, Review] = OrderedDict()
     # A reload comes back to the same card; the name is all that the browser keeps.
     mine = gr.BrowserState("", storage_key="kto-workbench-review", secret="kto-workbench")
@@ -208,17 +209,16 @@ def wire(
         source: str,
         path: str | None,
         each: float,
-        run_id: str,
-        side: str,
+        side_name: str,
         temperature: float,
         length: float,
         request: gr.Request,
     ) -> tuple[Any, Any, str]:
         language = language_of(request)
         try:
-            run = bench.run(run_id)
-            prompts = _prompts(bench, run, source, path)
-            made = origin(run_id, side, temperature, length)
+            side = side_named(bench, side_name)
+            prompts = _prompts(bench, side.run, source, path)
+            made = origin(side_name, temperature, length)
         except WorkbenchError as error:
             return gr.skip(), gr.skip(), html.message(retell(language, error))
         if not prompts:
@@ -226,12 +226,7 @@ def wire(
 
         def answer(prompts: list[Any], *, seed: int) -> Iterator[dict[str, Any]]:
             return bench.answerer.stream(
-                run.path,
-                prompts,
-                seed=seed,
-                temperature=float(temperature),
-                max_new_tokens=int(length),
-                sides=(side,),
+                {side.name: side}, prompts, seed=seed, temperature=float(temperature), max_new_tokens=int(length)
             )
 
         name = secrets.token_urlsafe(16)
@@ -278,6 +273,8 @@ def wire(
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
     ahead: dict[str, Any] = {"show_progress": "hidden", "concurrency_id": "answers", "trigger_mode": "once"}
     card, told = panel.card, panel.told
+    # Who is no run has no prompts of its own: a file, which is the way from nothing to a first training.
+    who.change(lambda name: "file" if run_of(bench, name) is None else gr.skip(), [who], [panel.source], **quiet)
     panel.source.change(lambda source: gr.File(visible=source == "file"), [panel.source], [panel.file], **quiet)
     begun = panel.start.click(begin, [panel.source, panel.file, panel.each, *asked], [mine, card, told], **quiet)
     begun.success(None, None, None, js=keys.focus("review"))
@@ -320,10 +317,12 @@ def show(language: str, review: Review) -> str:
     )
 
 
-def _prompts(bench: Workbench, run: Run, source: str, path: str | None) -> list[Any]:
-    """What to ask, each prompt once; none if no file was given. Raises DataError."""
+def _prompts(bench: Workbench, run: Run | None, source: str, path: str | None) -> list[Any]:
+    """What to ask, each prompt once; none if no file was given. Raises WorkbenchError."""
     if source == "file":
         found = load_prompts(bench.received_file(path)) if path else []
+    elif run is None:
+        raise RunError("Only a run has prompts of its own, and none is asked here: take a file of prompts.")
     else:
         config = run.config()
         found = load_feedback(config.data, workspace=bench.workspace, mapping=config.mapping)

@@ -271,7 +271,6 @@ WORDS: dict[str, tuple[str, str]] = {
         "TXT（每行一个）、JSONL 或 JSON；用来代替上面的文本",
     ),
     "compare.ideas": ("Try one of these", "试试这些"),
-    "compare.run": ("Run", "训练"),
     "compare.against": ("Against", "对照"),
     "compare.its_reference": ("the run's reference", "该训练的参考模型"),
     "compare.settings": ("System prompt and sampling", "系统提示与采样"),
@@ -308,6 +307,13 @@ WORDS: dict[str, tuple[str, str]] = {
         "Prompts {first:,} to {last:,} of {total:,}; {ready:,} answered by both.",
         "第 {first:,} 至 {last:,} 个提示，共 {total:,} 个；两边都已回答 {ready:,} 个。",
     ),
+    "side.choose": ("Who answers", "由谁回答"),
+    "side.choose.help": (
+        "A run, a checkpoint, a named endpoint, or any model: type a folder or a hub id.",
+        "训练、检查点、已命名的接口，或任意模型：输入文件夹或 Hub 名称。",
+    ),
+    "side.endpoint": ("{name} · {model}, at an endpoint", "{name} · 接口上的 {model}"),
+    "side.model": ("{model} · model as it is", "{model} · 原模型"),
     "side.reference": ("reference", "参考模型"),
     "side.checkpoint": ("checkpoint {step}", "检查点 {step}"),
     # why
@@ -377,8 +383,6 @@ WORDS: dict[str, tuple[str, str]] = {
         "<h2>谁胜出，又靠多长的回答</h2><p>两边用同一种子回答每个提示，由评判者决定哪个回答胜出。"
         "关闭页面后仍会继续，结果随训练保存。</p>",
     ),
-    "evaluate.against": ("Against", "对手"),
-    "evaluate.its_reference": ("its reference", "它的参考模型"),
     "evaluate.prompts": ("Prompts", "提示"),
     "evaluate.prompts.held-out": ("Held-out prompts", "训练时留出的提示"),
     "evaluate.prompts.demo": ("The demo's evaluation", "示例的评估提示"),
@@ -488,7 +492,6 @@ WORDS: dict[str, tuple[str, str]] = {
     "feedback.send": ("Ask", "提问"),
     "feedback.again": ("Another answer", "换个回答"),
     "feedback.clear": ("New chat", "新对话"),
-    "feedback.side": ("Who answers", "由谁回答"),
     "feedback.collected": ("collected", "已收集"),
     "feedback.train": ("Train on these →", "用这些训练 →"),
     "feedback.tab.chat": ("Chat", "对话"),
@@ -513,6 +516,8 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "feedback.nothing_new": ("Write a note or change the answer first.", "请先写备注或修改回答。"),
     "feedback.days": ("Collected by day", "每日收集"),
+    "feedback.wrote": ("By who wrote the answer", "按回答者"),
+    "feedback.by_hand": ("written by hand", "手写"),
     "feedback.days.before": ("before", "更早"),
     # the next round
     "round.title": ("<h2>The next round</h2>", "<h2>下一轮</h2>"),
@@ -535,6 +540,14 @@ WORDS: dict[str, tuple[str, str]] = {
         "Training goes on from what this run has learned; rewards begin at 0 again, so β holds the model near this "
         "run's, and rounds may lead further and further from the base.",
         "在此训练所学之上继续；奖励重新从 0 算起，β 使模型不远离此训练的结果，多轮之后可能离基础模型越来越远。",
+    ),
+    "round.follows.model": (
+        "A fresh adapter on {model} learns from all thumbs collected here.",
+        "{model} 上新的适配器从这里收集的全部反馈学起。",
+    ),
+    "round.follows.endpoint": (
+        "An endpoint can't be trained: choose in Train which model learns from these thumbs.",
+        "接口上的模型无法训练：请在“训练”页选择由哪个模型学习这些反馈。",
     ),
     "round.follows.full": (
         "This run tuned the whole model: training goes on from its model, and rewards count against that model.",
