@@ -29,8 +29,8 @@ class _Masters:
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One step on the masters, with the gradients of the model's parameters.
 
-        A few of them at a time: all gradients in float32, and what the optimizer makes of them on its way, would take
-        four more bytes a weight, or twelve. It passes over masters without a gradient.
+        A few of them at a time: all gradients in float32, and what AdamW makes of them on its way, would take eight
+        more bytes a weight. The optimizer passes over masters without a gradient.
         """
         loss = None if closure is None else closure()
         for part in self._parts():

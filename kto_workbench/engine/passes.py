@@ -102,7 +102,7 @@ class Budget:
         Args:
             work: called with the tokens a pass may take.
             largest: tokens that it needs in one pass, from which halving starts when there was no limit.
-            longest: tokens of its longest sequence: below that, halving can't help.
+            longest: tokens of its longest sequence: below that, halving helps passes without gradient alone.
             undo: takes back what half-done work left behind (gradients).
 
         Raises:

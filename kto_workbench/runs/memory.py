@@ -20,10 +20,10 @@ KEPT_FREE = 0.15
 # Logits alive at once in the head, in elements, and how many tensors of that size; engine/head.py goes by it.
 HEAD_CHUNK = {"cpu": 2**21, "cuda": 2**27}
 HEAD_COPIES = 2
-# Weights that an optimizer of masters steps at once, and the bytes of each meanwhile: its gradient in float32, and two
-# intermediates of AdamW.
+# Weights that an optimizer of masters steps at once, and the bytes of each meanwhile: its gradient in float32, and an
+# intermediate of AdamW, as counted tensor by tensor.
 MASTERS_AT_ONCE = 2**26
-STEPPING = 12
+STEPPING = 8
 # Buffers that the first step brings in beside tensors: of libraries on a CPU, a context on a GPU.
 RUNTIME = {"cpu": 16 * 2**20, "cuda": 500 * 2**20}
 # NF4 with double quantization: half a byte, an 8-bit scale for 64 weights, a float32 for 256 scales.

@@ -199,6 +199,21 @@ def test_where_one_row_does_not_fit_activations_are_recomputed():
     assert model.is_activation_checkpointing and torch.isfinite(gradients(model)).all()
 
 
+@on_a_gpu
+@pytest.mark.parametrize("way", ["grouped heads in float32", "a prefix in bfloat16", "softcap"])
+def test_attention_never_has_all_scores_at_once(way):
+    dtype, length = (torch.float32 if "float32" in way else torch.bfloat16), 8192
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, n, length, 64, device=PLACE, dtype=dtype, requires_grad=True) for n in (8, 2, 2))
+    mask = None
+    if "prefix" in way:
+        mask = torch.ones(length, length, dtype=torch.bool, device=PLACE).tril()
+    softcap = 20.0 if way == "softcap" else None
+    attend = lambda: attention._attend(q, k, v, mask, mask is None, None, softcap, None)
+    peak = peak_bytes(lambda: torch.autograd.grad(attend().sum(), (q, k, v)), PLACE)
+    assert peak < 8 * length**2 * dtype.itemsize / 2  # half of one tensor of scores, of which there would be several
+
+
 # do optimizers and checkpoints work?
 
 
