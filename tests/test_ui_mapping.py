@@ -3,25 +3,36 @@
 import pytest
 from accessible import faint_texts, unnamed_controls
 from browser import (
-    Served,
     browser,  # noqa: F401
     needs_browser,
     open_page,  # noqa: F401
     screenshot,
     wait_for,
+    workbench,  # noqa: F401
 )
 from test_feedback_shapes import LANGFUSE, chat, write
-from test_ui import own, wait_for_progress  # noqa: F401
 
 from kto_workbench import load_feedback
 from kto_workbench.config import KTOConfig
-from kto_workbench.runs import list_runs
+from kto_workbench.runs import create_run, list_runs
 
 pytestmark = needs_browser
 
 
 def drop(page, *files) -> None:
     page.set_input_files("#data-upload input[type=file]", files)
+
+
+def train(page, workspace):
+    """Train on what is chosen, in the page; returns the run."""
+    before = {run.id for run in list_runs(workspace)}
+    page.click("#data-train")
+    page.locator("#train-num-train-epochs input").fill("1")
+    page.click("#train-start")
+    runs = lambda: [run for run in list_runs(workspace) if run.id not in before]
+    wait_for(lambda: any(run.status().state == "finished" for run in runs()), 150, lambda: page.inner_text("body"))
+    (run,) = runs()
+    return run
 
 
 def fill(page, name: str, text: str) -> None:
@@ -32,15 +43,17 @@ def fill(page, name: str, text: str) -> None:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize(("width", "locale"), [(1280, "en-US"), (390, "zh-CN")])
-def test_columns_that_are_not_known_are_said_in_the_page_and_kept(own: Served, open_page, tmp_path, width, locale):  # noqa: F811
+@pytest.mark.parametrize(
+    ("width", "locale"), [pytest.param(1280, "en-US", marks=pytest.mark.slow, id="desk"), (390, "zh-CN")]
+)
+def test_columns_that_are_not_known_are_said_in_the_page_and_kept(workbench, open_page, tmp_path, width, locale):  # noqa: F811
     # The guess has the texts the wrong way round, and "gut" and "schlecht" are words that it does not know.
     rows = [
         {"Frage": f"Was ist {i}? " + "Bitte ganz genau. " * 9, "Antwort": f"Es ist {i}.", "Urteil": said}
         for i, said in enumerate(["gut", "schlecht"] * 4)
     ]
-    page = open_page(own.url, width=width, locale=locale)
-    drop(page, write(tmp_path, rows, "csv"))
+    page = open_page(workbench.url, width=width, locale=locale)
+    drop(page, write(tmp_path, rows, "csv").rename(tmp_path / f"survey-{width}.csv"))
     message = page.locator("#data-message [role=alert]")
     wait_for(lambda: message.count(), 20)
     preview = page.locator("#data-mapping-preview")
@@ -67,44 +80,39 @@ def test_columns_that_are_not_known_are_said_in_the_page_and_kept(own: Served, o
     page.reload()  # it is kept with the file
     wait_for(lambda: page.locator("#data-rows .kto-row").count() == 8, 20)
     if width < 1000:
+        page.click("#data-train")
+        page.locator("#train-exact button").first.click()
+        wait_for(lambda: "--mapping prompt=Frage completion=Antwort" in page.inner_text("#train-command"), 20)
         return
     # A training takes it along, and needs neither another file nor this one's fields.
-    page.click("#data-train")
-    page.locator("#train-num-train-epochs input").fill("1")
-    page.click("#train-start")
-    wait_for_progress(page, "finished", 150)
-    (run,) = list_runs(own.workspace)
+    run = train(page, workbench.workspace)
     assert run.config().mapping == ("prompt=Frage", "completion=Antwort", "label=Urteil", "up=gut", "down=schlecht")
     assert run.data()["n_desirable"] == 4
 
 
 @pytest.mark.timeout(240)
-def test_an_open_webui_export_is_dropped_and_trained_on(own: Served, open_page, tmp_path):  # noqa: F811
+def test_an_open_webui_export_is_dropped_and_trained_on(workbench, open_page, tmp_path):  # noqa: F811
     # A thumb amid a conversation, one at its end, an arena whose loser stands beside the winner, and one without text.
     rows = [chat("a1", -1), chat("a2", 1), chat("b1", 1, arena=True), chat("gone", 1)]
     for i, row in enumerate(rows):
         row["id"] = str(i)
-    page = open_page(own.url)
+    page = open_page(workbench.url)
     drop(page, write(tmp_path, rows, "json"))
     # up: See you, Howdy; down: Hello, and once more as the loser of the arena
     wait_for(lambda: page.locator("#data-cards dd").all_inner_texts()[:3] == ["4", "2", "2"], 20)
     answers = page.locator("#data-rows .kto-answer").all_inner_texts()
     assert answers == ["Hello", "See you", "Howdy", "Hello"]
     assert "holds no message with the id" in page.inner_text("#data-problems")
-    page.click("#data-train")
-    page.locator("#train-num-train-epochs input").fill("1")
-    page.click("#train-start")
-    wait_for_progress(page, "finished", 150)
-    (run,) = list_runs(own.workspace)
+    run = train(page, workbench.workspace)
     assert (run.data()["n_desirable"], run.data()["n_undesirable"], run.data()["problems"]) == (2, 2, 1)
 
 
 @pytest.mark.timeout(120)
-def test_ratings_and_conversations_are_dropped_together(own: Served, open_page, tmp_path):  # noqa: F811
+def test_ratings_and_conversations_are_dropped_together(workbench, open_page, tmp_path):  # noqa: F811
     (tmp_path / "a").mkdir()
     ratings = write(tmp_path / "a", LANGFUSE[0], "jsonl").rename(tmp_path / "scores.jsonl")
     talks = write(tmp_path, LANGFUSE[1], "jsonl").rename(tmp_path / "traces.jsonl")
-    page = open_page(own.url)
+    page = open_page(workbench.url)
     drop(page, ratings)
     message = page.locator("#data-message [role=alert]")
     wait_for(lambda: message.count() and "scores.jsonl+CONVERSATIONS" in message.inner_text(), 20)
@@ -115,9 +123,16 @@ def test_ratings_and_conversations_are_dropped_together(own: Served, open_page, 
     wait_for(lambda: page.locator("#data-cards dd").all_inner_texts()[:3] == ["2", "1", "1"], 20)
 
 
-def test_a_run_needs_no_second_file(tmp_path):
-    from kto_workbench.runs import create_run
+def test_a_run_finds_both_files_from_any_folder(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    write(tmp_path / "a", LANGFUSE[0], "jsonl")
+    write(tmp_path, LANGFUSE[1], "jsonl")
+    monkeypatch.chdir(tmp_path)
+    run = create_run(KTOConfig(data="a/rows.jsonl+rows.jsonl", workspace="w"))
+    assert run.config().data == f"{tmp_path}/a/rows.jsonl+{tmp_path}/rows.jsonl" and run.data()["rows"] == 2
 
+
+def test_a_run_needs_no_second_file(tmp_path):
     rows = [{"q": f"p{i}", "a": "A", "ok": "fine" if i % 2 else "no"} for i in range(6)]
     path = write(tmp_path, rows, "jsonl")
     mapping = {"prompt": "q", "completion": "a", "label": "ok", "up": ["fine", "good"], "down": "no"}
