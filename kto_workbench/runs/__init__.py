@@ -9,6 +9,7 @@
     completions.py asking one of them: one client, for sides and for judges
     answering.py   answers from a child process that keeps models warm, asked without torch
     memory.py      what a training will take, by arithmetic
+    settings.py    settings that follow from the model, with their reasons
     machine.py     this machine as a program may use it: memory, cores, the GPU's driver
     shelf.py       name, note, delete and take back
     naming.py      a name for a new run, from what differs

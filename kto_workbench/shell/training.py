@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CONFIG_OR_RUN",
         help="a YAML config, a feedback file or its name, or a run that waits to be trained",
     )
+    parser.add_argument("--suggest", action="store_true", help="only say which settings suit the model and the data")
     parser.add_argument("--detach", action="store_true", help="start it and return at once")
     for name, field in options().items():
         if name != "workspace":
@@ -54,6 +55,8 @@ def train(arguments: argparse.Namespace) -> int:
     if arguments.workspace:
         given["workspace"] = arguments.workspace
     source = arguments.source
+    if arguments.suggest:
+        return _suggest(config_from(source, given), arguments)
     run = _existing_run(source, workspace_of(arguments))
     if run is not None:
         if given.keys() - {"workspace"}:
@@ -70,6 +73,23 @@ def train(arguments: argparse.Namespace) -> int:
         run = create_run(config_from(source, given))
         start(run)
     return _follow(run, arguments)
+
+
+def _suggest(config: KTOConfig, arguments: argparse.Namespace) -> int:
+    """Say which settings suit the model and the data, each with its reason."""
+    from kto_workbench.feedback import load_feedback
+    from kto_workbench.runs.settings import row_lengths, suggest_settings
+
+    feedback = load_feedback(config.data, workspace=config.workspace)
+    found = suggest_settings(config.model, config.tuning, lengths=row_lengths(feedback, config.model, config.template))
+    if arguments.json:
+        settings = [{"option": one.option, "value": one.value, "reason": one.text} for one in found]
+        print(as_json({"model": config.model, "suggested": settings}))
+        return 0
+    for one in found:
+        shown = f"{one.value:g}" if isinstance(one.value, float) else str(one.value).lower()
+        print(f"--{one.option.replace('_', '-'):<16} {shown:<8} {one.text}")
+    return 0
 
 
 def _existing_run(source: str | None, workspace: str) -> Run | None:

@@ -478,6 +478,23 @@ REASONS_ZH: dict[str, str] = {
     "不能设置 {0}，它由工作台自己设置。",
 }
 
+# Why a setting is suggested, as runs/settings.py says it.
+SETTINGS_ZH: dict[str, str] = {
+    "demo": "在示例模型上试出来的",
+    "beta_tuned_large": "{size} 参数，已为对话微调：0.01 到 0.1（KTO 论文）",
+    "beta_tuned": "已为对话微调（依据：{sign}），{size} 参数：取 0.01 到 0.1 的上端（KTO 论文）",
+    "beta_large": "{size} 参数：取 0.01 到 0.1 的上端（KTO 论文）",
+    "beta_base": "{size} 参数，未为对话微调：0.1 到 1（KTO 论文）",
+    "rate_full": "微调全部权重：AdamW 取 5e-6（KTO 论文）",
+    "rate_lora": "适配器约为全部微调所用 5e-6 的十倍（LoRA 惯例）",
+    "rank": "足以改变行为（LoRA 惯例）",
+    "rank_tight": "内存紧张（{need} / {free} GB），取得比通常小",
+    "length": "可完整容纳 {share:.0%} 的数据行；样本中最长 {longest:,} 个词元（你的数据）",
+    "length_model": "模型最多能读这么长；{share:.0%} 的数据行放得下（config.json）",
+    "bits_on": "16 位需要 {need} GB，而可用 {free} GB；4 位需要 {less} GB（内存估算）",
+    "bits_off": "原样即可放下：{need} / {free} GB（内存估算）",
+}
+
 # What may stand inside these sentences: kinds of values, and reasons of Python and of the system.
 PIECES_ZH: dict[str, str] = {
     "an object": "对象",

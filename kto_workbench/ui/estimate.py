@@ -16,10 +16,11 @@ import numpy as np
 from kto_workbench.config import KTOConfig, read_template_kwargs
 from kto_workbench.errors import ConfigError
 from kto_workbench.feedback import Feedback
-from kto_workbench.feedback.rendering import encode_rows, load_tokenizer, model_path
+from kto_workbench.feedback.rendering import encode_rows, load_tokenizer
 from kto_workbench.feedback.rows import Problem
 from kto_workbench.runs import Run
 from kto_workbench.runs.machine import ask_driver, free_memory
+from kto_workbench.runs.settings import model_folder
 from kto_workbench.ui import html
 from kto_workbench.ui.words import say
 
@@ -45,21 +46,6 @@ class Lengths:
 
         longest = int((self.kept_prompt + self.kept_completion).max())
         return most(self.kept_prompt), most(self.kept_completion), longest
-
-
-def model_folder(model: str) -> Path | None:
-    """Where a model's files lie on this machine: a folder, or the hub's cache; None if nowhere."""
-    folder = Path(model_path(model)).expanduser()
-    if folder.is_dir():
-        return folder
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        found = try_to_load_from_cache(model, "config.json")
-    except HFValidationError:
-        return None
-    return Path(found).parent if isinstance(found, str) else None
 
 
 _one_at_a_time = threading.Lock()

@@ -6,6 +6,7 @@ An option added to config.py shows up here by itself: its type chooses the widge
 import json
 import shlex
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
@@ -103,17 +104,28 @@ def defaults(model: str, tuning: str = "lora") -> dict[str, Any]:
     return KTOConfig(model=model or "demo", tuning=tuning).model_dump()
 
 
-def follow(values: dict[str, Any], old: tuple[str, str], new: tuple[str, str]) -> dict[str, Any]:
+def follow(
+    values: dict[str, Any],
+    old: tuple[str, str],
+    new: tuple[str, str],
+    was_suggested: Mapping[str, Any] | None = None,
+    suggested: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """The options that another model or way of tuning wants differently, leaving alone what the user has changed.
 
-    `old` and `new` are (model, tuning).
+    `old` and `new` are (model, tuning); `was_suggested` and `suggested` what follows from each beside its defaults.
     """
-    before, after = defaults(*old), defaults(*new)
+    before, after = defaults(*old) | dict(was_suggested or {}), defaults(*new) | dict(suggested or {})
     return {
         name: after[name]
         for name, value in values.items()
         if name not in ("model", "tuning") and before[name] != after[name] and _from_widget(name, value) == before[name]
     }
+
+
+def shown(value: Any) -> str:
+    """A value as people write it."""
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def command(config: KTOConfig) -> str:

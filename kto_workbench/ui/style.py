@@ -183,6 +183,9 @@ input[type="range"]::-moz-range-thumb { box-shadow: 0 0 0 1px var(--neutral-400)
   text-underline-offset: 3px; }
 .kto-invite { border: 1px dashed var(--block-border-color); border-radius: 8px; padding: 14px 16px; }
 .kto-invite button { align-self: flex-start; }
+.kto-reasons ul { margin: 6px 0 0 !important; padding-left: 18px !important; }
+.kto-reasons li { font-size: 13px; line-height: 1.5; color: var(--block-info-text-color); }
+.kto-reasons b { font-weight: 550; color: var(--body-text-color); }
 .kto-lesson { padding: 10px 0 4px; border-top: 1px solid var(--block-border-color); scroll-margin-top: 12px; }
 .kto-lesson-text h3 { font-size: 15px !important; font-weight: 600; margin: 4px 0 6px !important; }
 .kto-lesson-text p { font-size: 14.5px; line-height: 1.6; margin: 0; }

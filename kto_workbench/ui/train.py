@@ -12,6 +12,7 @@ from kto_workbench.errors import WorkbenchError
 from kto_workbench.feedback import suggest_weights
 from kto_workbench.runs import create_run, resume, start
 from kto_workbench.runs.launch import stop as stop_training
+from kto_workbench.runs.settings import Suggestion, row_lengths, suggest_settings
 from kto_workbench.ui import estimate, fields, html, live
 from kto_workbench.ui.data import DataTab
 from kto_workbench.ui.presets import Presets
@@ -67,6 +68,7 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
             widgets = _basic_fields(defaults)
             goes_on = gr.HTML(elem_id="train-goes-on", elem_classes="kto-bare kto-told")
             expected = gr.HTML(elem_id="train-expected", elem_classes="kto-bare")
+            why = gr.HTML(elem_id="train-why", elem_classes="kto-bare")
             with gr.Accordion(label("train.more"), open=False, elem_id="train-more"):
                 for group, options in fields.folded_groups().items():
                     gr.HTML(label(f"group.{group}"), elem_classes="kto-bare kto-section")
@@ -156,11 +158,26 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
         up, down = suggest_weights(counts.n_desirable, counts.n_undesirable, ratio=float(ratio or 1.0))
         return round(up, 4), round(down, 4), ready
 
-    def follow(values: dict[Component, Any]) -> dict[Component, Any]:
+    def follow(values: dict[Component, Any], request: gr.Request) -> dict[Component, Any]:
         now = (str(values[widgets["model"]] or "").strip() or "demo", values[widgets["tuning"]] or "lora")
         chosen = {name: values[widget] for widget, name in keyed.items()}
-        changed = fields.follow(chosen, values[followed], now)
-        return {followed: now, **{widgets[name]: fields.to_widget(name, new) for name, new in changed.items()}}
+        found = suggestions(now, values[data.source], values[widgets["template"]])
+        suggested = {one.option: one.value for one in found}
+        changed = fields.follow(chosen, values[followed], now, values[suggested_before], suggested)
+        return {
+            followed: now,
+            suggested_before: suggested,
+            why: reasons(language_of(request), found),
+            **{widgets[name]: fields.to_widget(name, new) for name, new in changed.items()},
+        }
+
+    def suggestions(now: tuple[str, str], source: str, template: str) -> list[Suggestion]:
+        try:
+            lengths = None if now[0] == "demo" else row_lengths(bench.feedback(source), now[0], template)
+            return suggest_settings(*now, lengths=lengths)
+        except Exception:  # a suggestion is a courtesy, too
+            log.debug("No suggestion.", exc_info=True)
+            return []
 
     presets = Presets(bench.workspace)
 
@@ -181,6 +198,7 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
         return {preset_told: "", followed: (config.model, config.tuning), **values}
 
     followed = gr.State(("demo", "lora"))  # the model and the tuning that the fields are filled in for
+    suggested_before = gr.State({})  # and what followed from them
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
     opened = page.load
     gr.on(
@@ -191,7 +209,11 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
         **quiet,
     )
     gr.on(
-        [widgets[name].change for name in ("model", "tuning")], follow, {*keyed, followed}, [*keyed, followed], **quiet
+        [*(widgets[name].change for name in ("model", "tuning")), data.source.change, opened],
+        follow,
+        {*keyed, data.source, followed, suggested_before},
+        [*keyed, followed, suggested_before, why],
+        **quiet,
     )
     changes = [widget.change for widget in keyed] + [data.source.change, opened]
     gr.on(changes, preview, asked, [told, goes_on, command, yaml], trigger_mode="always_last", **quiet)
@@ -212,6 +234,18 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
     stop.click(stop_run, [run], [told], **quiet)
     again.click(resume_run, [run], [told], **quiet)
     return TrainTab(run, widgets)
+
+
+def reasons(language: str, found: list[Suggestion]) -> str:
+    """Why these settings, a line each, folded."""
+    lines = []
+    for one in found:
+        name, said = say(language, f"option.{one.option}"), say(language, f"suggest.{one.kind}", **one.values)
+        lines.append(f"<li><b>{html.symbol(name)} {html.esc(fields.shown(one.value))}</b>: {html.esc(said)}</li>")
+    if not lines:
+        return ""
+    title = html.esc(say(language, "suggest.title"))
+    return f'<details class="kto-log kto-reasons"><summary>{title}</summary><ul>{"".join(lines)}</ul></details>'
 
 
 def start_and_reference(language: str, config: KTOConfig) -> str:

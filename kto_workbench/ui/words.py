@@ -15,7 +15,16 @@ from gradio.i18n import I18nData
 
 from kto_workbench.config import options
 from kto_workbench.feedback.findings import Finding
-from kto_workbench.ui.chinese import FINDINGS_ZH, NOTES_ZH, OPTION_HELP_ZH, PIECES_ZH, REASONS_ZH, SENTENCES_ZH
+from kto_workbench.runs.settings import TEXTS as SETTINGS
+from kto_workbench.ui.chinese import (
+    FINDINGS_ZH,
+    NOTES_ZH,
+    OPTION_HELP_ZH,
+    PIECES_ZH,
+    REASONS_ZH,
+    SENTENCES_ZH,
+    SETTINGS_ZH,
+)
 from kto_workbench.ui.lesson_words import LESSON_WORDS
 from kto_workbench.views.notes import TEXTS as NOTES
 
@@ -639,6 +648,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "runs.chosen": ("Reward up", "点赞奖励"),
     "runs.rejected": ("Reward down", "点踩奖励"),
     "runs.margin": ("Margin", "差值"),
+    "suggest.title": ("Why these settings; yours stay as you set them", "为何这样设置；你自己的设置保持不变"),
     # while there is no run
     "invite.none": (
         "This needs a trained run. The demo's takes about half a minute, and you can watch it.",
@@ -743,6 +753,8 @@ def _with_options() -> dict[str, tuple[str, str]]:
     for kind, english in NOTES.items():
         for part, texts in zip(("what", "hint"), zip(english, NOTES_ZH[kind], strict=True), strict=True):
             words[f"note.{kind}.{part}"] = texts
+    for kind, english in SETTINGS.items():
+        words[f"suggest.{kind}"] = (english, SETTINGS_ZH[kind])
     for name, field in options().items():
         words[f"option.{name}"] = OPTION_NAMES.get(name, (name, name))
         words[f"help.{name}"] = (field.description or "", OPTION_HELP_ZH.get(name, field.description or ""))
