@@ -44,7 +44,9 @@ def files(subject: Subject) -> Result:
     if folder.is_dir() and not (folder / "config.json").is_file():
         return Result(BROKEN, f"{folder} is a folder, but holds no model: there is no config.json in it.")
     tokenizer = _tokenizer(subject.model)
-    config = AutoConfig.from_pretrained(os.path.expanduser(model_path(subject.model)), local_files_only=folder.is_dir())
+    config = AutoConfig.from_pretrained(
+        os.path.expanduser(model_path(subject.model)), local_files_only=folder.is_dir(), trust_remote_code=False
+    )
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     figures = {"type": config.model_type, "vocabulary": len(tokenizer), "positions": positions}
     far = f", {positions:,} positions" if positions else ""
@@ -193,7 +195,7 @@ def _tokenizer(model: str) -> Any:
 def _config(model: str) -> dict[str, Any]:
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(os.path.expanduser(model_path(model))).to_dict()
+    return AutoConfig.from_pretrained(os.path.expanduser(model_path(model)), trust_remote_code=False).to_dict()
 
 
 @functools.cache

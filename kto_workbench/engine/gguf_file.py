@@ -28,7 +28,7 @@ CUTS = {"": "gpt-2", _WORDS % r"\p{N}{1,3}": "llama-bpe", _WORDS % r"\p{N}": "qw
 
 def check_supported(model: str, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise RunError, which names another way, if this module can't write a model; loads its config alone."""
-    _check(AutoConfig.from_pretrained(model_path(model)).get_text_config(), tokenizer)
+    _check(AutoConfig.from_pretrained(model_path(model), trust_remote_code=False).get_text_config(), tokenizer)
 
 
 def _check(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:

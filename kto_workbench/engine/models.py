@@ -16,9 +16,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, P
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
+from kto_workbench import files
 from kto_workbench.config import KTOConfig
 from kto_workbench.errors import ModelError
 from kto_workbench.feedback.rendering import model_path, short_reason
+from kto_workbench.runs import schemas
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +56,8 @@ def load_model(
     path = os.path.expanduser(model_path(model))
     local = Path(path).is_dir()
     try:
-        config = AutoConfig.from_pretrained(path, local_files_only=local)
+        # Unless told so, transformers asks at the terminal whether it may run a model's code, and unpickles weights.
+        config = AutoConfig.from_pretrained(path, local_files_only=local, trust_remote_code=False)
         for part in {id(c): c for c in (config, config.get_text_config())}.values():
             for name, value in list(vars(part).items()):
                 if isinstance(value, float) and name.endswith(("dropout", "_pdrop", "dropout_prob", "dropout_rate")):
@@ -75,6 +78,8 @@ def load_model(
             local_files_only=local,
             ignore_mismatched_sizes=True,  # they are named below
             output_loading_info=True,
+            trust_remote_code=False,
+            use_safetensors=True,
             **options,
         )
     except Exception as error:  # transformers raises a dozen kinds for the one thing that the user wants to know
@@ -308,11 +313,17 @@ def load_adapter(model: PreTrainedModel, path: str | Path, *, trainable: bool = 
 
     if not (Path(path) / "adapter_model.safetensors").is_file():
         raise ModelError(f"There is no adapter in {path}.")
+    lora, problem = files.read_json(Path(path) / "adapter_config.json", schemas.LORA)
+    if lora is None:
+        raise ModelError(f"The adapter in {path} can't be read: its adapter_config.json {problem}.")
+    if lora["peft_type"] != "LORA":  # the others may load further files, or anything of any size
+        raise ModelError(f"The adapter in {path} is no LoRA, but {lora['peft_type']}.")
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Found missing adapter keys")  # they are filled in below
+            warnings.filterwarnings("ignore", message="Unexpected keyword arguments")  # of another version of peft
             adapted = PeftModel.from_pretrained(model, str(path), is_trainable=trainable).train()
-    except (RuntimeError, ValueError) as error:  # of another shape, or of layers that this model has not
+    except Exception as error:  # of another shape, of layers that this model has not, or with a config of nonsense
         raise ModelError(f"The adapter in {path} does not fit the model: {short_reason(error)}.") from error
     fill_in_adapter(adapted, Path(path))
     return adapted

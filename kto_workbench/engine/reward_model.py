@@ -45,6 +45,8 @@ class RewardModel:
                 dtype=pick_dtype(dtype, self.device),
                 local_files_only=Path(path).is_dir(),
                 output_loading_info=True,
+                trust_remote_code=False,
+                use_safetensors=True,
             )
         except Exception as error:  # transformers raises a dozen kinds for the one thing that the user wants to know
             raise ModelError(f"Can't load the reward model {model!r}: {short_reason(error)}.") from None

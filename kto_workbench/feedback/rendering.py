@@ -63,7 +63,9 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
     check_model_folder(model)
     try:
         # A local folder needs no network, and a missing one must not wait for it.
-        tokenizer = AutoTokenizer.from_pretrained(os.path.expanduser(path), local_files_only=Path(path).is_dir())
+        tokenizer = AutoTokenizer.from_pretrained(
+            os.path.expanduser(path), local_files_only=Path(path).is_dir(), trust_remote_code=False
+        )
     except Exception as error:  # transformers raises a dozen kinds for the one thing that the user wants to know
         raise ModelError(f"Can't load the tokenizer of model {model!r}: {short_reason(error)}.") from None
     if tokenizer.eos_token_id is None:

@@ -1,0 +1,166 @@
+"""Models and adapters that bring code along: it is not run, and why they are not taken is one sentence."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from tiny_models import tiny_lora, tiny_model, tiny_tokenizer
+
+from kto_workbench.engine.models import load_adapter, load_model
+from kto_workbench.engine.reward_model import RewardModel
+from kto_workbench.errors import WorkbenchError
+from kto_workbench.feedback.rendering import load_tokenizer
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def witness(tmp_path):
+    """A file that hostile code would write, and that code; nothing may ever have written it."""
+    path = tmp_path / "witness"
+    yield path, f"open({str(path)!r}, 'w').close()\n"
+    assert not path.exists(), "the code was run"
+
+
+class Pickled:
+    """Runs code as it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A whole and harmless model."""
+    path = tmp_path / "model"
+    tiny_model().save_pretrained(path)
+    tiny_tokenizer().save_pretrained(path)
+    return path
+
+
+def change(path, **fields):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def test_the_harmless_model_is_taken(folder):
+    load_model(str(folder), device=CPU, dtype="float32")
+    load_tokenizer(str(folder))
+
+
+@pytest.mark.parametrize("kind", ["llama", "nobody_knows_it"])
+def test_code_of_a_model_is_not_run(folder, witness, kind):
+    (folder / "evil.py").write_text(witness[1])
+    auto = {name: "evil.Evil" for name in ("AutoConfig", "AutoModelForCausalLM", "AutoModelForSequenceClassification")}
+    change(folder / "config.json", model_type=kind, auto_map=auto)
+    for load in (
+        lambda: load_model(str(folder), device=CPU, dtype="float32"),
+        lambda: RewardModel(str(folder), device=CPU),
+    ):
+        try:
+            load()
+        except WorkbenchError as error:
+            assert "\n" not in str(error) and len(str(error)) < 500
+
+
+def test_code_of_a_tokenizer_is_not_run(folder, witness):
+    (folder / "evil.py").write_text(witness[1])
+    auto = {"AutoTokenizer": ["evil.Evil", "evil.Evil"], "AutoConfig": "evil.Evil"}
+    change(folder / "tokenizer_config.json", tokenizer_class="Evil", auto_map=auto)
+    try:
+        load_tokenizer(str(folder))
+    except WorkbenchError as error:
+        assert "\n" not in str(error)
+
+
+def test_nobody_is_asked_whether_code_may_be_run(folder, witness):
+    """Transformers asks at the terminal, and takes a "y" for an answer."""
+    (folder / "evil.py").write_text(witness[1])
+    change(folder / "config.json", model_type="nobody_knows_it", auto_map={"AutoConfig": "evil.Evil"})
+    change(folder / "tokenizer_config.json", tokenizer_class="Evil", auto_map={"AutoTokenizer": ["evil.Evil", None]})
+    code = (
+        "import sys, torch\n"
+        "from kto_workbench.errors import WorkbenchError\n"
+        "from kto_workbench.engine.models import load_model\n"
+        "from kto_workbench.feedback.rendering import load_tokenizer\n"
+        "for load in (load_tokenizer, lambda m: load_model(m, device=torch.device('cpu'), dtype='float32')):\n"
+        "    try:\n"
+        "        load(sys.argv[1])\n"
+        "    except WorkbenchError as error:\n"
+        "        print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], input="y\n" * 9, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0 and "[y/N]" not in done.stdout + done.stderr, done.stdout + done.stderr
+    assert done.stdout.count("it brings code of its own, which is not run.") == 2
+
+
+def test_pickled_weights_are_refused(folder, witness):
+    """Also those that torch would call harmless: nobody has asked for them."""
+    weights = tiny_model().state_dict()
+    for content in ({**weights, "evil": Pickled(witness[0])}, weights):
+        (folder / "model.safetensors").unlink(missing_ok=True)
+        torch.save(content, folder / "pytorch_model.bin")
+        with pytest.raises(WorkbenchError, match="Can't load model") as error:
+            load_model(str(folder), device=CPU, dtype="float32")
+        assert "safetensors" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_pickled_adapters_are_refused(tmp_path, witness):
+    adapted = tiny_lora()
+    adapted.save_pretrained(tmp_path / "adapter")
+    (tmp_path / "adapter" / "adapter_model.safetensors").unlink()
+    torch.save({"evil": Pickled(witness[0])}, tmp_path / "adapter" / "adapter_model.bin")
+    with pytest.raises(WorkbenchError, match="There is no adapter"):
+        load_adapter(tiny_model(), tmp_path / "adapter")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"auto_mapping": {"base_model_class": "Evil", "parent_library": "evil"}, "task_type": None},
+        {"peft_type": "XLORA", "adapters": {"0": "/nowhere"}},
+        {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 2**40},
+        {"peft_type": "nonsense"},
+        {"target_modules": "(evil"},
+        {"r": -1},
+        {"r": 2**40},
+        {"base_model_name_or_path": "/nowhere/evil", "revision": "../.."},
+        {"unknown_field_of_another_version": 1},
+        {"modules_to_save": ["evil"]},
+        {"init_lora_weights": "nonsense"},
+    ],
+)
+def test_a_hostile_adapter_config_runs_no_code_and_ends_in_a_sentence(tmp_path, witness, fields, monkeypatch):
+    (tmp_path / "evil.py").write_text(witness[1])
+    monkeypatch.syspath_prepend(tmp_path)
+    tiny_lora().save_pretrained(tmp_path / "adapter")
+    change(tmp_path / "adapter" / "adapter_config.json", **fields)
+    try:
+        load_adapter(tiny_model(), tmp_path / "adapter")
+    except WorkbenchError as error:
+        assert "\n" not in str(error) and len(str(error)) < 500
+    assert "evil" not in sys.modules
+
+
+def test_a_template_reaches_nothing_but_its_messages(folder, witness):
+    tokenizer = tiny_tokenizer()
+    escape = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
+    tokenizer.chat_template = escape
+    tokenizer.save_pretrained(folder)
+    loaded = load_tokenizer(str(folder))
+    with pytest.raises(Exception, match="unsafe|access"):  # jinja's sandbox
+        loaded.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
+
+
+def test_this_test_has_power(tmp_path, witness):
+    """The pickle would have run, had anybody unpickled it."""
+    torch.save({"evil": Pickled(tmp_path / "seen")}, tmp_path / "evil.bin")
+    torch.load(tmp_path / "evil.bin", weights_only=False)
+    assert os.path.exists(tmp_path / "seen")
