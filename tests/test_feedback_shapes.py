@@ -608,6 +608,20 @@ def test_answers_can_be_named_for_a_file_that_is_not_known(tmp_path):
         load_feedback(rows, mapping=[*several, "take=most"])
 
 
+def test_a_winner_may_be_the_name_of_a_model():
+    rows = [{**arena(name), "model_a": a} for name, a in (("x", "x"), ("y", "x"), ("y", "y"), ("tie", "x"))]
+    feedback = load_feedback(rows)
+    assert rows_of(feedback) == [*A_WINS, *B_WINS]
+    reasons = ["winner 'y' names neither answer", "winner is a tie, which makes no thumb"]
+    assert [problem.reason for problem in feedback.problems] == reasons
+
+
+def test_a_judged_answer_is_one_whatever_stands_beside_it():
+    row = {"prompt": "p", "completion": "A", "label": True, "answer_a": "x", "answer_b": "y", "vote": "a"}
+    assert rows_of(load_feedback([{**row, "responses": ["x", "y"], "ratings": [1, 5]}])) == [("p", "A", True)]
+    assert rows_of(load_feedback([row], mapping={"winner": "vote"})) == two("p", "x", "y")
+
+
 def test_conversations_of_helpsteer2_have_turns():
     prompt = "Hi\n<extra_id_1>Assistant\nHello\n<extra_id_1>User\nMore"
     rows = [{**steer("A", 4), "prompt": prompt}]

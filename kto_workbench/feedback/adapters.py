@@ -175,7 +175,8 @@ def _make_flat_adapter(known: Format) -> Callable[[Record], Adapted]:
         name = columns.get("winner") or f"{columns['score_a']} against {columns['score_b']}"
         try:
             if "winner" in columns:
-                return known.winners.read(value_of(record, "winner"), name)
+                winner = value_of(record, "winner")
+                return _named(winner, record) or known.winners.read(winner, name)
             scores = [_score(value_of(record, part)) for part in ("score_a", "score_b")]
             if None in scores:
                 raise UnclearLabel(f"{name} is missing")
@@ -256,6 +257,14 @@ def _make_flat_adapter(known: Format) -> Callable[[Record], Adapted]:
 
 
 BOTH = ("answer_a", "answer_b")
+
+
+def _named(winner: Any, record: Record) -> tuple[bool, bool] | None:
+    """The thumbs of both answers, if the winner is the name of one of two models."""
+    models = record.get("model_a"), record.get("model_b")
+    if not isinstance(winner, str) or winner not in models or models[0] == models[1]:
+        return None
+    return winner == models[0], winner == models[1]
 
 
 def _score(value: Any) -> float | None:

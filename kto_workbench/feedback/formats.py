@@ -304,6 +304,9 @@ def _complete(
         extras["input"] = find("input")
     extras = {part: name for part, name in extras.items() if name is not None}
     wanted = primitive_of(given)
+    explicit = prompt == "prompt" and completion == "completion" and "messages" not in given
+    if wanted is None and explicit and label and not (chosen and rejected):
+        wanted = ONE  # whatever stands beside it
 
     def asked(*answers: str | None) -> dict[str, str]:
         """Where the prompt of these answers is; nowhere, if they carry it along."""
@@ -325,7 +328,6 @@ def _complete(
     if wanted not in (None, ONE):
         return None
     judged = {part: given[part] for part in ("judged", "rivals") if part in given}
-    explicit = prompt == "prompt" and completion == "completion" and "messages" not in given
     if messages and label and (judged or (not explicit and not {"prompt", "completion"} & given.keys())):
         return {"messages": messages, **judged, "label": label, **extras}
     if prompt and completion and label:

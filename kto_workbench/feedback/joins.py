@@ -113,8 +113,10 @@ def _find_log(samples: Sequence[Sequence[Record]], mapping: Mapping[str, Any]) -
     if known is None and len(samples) > 1:
         pairs = (_by_id(rates, id, mapping) for rates in _IDS for id in (rates, "id"))
         known = next(filter(both, pairs), None)
-    if known is None and every and len(samples) == 1 and not _stands_alone(every, mapping):
+    if known is None and every and len(samples) == 1:
         known = next((log for log in LOGS if _share(every, log) > 0.5), None)
+        if known is not None and _stands_alone(every, mapping):
+            known = None
     return known
 
 
