@@ -19,7 +19,7 @@ def main(path: str) -> int:
         logging.getLogger(name).setLevel(logging.WARNING)
     run = Run(path)
     # A polite kill (a scheduler's, a shutdown's) is a stop: the adapter is saved.
-    signal.signal(signal.SIGTERM, lambda *_: (run.path / "commands" / "stop").touch())
+    signal.signal(signal.SIGTERM, lambda *_: run.leave("stop"))
     from kto_workbench.engine.training import train_run
 
     try:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from kto_workbench.errors import WorkbenchError
 from kto_workbench.runs.directory import HEARTBEAT_SECONDS, Run
 
 if TYPE_CHECKING:
@@ -83,6 +84,11 @@ class Recorder(TrainerCallback):
         if logs and "train_runtime" not in logs:
             self.run.record({"step": state.global_step, **logs})
 
+    def on_skipped(self, step: int, skipped: int) -> None:
+        """Tell that a step was skipped, and how many there were."""
+        told = f"Step {step} was skipped, since its loss or gradient was no number; {skipped} skipped so far."
+        self.run.set_status(message=told)
+
     def on_rows(self, step: int, total_steps: int, rows: "RowRewards") -> None:
         """Note each row's reward down: evenly over the run, and at its last record, however it ends."""
         count = len(rows.rewards)
@@ -131,5 +137,5 @@ class Heartbeat:
 
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_SECONDS):
-            with contextlib.suppress(OSError):  # a full disk may have room again at the next beat
+            with contextlib.suppress(OSError, WorkbenchError):  # a full disk may have room again at the next beat
                 self.run.set_status()

@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import random
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,10 +35,17 @@ from kto_workbench.engine.reference import Reference
 from kto_workbench.engine.scoring import PaddedScorer
 from kto_workbench.engine.step import StepSums, kto_step, score_without_gradient, uses_reference
 from kto_workbench.errors import ConfigError, WorkbenchError
+from kto_workbench.files import disk_refusal
+from kto_workbench.runs.checkpoints import seal, unseal
 
 log = logging.getLogger(__name__)
 
 STATE_FILE = "kto_state.json"
+MOST_SKIPPED = 3  # steps in a row whose loss or gradient is no number
+
+
+class NoNumbers(WorkbenchError):
+    """Step after step had to be skipped; the weights are those of the last good one."""
 
 
 class KTOTrainer(Trainer):
@@ -80,6 +88,8 @@ class KTOTrainer(Trainer):
         self.on_rows: Callable[[int, int, RowRewards], None] = lambda step, total_steps, rows: None
         self._tokens = 0
         self._window_started = self._started = time.perf_counter()
+        self.skipped = self._skipped_in_a_row = 0
+        self.on_skipped: Callable[[int, int], None] = lambda step, skipped: None
         self._z0: Tensor | None = None
         self._eval_batches: list[Batch] = []
         arguments = training_arguments(config, output_dir, scorer.device, len(batches), held_out is not None)
@@ -123,9 +133,33 @@ class KTOTrainer(Trainer):
             return kto_step(self.scorer, batch, self.config, tokens, train=True, z0=z0)
 
         sums = self._within_budget(work, batch.pairs, undo=lambda: model.zero_grad(set_to_none=True))
-        self._window.append(sums)
         self._tokens += sum(len(pair) for pair in batch.pairs)
+        if not self._is_sound(sums.loss):
+            model.zero_grad(set_to_none=True)  # the optimizer then leaves weights and moments as they are
+            self._skip()
+            return torch.zeros_like(sums.loss)
+        self._skipped_in_a_row = 0
+        self._window.append(sums)
         return sums.loss
+
+    def _is_sound(self, loss: Tensor) -> bool:
+        """Whether the loss and every gradient are numbers; waits for the device, or a bad step could not be undone."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients) if gradients else loss
+        return bool(torch.isfinite(loss).all() & torch.isfinite(norm).to(loss.device))
+
+    def _skip(self) -> None:
+        self.skipped += 1
+        self._skipped_in_a_row += 1
+        step = self.state.global_step + 1
+        log.warning("Step %d is skipped: its loss or gradient is no number.", step)
+        self.on_skipped(step, self.skipped)
+        if self._skipped_in_a_row == MOST_SKIPPED:
+            raise NoNumbers(
+                f"The loss or its gradient is no longer a number at step {step - MOST_SKIPPED + 1}: it and those after "
+                "it were skipped, and what was learned before is kept. Lower the learning rate, or look for odd rows "
+                "with `kto check`."
+            )
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return inputs  # the step moves what it needs
@@ -192,12 +226,11 @@ class KTOTrainer(Trainer):
             self._window, self._tokens, self._window_started = [], 0, now
             if self.config.load_in_4bit:
                 check_not_repacked(self.scorer.model)
-            if not all(map(_is_finite, (metrics["loss"], logs.get("grad_norm", 0.0)))):
-                raise WorkbenchError(
-                    f"The loss or its gradient is no longer a number at step {self.state.global_step}: lower the "
-                    "learning rate, or look for odd rows with `kto check`."
-                )
             self.on_rows(self.state.global_step, self.state.max_steps, rows)
+        elif "loss" in logs:  # every step since the last record was skipped
+            logs["loss"] = float("nan")
+        if "loss" in logs and self.skipped:
+            logs["skipped_steps"] = self.skipped
         super().log(logs, start_time)
 
     # what a resumed run needs to go on as if never interrupted
@@ -206,10 +239,19 @@ class KTOTrainer(Trainer):
         save_tuned(self.scorer.model, Path(output_dir or self.args.output_dir))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         z0 = None if self._z0 is None else float(self._z0)
-        (folder / STATE_FILE).write_text(json.dumps({"z0": z0, "tokens_per_pass": self.budget.tokens}))
+        state = {"z0": z0, "tokens_per_pass": self.budget.tokens, "skipped": self.skipped}
+        try:
+            unseal(folder)
+            super()._save_checkpoint(model, trial)
+            (folder / STATE_FILE).write_text(json.dumps(state))
+            seal(folder)
+        except Exception as error:
+            if sentence := disk_refusal(error):
+                shutil.rmtree(folder, ignore_errors=True)  # the older ones are whole, and it takes their room
+                raise WorkbenchError(sentence) from error
+            raise
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         tuned = self.scorer.model
@@ -226,6 +268,7 @@ class KTOTrainer(Trainer):
             if state["z0"] is not None:
                 self._z0 = torch.tensor(state["z0"], device=self.scorer.device)
             self.budget.tokens = state["tokens_per_pass"]
+            self.skipped = state.get("skipped", 0)
 
 
 class Loader(DataLoader):
@@ -335,7 +378,3 @@ def training_arguments(
     # One process drives one device: without this the Trainer would wrap the model for every GPU that it sees.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
-
-
-def _is_finite(value: float) -> bool:
-    return value == value and abs(value) != float("inf")

@@ -38,10 +38,12 @@ from kto_workbench.engine.reference import Reference, ReferenceCache, cache_for
 from kto_workbench.engine.sampler import Sampler
 from kto_workbench.engine.scoring import PaddedScorer, make_scorer
 from kto_workbench.engine.step import uses_reference
-from kto_workbench.engine.trainer import KTOTrainer, save_tuned, total_steps
+from kto_workbench.engine.trainer import KTOTrainer, NoNumbers, save_tuned, total_steps
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.feedback import load_feedback
 from kto_workbench.feedback.rendering import load_tokenizer, model_path
+from kto_workbench.files import disk_refusal
+from kto_workbench.runs.checkpoints import newest_whole
 from kto_workbench.runs.directory import Run
 from kto_workbench.runs.jsonlines import write_atomically
 from kto_workbench.runs.launch import create_run
@@ -77,8 +79,11 @@ def train_run(run: Run, *, progress: bool = False) -> None:
         run.set_status(state="stopped", message="Interrupted.", ended=time.time())
         raise
     except Exception as error:
-        sentence = str(error) if isinstance(error, WorkbenchError) else f"{type(error).__name__}: {error}"
+        refusal = disk_refusal(error)
+        sentence = str(error) if isinstance(error, WorkbenchError) else refusal or f"{type(error).__name__}: {error}"
         run.set_status(state="failed", error=sentence, message="", ended=time.time())
+        if refusal:
+            raise WorkbenchError(refusal) from error
         raise
 
 
@@ -141,7 +146,7 @@ def _train(run: Run, config: KTOConfig, *, progress: bool) -> bool:
         sampler.answer_as_reference()
         if reference:
             _visit_all(run, config, prepared, reference)
-    checkpoint = run.latest_checkpoint()
+    checkpoint = newest_whole(run)
     trainer = KTOTrainer(
         scorer,
         config,
@@ -154,15 +159,16 @@ def _train(run: Run, config: KTOConfig, *, progress: bool) -> bool:
     )
     recorder = Recorder(run, sampler, _steps_between_samples(config, len(prepared.train), watched), progress=progress)
     trainer.add_callback(recorder)
-    trainer.on_rows = recorder.on_rows
+    trainer.on_rows, trainer.on_skipped = recorder.on_rows, recorder.on_skipped
     run.rewind(int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except NoNumbers:
+        _save(model, tokenizer, run, config)
+        raise
     if reference:
         _note_reference(run, reference)
-    if config.tuning == "full":
-        save_whole(model, tokenizer, run)
-    else:
-        save_adapter(model, run)
+    _save(model, tokenizer, run, config)
     return recorder.stopped and trainer.state.global_step < trainer.state.max_steps
 
 
@@ -195,6 +201,13 @@ def _note_reference(run: Run, reference: Reference) -> None:
     note = {"reused": reference.reused, "computed": reference.computed, "seconds": reference.seconds}
     write_atomically(run.path / "reference.json", json.dumps(note) + "\n")
     log.info("Reference: %d log-probabilities reused, %d computed, in %.1f s.", *note.values())
+
+
+def _save(model: nn.Module, tokenizer: PreTrainedTokenizerBase, run: Run, config: KTOConfig) -> None:
+    if config.tuning == "full":
+        save_whole(model, tokenizer, run)
+    else:
+        save_adapter(model, run)
 
 
 def save_whole(model: nn.Module, tokenizer: PreTrainedTokenizerBase, run: Run) -> None:

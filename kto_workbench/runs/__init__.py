@@ -15,6 +15,7 @@
     naming.py      a name for a new run, from what differs
     jsonlines.py   append-only records that survive a torn last line
     schemas.py     what each file of a run holds
+    checkpoints.py which checkpoints are whole, by checksum
 
 Nothing here imports torch: whoever looks at a run (page, shell, notebook) is not the process that trains it.
 """

@@ -257,6 +257,7 @@ SENTENCES_ZH: dict[str, str] = {
     "（{1}），现更名为 {2}；从中读回并保留了 {3} 条反馈。",
     r"The disk can't be written to: (.+); make room, and go on\.": "磁盘无法写入：{0}；请腾出空间后继续。",
     r"There is no feedback in (.+)\.": "{0} 中没有反馈。",
+    r"Step (.+) was skipped, .*; (.+) skipped so far\.": "第 {0} 步的损失或梯度不是数值，已跳过；至今共跳过 {1} 步。",
     r"Can't start run (.+) in (.+): (.+)\.": "无法在 {1} 中启动训练 {0}：{2}。",
     r"Its process ended without a word; the end of its log says more\.": "进程已无声结束；日志末尾有更多信息。",
     r"The loss or its gradient is no longer a number at step (.+?): .*": "第 {0} 步的损失或梯度不再是数值："
