@@ -16,9 +16,10 @@ import trl
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from kto_workbench import KTOConfig, compare, train
+from kto_workbench import KTOConfig, compare, evaluate, train
 from kto_workbench.engine.export import export
 from kto_workbench.engine.generation import generate
+from kto_workbench.errors import ModelError
 from kto_workbench.feedback import Row, check
 from kto_workbench.feedback.prompts import load_prompts
 from kto_workbench.feedback.rendering import encode, encode_rows
@@ -391,6 +392,13 @@ def test_a_refused_row_costs_a_row_and_what_the_template_is_told_reaches_answers
     prompts = load_prompts(tmp_path / "ask.jsonl")
     assert prompts == [[{**ASK, "tools": [TOOL]}]]
     assert compare(run, prompts, max_new_tokens=2)[0]["prompt"] == prompts[0]
+    # An evaluation, too, goes on without a prompt that is refused.
+    with caplog.at_level(logging.WARNING, "kto_workbench"):
+        found = evaluate(run, None, [*prompts, CHATS["a call"]], max_new_tokens=2)
+    assert [one["prompt"] for one in found["answers"]] == prompts
+    assert "1 of 2 prompts are left out: The model's chat template refuses" in caplog.text
+    with pytest.raises(ModelError, match="No tools today"):
+        evaluate(run, None, [CHATS["a call"]])
     export(run, "adapter", tmp_path / "out")
     read = AutoTokenizer.from_pretrained(tmp_path / "out")
     original = AutoTokenizer.from_pretrained(world / "model")

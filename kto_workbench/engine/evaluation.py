@@ -4,6 +4,8 @@ evaluate(Side(run), None, prompts, make_rule("shorter"))["evaluation"]["win_rate
 evaluate_checkpoints(run, prompts, judge)["evaluation"]["checkpoints"]        # a win rate for each step
 """
 
+import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +13,9 @@ from typing import Any
 from kto_workbench.engine.batches import Pair
 from kto_workbench.engine.comparison import answer_as, as_pairs, as_side, completion_stats, sampling_of
 from kto_workbench.engine.sides import Models
-from kto_workbench.errors import ConfigError
+from kto_workbench.errors import ConfigError, ModelError
+from kto_workbench.feedback.rendering import load_tokenizer
+from kto_workbench.feedback.templates import render_prompt
 from kto_workbench.judging.rules import RULES, make_rule, parse_judge
 from kto_workbench.judging.statistics import mean
 from kto_workbench.judging.steps import checkpoints_of, step_of
@@ -27,6 +31,8 @@ from kto_workbench.judging.verdicts import (
 from kto_workbench.runs import Run
 from kto_workbench.runs.completions import Client
 from kto_workbench.runs.sides import REFERENCE, AnySide, EndpointSide, Side, reference_of
+
+log = logging.getLogger(__name__)
 
 # Told (stage, done, total): `answers` counts prompts, `scores` sides, `judge` what the judge counts.
 Progress = Callable[[str, int, int], None]
@@ -151,6 +157,7 @@ def _evaluate(
     on_progress: Progress,
 ) -> list[_Evaluated]:
     expected = expected or [()] * len(prompts)
+    prompts, expected = _answerable([*sides, against], prompts, expected)
     judge = named_judge(judge) if isinstance(judge, str) else judge
     _check(prompts, judge, expected)
     for side in (*sides, against):
@@ -174,6 +181,31 @@ def _evaluate(
         _judged(side, cases, measured, judge, number, len(sides), on_progress)
         for number, (side, cases, measured) in enumerate(found)
     ]
+
+
+def _answerable(
+    sides: Sequence[Side], prompts: Sequence[Any], expected: Sequence[tuple[str, ...]]
+) -> tuple[list[Any], list[tuple[str, ...]]]:
+    """The prompts that the chat template of every side takes; one that it refuses costs that prompt.
+
+    Raises ModelError if none is left.
+    """
+    refused: dict[int, ModelError] = {}
+    configs = {(c.model, c.template, json.dumps(c.template_kwargs)): c for c in (side.run.config() for side in sides)}
+    for config in configs.values():
+        tokenizer = load_tokenizer(config.model)
+        for number, prompt in enumerate(prompts):
+            try:
+                render_prompt(tokenizer, prompt, template=config.template, template_kwargs=config.template_kwargs)
+            except ModelError as error:
+                refused[number] = error
+    if refused:
+        first = refused[min(refused)]
+        if len(refused) == len(prompts):
+            raise first
+        log.warning("%d of %d prompts are left out: %s", len(refused), len(prompts), first)
+    left = [number for number in range(len(prompts)) if number not in refused]
+    return [prompts[number] for number in left], [expected[number] for number in left]
 
 
 def _check(prompts: Sequence[Any], judge: Judge | None, expected: Sequence[tuple[str, ...]]) -> None:

@@ -109,7 +109,8 @@ def rendered_rows(
     items = []
     for row, encoded in zip(rows, encode_rows(tokenizer, rows, max_length, **how), strict=True):
         if isinstance(encoded, Problem):
-            shown = f'<p class="kto-prompt">{html.esc(retell(language, encoded.reason))}</p>'
+            reason = retell(language, encoded.reason).rstrip("。")
+            shown = f'<p class="kto-prompt">{html.esc(say(language, "check.refused", reason=reason))}</p>'
         else:
             prompt, lead, completion = decode(tokenizer, encoded)
             told = _told(language, encoded, merges and bool(row.system))

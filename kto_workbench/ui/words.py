@@ -159,6 +159,7 @@ WORDS: dict[str, tuple[str, str]] = {
         "提示 {prompt:,} 个词元，训练 {completion:,} 个",
     ),
     "check.cut": ("; {count:,} cut off", "；截去 {count:,} 个"),
+    "check.refused": ("Left out of training: {reason}.", "不参与训练：{reason}。"),
     "check.system": ("; the system text goes before the first user text", "；系统文本置于首条用户文本之前"),
     "check.thought.whole": ("; with its thought", "；连同其思考过程"),
     "check.thought.inside": ("; from inside of its thought on", "；从思考过程之中开始"),
