@@ -4,17 +4,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup app demo test check bench gpu notebooks clean
+.PHONY: help setup app demo test check audit bench gpu notebooks clean
 
 help:
 	@echo "make app        open the workbench in a browser      (ARGS=\"--port 8000\")"
 	@echo "make demo       train the demo and measure it"
 	@echo "make test       run the tests"
 	@echo "make check      lint, and every test, slow ones too"
+	@echo "make audit      look for known holes in our code and in what it stands on (needs a network)"
 	@echo "make bench      time the engine against TRL, quickly"
 	@echo "make gpu        on a machine with a GPU: what works there and how fast, in nine minutes"
 	@echo "make notebooks  execute the notebooks"
-	@echo "make setup      only build .venv, with the kto command in it"
+	@echo "make setup      only build .venv, with the kto command in it (LOCKED=1: from files of known SHA-256 alone)"
 	@echo "make clean      remove .venv and what tests and builds left"
 
 setup: .venv/ready
@@ -33,6 +34,10 @@ check: .venv/ready-test
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest $(ARGS)
 
+audit: .venv/ready-audit
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml kto_workbench app.py
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
+
 bench: .venv/ready-bench
 	$(BIN)/python -m benchmarks.vs_trl --quick $(ARGS)
 
@@ -47,6 +52,9 @@ notebooks: .venv/ready-notebooks
 		{ echo "KTO Workbench needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3.11 ..."; exit 1; }
 	@echo "Setting up .venv; the first time this downloads PyTorch and takes a few minutes."
 	$(PYTHON) -m venv .venv
+ifdef LOCKED
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement constraints-hashes.txt
+endif
 	$(PIP) --editable .
 	@touch $@
 
