@@ -49,7 +49,9 @@ def test_memory_is_a_range_beside_what_is_free(feedback, monkeypatch):
     said = estimate.expected("en", KTOConfig(), feedback, [])
     assert said.startswith("Memory: about 0.") and "22 GB free" in said and "tight" not in said
     monkeypatch.setattr(estimate, "free_memory", lambda: 100_000_000)
-    assert "tight" in estimate.expected("en", KTOConfig(), feedback, [])
+    cramped = estimate.expected("en", KTOConfig(), feedback, [])
+    assert "tight" in cramped and "activations made again in the backward pass" in cramped
+    assert "made again" not in said + estimate.expected("en", KTOConfig(gradient_checkpointing=True), feedback, [])
     monkeypatch.setattr(estimate, "find_gpu", lambda: estimate.Gpu(8_000_000_000, bfloat16=True))
     assert "8.0 GB free on the GPU" in estimate.expected("en", KTOConfig(), feedback, [])
     assert "GPU" not in estimate.expected("en", KTOConfig(device="cpu"), feedback, [])
