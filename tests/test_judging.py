@@ -211,6 +211,33 @@ def test_odd_prompts_are_one_sentence(tmp_path, name, content, sentence):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("a.csv", 'id,Prompt,answer\r\n1,"Hi, you",\r\n2,"1 +\n1",2\r\n3,,\r\n', [("Hi, you", ()), ("1 +\n1", ("2",))]),
+        ("a.CSV", "\ufeffquestion\nWhy?\n\nHow?\n", [("Why?", ()), ("How?", ())]),
+        ("a.csv", "What does a cow say?\n\"And, a dog?\"\n", [("What does a cow say?", ()), ("And, a dog?", ())]),
+        ("a.tsv", "prompt\tanswer\nHi\tHello\n", [("Hi", ("Hello",))]),
+    ],
+)  # fmt: skip
+def test_prompts_in_a_table(tmp_path, name, text, found):
+    (tmp_path / name).write_text(text, encoding="utf-8", newline="")
+    assert load_questions(tmp_path / name) == found
+
+
+def test_a_table_without_prompts_is_one_sentence(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("who,when\nme,now\n")
+    with pytest.raises(DataError, match="has no column `prompt`; it has who, when.$"):
+        load_prompts(path)
+    path.write_text('"' + "x" * 200_000 + '"\n')
+    with pytest.raises(DataError, match="can't be read as a table: field larger than field limit"):
+        load_prompts(path)
+    path.write_text("\n")
+    with pytest.raises(DataError, match="^There is no prompt in "):
+        load_prompts(path)
+
+
 def test_held_out_prompts_are_those_that_training_leaves_out(tmp_path):
     rows = [{"prompt": f"Question {i // 2}?", "completion": f"{i}", "label": i % 2 == 0} for i in range(20)]
     path = tmp_path / "thumbs.jsonl"

@@ -16,13 +16,17 @@ from browser import (
     wait_for,
 )
 from conftest import SMALL
+from test_endpoints import chatty  # noqa: F401
+from test_endpoints import echo as say_back
 from test_ui import fits_a_phone, wait_for_progress
 
 from kto_workbench.config import KTOConfig
 from kto_workbench.feedback import ThumbStore, load_feedback
+from kto_workbench.feedback.balance import Balance
 from kto_workbench.feedback.held_out import held_out_prompts, prompt_key
 from kto_workbench.runs import list_runs
 from kto_workbench.runs.directory import new_run
+from kto_workbench.runs.endpoints import Endpoint, add_endpoint
 from kto_workbench.runs.shelf import title_of
 from kto_workbench.runs.sides import Side
 from kto_workbench.ui.feedback import _say_more, next_round
@@ -324,6 +328,69 @@ def vote_by_keys(page, prompts: str, count: int) -> None:
         page.wait_for_selector(f"#review-card [data-card='{number}']", timeout=60_000)
         page.keyboard.press("u" if number % 2 == 0 else "d")
     wait_for(lambda: page.locator(f"#review-card [data-card='{number}']").count() == 0, 20)
+
+
+# from nothing to the first training
+
+
+@needs_browser
+@pytest.mark.timeout(300)
+def test_from_nothing_to_the_first_training(own, open_page, tmp_path, chatty):  # noqa: F811
+    server = chatty(say_back)
+    add_endpoint(Endpoint(server.url, "big", name="local"), own.workspace)
+    add_endpoint(Endpoint("http://127.0.0.1:9/v1", "big", name="dead"), own.workspace)
+    page = open_page(own.url)
+    open_feedback(page)
+    assert page.locator("#feedback-run input").input_value() == "local · big, at an endpoint"  # offered without a run
+    page.get_by_role("tab", name="Review many", exact=True).click()
+    assert page.get_by_label("from a file").is_checked()  # nobody has held prompts out yet
+
+    (tmp_path / "few.csv").write_text("id,prompt\n" + "".join(f'{i},"{one}"\n' for i, one in enumerate(QUESTIONS)))
+    page.set_input_files("#review-file input[type=file]", tmp_path / "few.csv")
+    page.wait_for_selector("#review-file a, #review-file .file-preview")
+    page.locator("#review-each input[type=number]").fill("1")
+    page.locator("#feedback-length input[type=number]").fill("16")
+
+    def review(side: str) -> None:
+        page.locator("#feedback-run input").click()
+        page.get_by_role("option", name=side, exact=True).click()
+        page.click("#review-start")
+        for number in range(len(QUESTIONS)):
+            page.wait_for_selector(f"#review-card [data-card='{number}']", timeout=60_000)
+            page.keyboard.press("u" if number % 2 else "d")
+        wait_for(lambda: page.locator("#review-card [data-card]").count() == 0, 20)
+
+    review("local · big, at an endpoint")
+    review("demo · model as it is")
+    store = ThumbStore(own.workspace)
+    assert store.by_side() == {"endpoint:local": Balance(2, 2), "model:demo": Balance(2, 2)}
+    thumbs = list(store.thumbs())
+    assert [thumb.completion for thumb in thumbs[:4]] == list(QUESTIONS)  # the endpoint says back what it is asked
+    assert {(thumb.model, thumb.run) for thumb in thumbs} == {("big", ""), ("demo", "")}
+    wait_for(lambda: "endpoint:local" in page.inner_text("#feedback-days"), 10)
+    screenshot(page, "feedback-first-1280")
+    fits_a_phone(page, "feedback-first")
+
+    # a dead endpoint is a sentence in the chat
+    page.get_by_role("tab", name="Chat", exact=True).click()
+    page.locator("#feedback-run input").click()
+    page.get_by_role("option", name="dead · big, at an endpoint", exact=True).click()
+    page.locator("#feedback-prompt textarea").fill("Are you there?")
+    page.click("#feedback-send")
+    wait_for(lambda: "Nobody answers at dead" in page.inner_text("#feedback-message"), 20)
+
+    page.locator("#feedback-run input").click()
+    page.get_by_role("option", name="demo · model as it is", exact=True).click()
+    wait_for(lambda: "A fresh adapter on demo" in page.inner_text("#feedback-follows"), 10)
+    page.click("#feedback-train")
+    wait_for(lambda: page.locator("#train-start").is_visible(), 10)
+    small = {name: SMALL[name] for name in ("save_steps", "sample_steps", "lora_r", "lora_alpha")}
+    fill_in(page, **small, batch_size=4, max_steps=2)
+    page.click("#train-start")
+    (first,) = wait_for(lambda: list_runs(own.workspace), 30, lambda: page.inner_text("#train-message"))
+    wait_for(lambda: not first.status().active, 150, first.log)
+    assert first.status().state == "finished", first.log()
+    assert (first.config().model, first.config().data, first.data()["rows"]) == ("demo", "thumbs", 8)
 
 
 @needs_browser

@@ -1,5 +1,7 @@
 """Prompts from a file: what to ask both sides of a comparison."""
 
+import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -8,12 +10,16 @@ from kto_workbench.errors import DataError
 from kto_workbench.feedback.messages import RowProblem, parse_json_text, read_messages
 from kto_workbench.feedback.rows import Row
 
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+PROMPT_COLUMNS = ("prompt", "question", "instruction", "input")
+
 
 def load_prompts(path: str | Path) -> list[Any]:
     """Read prompts, each a text or a list of chat messages.
 
-    Text files hold one a line; JSON Lines and JSON hold texts, lists of messages, or objects with a `prompt` or
-    `messages` (of which a last assistant turn is left out) and perhaps the `tools` that are offered. Raises DataError.
+    Text files hold one a line; CSV and TSV a column `prompt`, or a single column; JSON Lines and JSON hold texts, lists
+    of messages, or objects with a `prompt` or `messages` (of which a last assistant turn is left out) and perhaps the
+    `tools` that are offered. Raises DataError.
     """
     return [prompt for prompt, _ in load_questions(path)]
 
@@ -50,7 +56,29 @@ def _items(path: Path) -> list[Any]:
         return items if isinstance(items, list) else []
     if path.suffix == ".jsonl":
         return [_parse(line, path, number) for number, line in lines]
+    if path.suffix.lower() in DELIMITERS:
+        return _of_table(text, path)
     return [line for _, line in lines]
+
+
+def _of_table(text: str, path: Path) -> list[Any]:
+    """The rows of a table as objects; those of a single column without a head as texts."""
+    try:
+        read = csv.reader(io.StringIO(text, newline=""), delimiter=DELIMITERS[path.suffix.lower()])
+        rows = [row for row in read if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise DataError(f"{path} can't be read as a table: {error}.") from None
+    head = [cell.strip().casefold() for cell in rows[0]] if rows else []
+    column = next((head.index(name) for name in PROMPT_COLUMNS if name in head), None)
+    if column is None and len(head) == 1:
+        return [row[0] for row in rows]
+    if column is None and rows:
+        raise DataError(f"{path} has no column `prompt`; it has {', '.join(rows[0])[:200]}.")
+    expected = next((head.index(name) for name in ("expected", "answer") if name in head), len(head))
+    found = [(row[column : column + 1], row[expected : expected + 1]) for row in rows[1:]]
+    return [
+        {"prompt": prompt[0], "expected": [one for one in answer if one]} for prompt, answer in found if any(prompt)
+    ]
 
 
 def _parse(text: str, path: Path, number: int | None = None) -> Any:

@@ -201,6 +201,8 @@ SENTENCES_ZH: dict[str, str] = {
     r"Judge `(.+)` needs an `expected` or `answer` beside every prompt; prompt (.+) has none\.": "评判者 `{0}` "
     "要求每个提示都有 `expected` 或 `answer`；第 {1} 个提示没有。",
     r"There is no prompt to evaluate on\.": "没有可用于评估的提示。",
+    r"(.+) has no column `prompt`; it has (.+)\.": "{0} 没有名为 `prompt` 的列；它有 {1}。",
+    r"(.+) can't be read as a table: (.+)\.": "无法将 {0} 读作表格：{1}。",
     r"There is no prompt in (.+)\.": "{0} 中没有提示。",
     r"An endpoint's address should begin with http.*": "接口的地址应以 http:// 或 https:// 开头，"
     "例如 http://127.0.0.1:8000/v1。",
@@ -444,6 +446,8 @@ REASONS_ZH: dict[str, str] = {
     r"There is no file (.+), and no such dataset can be had from the hub: (.+)\.": "没有文件 {0}，"
     "也无法从 Hub 获得同名数据集：{1}。",
     r"There is no file (.+)\.": "没有文件 {0}。",
+    r"(.+) has no column `prompt`; it has (.+)\.": "{0} 没有名为 `prompt` 的列；它有 {1}。",
+    r"(.+) can't be read as a table: (.+)\.": "无法将 {0} 读作表格：{1}。",
     r"There is no prompt in (.+)\.": "{0} 中没有提示。",
     r"Run (.+) held no prompts out; take all of its data, or a file\.": "训练 {0} 没有留出提示；请用其全部数据或文件。",
     r"Prompt (.+) of (.+) is neither a text nor a list of messages\.": "{1} 的第 {0} 个提示既不是文本，"

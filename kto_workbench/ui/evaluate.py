@@ -140,7 +140,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
             stop = gr.Button(label("train.stop"), elem_id="evaluate-stop", min_width=100, interactive=False)
             upload = gr.UploadButton(
                 label("evaluate.upload"),
-                file_types=[".txt", ".json", ".jsonl"],
+                file_types=[".txt", ".csv", ".tsv", ".json", ".jsonl"],
                 elem_id="evaluate-upload",
                 min_width=140,
             )

@@ -16,7 +16,7 @@ class Invitation:
     """One tab's: shown until there is a trained run."""
 
     def __init__(self, bench: Workbench, page: gr.Blocks, tab: gr.Tab, name: str) -> None:
-        self.bench = bench
+        self.bench, self.name = bench, name
         with gr.Column(visible=False, elem_classes="kto-invite", elem_id=f"invite-{name}") as box:
             said = gr.HTML(elem_classes="kto-bare")
             self.button = gr.Button(
@@ -31,7 +31,7 @@ class Invitation:
         if any(run.trained() for run in runs):
             return [gr.Column(visible=False), "", gr.Button()]
         busy = any(run.status().active for run in runs)
-        said = html.message(say(language_of(request), "invite.busy" if busy else "invite.none"), "plain")
+        said = html.message(say(language_of(request), "invite.busy" if busy else f"invite.{self.name}"), "plain")
         return [gr.Column(visible=True), said, gr.Button(visible=not busy)]
 
     def wire(self, tabs: gr.Tabs, watched: gr.Dropdown) -> None:

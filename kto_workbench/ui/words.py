@@ -277,8 +277,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "compare.prompt.help": ("Several: a line of --- between them.", "多个提示之间用单独一行 --- 隔开。"),
     "compare.file.title": ("Prompts from a file", "来自文件的提示"),
     "compare.file": (
-        "TXT (one a line), JSONL or JSON; asked instead of the text above",
-        "TXT（每行一个）、JSONL 或 JSON；用来代替上面的文本",
+        "TXT (one a line), CSV, JSONL or JSON; asked instead of the text above",
+        "TXT（每行一个）、CSV、JSONL 或 JSON；用来代替上面的文本",
     ),
     "compare.ideas": ("Try one of these", "试试这些"),
     "compare.against": ("Against", "对照"),
@@ -581,7 +581,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "review.from.held_out": ("held out by this run", "此训练留出的提示"),
     "review.from.all": ("all of its data", "其全部数据"),
     "review.from.file": ("from a file", "来自文件"),
-    "review.file": ("Prompts: TXT (one a line), JSONL or JSON", "提示文件：TXT（每行一个）、JSONL 或 JSON"),
+    "review.file": ("Prompts: TXT (one a line), CSV, JSONL or JSON", "提示文件：TXT（每行一个）、CSV、JSONL 或 JSON"),
     "review.each": ("Answers to each", "每个提示的回答数"),
     "review.start": ("Start the review", "开始评审"),
     "review.up": ("↑ Thumbs up", "↑ 点赞"),
@@ -651,9 +651,19 @@ WORDS: dict[str, tuple[str, str]] = {
     "runs.margin": ("Margin", "差值"),
     "suggest.title": ("Why these settings; yours stay as you set them", "为何这样设置；你自己的设置保持不变"),
     # while there is no run
-    "invite.none": (
+    "invite.learn": (
         "This needs a trained run. The demo's takes about half a minute, and you can watch it.",
         "这里需要一次训练。示例的训练约需半分钟，可以全程观看。",
+    ),
+    "invite.compare": (
+        "Nothing is trained here yet. Compare any two models or endpoints, chosen below; or train the demo, in about "
+        "half a minute, and compare it with its reference.",
+        "这里还没有训练。可在下方选择任意两个模型或接口来比较；也可先训练示例（约半分钟），再与其参考模型比较。",
+    ),
+    "invite.feedback": (
+        "Nothing is trained here yet. Choose who answers, then ask, or drop a file of prompts under “Review many”: "
+        "your thumbs make the first training. Or train the demo, in about half a minute.",
+        "这里还没有训练。选择由谁回答，然后提问，或在“批量评审”中拖入提示文件；你的评价就是第一次训练的数据。也可先训练示例（约半分钟）。",
     ),
     "invite.busy": ("A run is at work; this tab fills when it has ended.", "有训练正在进行；结束后此页便有内容。"),
     "invite.train": ("Train the demo, half a minute", "训练示例（半分钟）"),
