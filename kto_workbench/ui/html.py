@@ -121,7 +121,8 @@ def days(language: str, counts: Sequence[tuple[str, int, int]], title: str = "fe
         + f'</div><span class="kto-bar-numbers"><b>{up:,}</b> · <b>{down:,}</b></span></div>'
         for day, up, down in counts
     )
-    return f'<div class="kto-balance kto-days"><h3>{esc(say(language, title))}</h3>{bars}{_sides_key(language)}</div>'
+    head = f"<h3>{esc(say(language, title))}</h3>"
+    return f'<div class="kto-balance kto-days" data-of="{esc(title)}">{head}{bars}{_sides_key(language)}</div>'
 
 
 def _sides_key(language: str) -> str:

@@ -147,6 +147,12 @@ input[type="range"]::-moz-range-thumb { box-shadow: 0 0 0 1px var(--neutral-400)
 .kto-days .kto-bar-row { grid-template-columns: 76px 1fr minmax(48px, max-content); gap: 10px; font-size: 12.5px; }
 .kto-days .kto-bar { height: 12px; }
 .kto-days .kto-keys { padding-left: 86px; }
+.kto-days + .kto-days { margin-top: 12px; }
+.kto-days[data-of="feedback.wrote"] .kto-bar-row { gap: 2px 10px;
+  grid-template-columns: 1fr minmax(48px, max-content); }
+.kto-days[data-of="feedback.wrote"] .kto-bar-name { grid-column: 1 / -1; overflow-wrap: anywhere; }
+.kto-days[data-of="feedback.wrote"] .kto-bar { grid-column: 1; grid-row: auto; }
+.kto-days[data-of="feedback.wrote"] .kto-keys { padding-left: 0; }
 .kto-days .kto-bar-numbers { text-align: right; }
 .kto-review { display: grid; gap: 12px; border: 1px solid var(--block-border-color); border-radius: 8px;
   padding: 14px 16px; background: var(--block-background-fill); }
