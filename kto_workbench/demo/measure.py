@@ -12,12 +12,31 @@ from collections.abc import Iterable
 
 from kto_workbench.demo.judge import judge, understand
 from kto_workbench.feedback.named import asset
+from kto_workbench.judging.unrated import Probe
+
+ASKED = 5  # each sum: there are few, and answers are sampled
+FACTS = 48
 
 
 def evaluation_prompts() -> list[dict]:
     """The prompts of assets/evaluation.jsonl, which no feedback file holds: `topic` and `prompt`, as chat messages."""
     lines = asset("evaluation.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
+
+
+def demo_probe() -> Probe:
+    """What the demo's thumbs don't speak of: sums, each asked several times, and facts."""
+    rows = evaluation_prompts()
+    sums = [row["prompt"] for row in rows if row["topic"] == "sums"] * ASKED
+    facts = [row["prompt"] for row in rows if row["topic"] not in ("sums", "out of scope")]
+
+    def score(prompt: list[dict], answer: str) -> dict[str, bool]:
+        question, verdict = understand(prompt), judge(prompt, answer)
+        if question is None or not verdict.fact or verdict.honest is not None:
+            return {}
+        return {"sums" if question.topic.name == "sums" else "facts": verdict.fact == "right"}
+
+    return Probe(sums + facts[:: max(1, len(facts) // FACTS)], score)
 
 
 def _share(verdicts: Iterable[bool]) -> float | None:

@@ -16,9 +16,11 @@ from kto_workbench.engine.sides import Models
 from kto_workbench.errors import ConfigError, ModelError
 from kto_workbench.feedback.rendering import load_tokenizer
 from kto_workbench.feedback.templates import render_prompt
+from kto_workbench.judging.endpoint import prompt_text
 from kto_workbench.judging.rules import RULES, make_rule, parse_judge
 from kto_workbench.judging.statistics import mean
 from kto_workbench.judging.steps import checkpoints_of, step_of
+from kto_workbench.judging.unrated import Probe, compare_abilities, compare_manners
 from kto_workbench.judging.verdicts import (
     Case,
     Judge,
@@ -57,6 +59,7 @@ def evaluate(
     seed: int = 0,
     temperature: float | None = None,
     max_new_tokens: int | None = None,
+    probe: Probe | None = None,
     models: Models | None = None,
     on_progress: Progress = lambda stage, done, total: None,
 ) -> dict[str, Any]:
@@ -71,6 +74,7 @@ def evaluate(
         seed: of the sampling, on both sides.
         temperature: None takes the run's.
         max_new_tokens: None takes the run's.
+        probe: questions with known answers, for what nobody rated; see judging/unrated.py.
         models: kept warm from call to call.
         on_progress: told (stage, done, total).
 
@@ -80,6 +84,8 @@ def evaluate(
         with words, tokens, distinct_1, distinct_2; length_ratio in words; kl {per_answer, per_token} in nats: the mean
         of log π_tuned − log π_reference over the tuned side's own answers, an estimate of KL(tuned ‖ reference) where
         they were sampled at temperature 1; `missing` says why there is none. An endpoint's answers have no `tokens`.
+        `unrated` [{name, n, reference, tuned, p, alarm}]: shares of good answers to the probe, in the prompt's
+        language, and not refused.
 
     Raises:
         ConfigError: there is no prompt, or no expected answer for a judge that needs one.
@@ -88,7 +94,7 @@ def evaluate(
     side = as_side(tuned)
     against = as_side(reference) if reference else reference_of(side)
     found = _evaluate(
-        [side], against, prompts, judge, expected, seed, temperature, max_new_tokens, models, on_progress
+        [side], against, prompts, judge, expected, seed, temperature, max_new_tokens, models, on_progress, probe
     )[0]
     return {"answers": found.answers, "evaluation": found.evaluation}
 
@@ -103,6 +109,7 @@ def evaluate_checkpoints(
     seed: int = 0,
     temperature: float | None = None,
     max_new_tokens: int | None = None,
+    probe: Probe | None = None,
     models: Models | None = None,
     on_progress: Progress = lambda stage, done, total: None,
 ) -> dict[str, Any]:
@@ -116,7 +123,9 @@ def evaluate_checkpoints(
     """
     sides = checkpoints_of(run)
     other = as_side(against) if against else Side(run, REFERENCE)
-    found = _evaluate(sides, other, prompts, judge, expected, seed, temperature, max_new_tokens, models, on_progress)
+    found = _evaluate(
+        sides, other, prompts, judge, expected, seed, temperature, max_new_tokens, models, on_progress, probe
+    )
     steps = [
         {"step": step_of(one.side), "side": one.side.name}
         | {key: value for key, value in one.evaluation.items() if key not in ("verdicts", "reference")}
@@ -155,6 +164,7 @@ def _evaluate(
     max_new_tokens: int | None,
     models: Models | None,
     on_progress: Progress,
+    probe: Probe | None = None,
 ) -> list[_Evaluated]:
     expected = expected or [()] * len(prompts)
     prompts, expected = _answerable([*sides, against], prompts, expected)
@@ -168,6 +178,7 @@ def _evaluate(
     sampling = Sampling(seed, *sampling_of(sides[0], temperature, max_new_tokens))
     total = len(prompts) * (len(sides) + 1)
     reference = _answers(models, against, prompts, sampling, lambda done: on_progress("answers", done, total))
+    probed = _answers(models, against, probe.prompts, sampling, lambda done: None) if probe else []
     found = []
     for number, side in enumerate(sides):
         before = len(prompts) * (number + 1)
@@ -175,7 +186,12 @@ def _evaluate(
             models, side, prompts, sampling, lambda done, before=before: on_progress("answers", before + done, total)
         )
         cases = [Case(*one) for one in zip(prompts, reference, tuned, expected, strict=True)]
-        found.append((side, cases, _measure(models, side, against, cases)))
+        asked = [prompt_text(prompt) for prompt in prompts]
+        unrated = compare_manners(asked, reference, tuned)
+        if probe:
+            now = _answers(models, side, probe.prompts, sampling, lambda done: None)
+            unrated = compare_abilities(probe, probed, now) + unrated
+        found.append((side, cases, {**_measure(models, side, against, cases), "unrated": unrated}))
         on_progress("scores", number + 1, len(sides))
     return [
         _judged(side, cases, measured, judge, number, len(sides), on_progress)

@@ -6,6 +6,7 @@
     verdicts.py     what a judge is given, what it says, and what follows from many verdicts
     rules.py        judges that need no model: a pattern, a length, JSON, an expected answer; how a judge is named
     endpoint.py     a judge behind an OpenAI-compatible address
+    unrated.py      what nobody rated: abilities, language, refusals on both sides, and an alarm
     report.py       an evaluation as a table for the shell
     votes.py        runs/<id>/votes.jsonl: blind votes, their only reader and writer
     records.py      runs/<id>/evaluations/, their only reader and writer

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from kto_workbench.judging.unrated import in_a_sentence
 from kto_workbench.judging.verdicts import length_remark
 
 ROWS = (
@@ -28,6 +29,9 @@ def in_words(evaluation: dict[str, Any]) -> str:
         lines.append(missing)
     if evaluation.get("checkpoints"):
         lines += ["", *_by_step(evaluation["checkpoints"])]
+    if unrated := evaluation.get("unrated"):
+        lines += ["", "What nobody rated, reference → tuned:"]
+        lines += [f"{'WORSE  ' if one['alarm'] else '       '}{in_a_sentence(one)}" for one in unrated]
     if remark := length_remark(evaluation):
         lines += ["", remark]
     return "\n".join(lines)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from kto_workbench.config import DEMO_MODEL
 from kto_workbench.errors import ConfigError, WorkbenchError
 from kto_workbench.runs.directory import Run
 from kto_workbench.runs.turn import device_held
@@ -54,6 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--judge-prices", type=float, nargs=2, metavar=("READ", "WRITTEN"), help="of a million tokens, for the cost"
     )
     parser.add_argument("--judge-cost", action="store_true", help="only say what the endpoint would be asked at most")
+    parser.add_argument(
+        "--no-unrated", action="store_true", help="leave out the questions that show what nobody rated, such as sums"
+    )
     parser.add_argument("--checkpoints", action="store_true", help="every checkpoint that the run has kept")
     parser.add_argument("--evaluation", help=argparse.SUPPRESS)  # the record that the page has begun
 
@@ -124,6 +128,7 @@ def _compare_on(
             "temperature": arguments.temperature,
             "max_new_tokens": arguments.max_new_tokens,
             "on_progress": tell,
+            "probe": None if arguments.no_unrated else _probe(side),
         }
         prompts = [prompt for prompt, _ in questions]
         if arguments.checkpoints:
@@ -160,6 +165,18 @@ def _questions(arguments: argparse.Namespace, run: Run | None) -> list[Any]:
     if run is None:
         raise ConfigError("Only a run has prompts of its own: name a file of prompts with --prompts.")
     return [(prompt, ()) for prompt in watched_prompts(run)]
+
+
+def _probe(side: Any) -> Any:
+    """Questions with known answers for the side's model: the demo has its own."""
+    run = getattr(side, "run", None)
+    if (run.config().model if run else getattr(side, "model", None)) == DEMO_MODEL:
+        from kto_workbench.demo.measure import demo_probe
+
+        return demo_probe()
+    from kto_workbench.judging.unrated import general_probe
+
+    return general_probe()
 
 
 def _judge(arguments: argparse.Namespace, workspace: str) -> Any:

@@ -67,6 +67,7 @@ def results(language: str, found: dict[str, Any]) -> str:
     if evaluation.get("judge"):
         parts.append(outcome(language, evaluation))
     parts += remarks(language, evaluation)
+    parts.append(unrated(language, evaluation.get("unrated") or []))
     parts.append(figures(language, evaluation, about))
     if evaluation.get("checkpoints"):
         parts.append(by_step(language, evaluation["checkpoints"]))
@@ -124,6 +125,33 @@ def remarks(language: str, evaluation: dict[str, Any]) -> list[str]:
     missing = evaluation["kl"].get("missing")
     told = [html.message(retell(language, missing), "plain")] if missing else []
     return [html.message(text, "warning") for text in found] + told
+
+
+def unrated(language: str, found: Sequence[dict[str, Any]]) -> str:
+    """What nobody rated: an alarm for what got worse, then all of it as a table."""
+    if not found:
+        return ""
+    named = {one["name"]: say(language, f"unrated.{one['name']}") for one in found}
+    alarms = [
+        html.message(say(language, "unrated.alarm", **{**one, "name": named[one["name"]]}), "warning")
+        for one in found
+        if one["alarm"]
+    ]
+    rows = "".join(
+        f'<tr{" class=kto-worse" if one["alarm"] else ""}><th scope="row">{html.esc(named[one["name"]])}</th>'
+        f'<td class="kto-number">{one["reference"]:.0%}</td><td class="kto-number">{one["tuned"]:.0%}</td>'
+        f'<td class="kto-number">{one["n"]:,}</td></tr>'
+        for one in found
+    )
+    heads = "".join(
+        f'<th scope="col" class="kto-number">{html.esc(say(language, key))}</th>'
+        for key in ("answer.reference", "answer.tuned", "unrated.n")
+    )
+    title = html.esc(say(language, "unrated.title"))
+    return "".join(alarms) + (
+        f'<div class="kto-scroll kto-tall kto-unrated" {html.region(title)}><table class="kto-table"><thead><tr>'
+        f'<th scope="col">{title}</th>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
+    )
 
 
 def figures(language: str, evaluation: dict[str, Any], about: dict[str, Any]) -> str:

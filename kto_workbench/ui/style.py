@@ -192,6 +192,8 @@ input[type="range"]::-moz-range-thumb { box-shadow: 0 0 0 1px var(--neutral-400)
 .kto-reasons ul { margin: 6px 0 0 !important; padding-left: 18px !important; }
 .kto-reasons li { font-size: 13px; line-height: 1.5; color: var(--block-info-text-color); }
 .kto-reasons b { font-weight: 550; color: var(--body-text-color); }
+.kto-table tr.kto-worse td, .kto-table tr.kto-worse th { color: #b42318; font-weight: 600; }
+.dark .kto-table tr.kto-worse td, .dark .kto-table tr.kto-worse th { color: #ff8f7e; }
 .kto-lesson { padding: 10px 0 4px; border-top: 1px solid var(--block-border-color); scroll-margin-top: 12px; }
 .kto-lesson-text h3 { font-size: 15px !important; font-weight: 600; margin: 4px 0 6px !important; }
 .kto-lesson-text p { font-size: 14.5px; line-height: 1.6; margin: 0; }

@@ -492,6 +492,19 @@ WORDS: dict[str, tuple[str, str]] = {
     "evaluate.kl_by_step": ("KL by step, nats an answer", "各步的 KL（每个回答，nat）"),
     "evaluate.examples.tuned": ("Wins: {shown} of {count:,}", "胜：{count:,} 个中的 {shown} 个"),
     "evaluate.examples.reference": ("Losses: {shown} of {count:,}", "负：{count:,} 个中的 {shown} 个"),
+    # what nobody rated
+    "unrated.title": ("What nobody rated: good answers", "无人评价之处：好回答的比例"),
+    "unrated.n": ("Of", "共"),
+    "unrated.alarm": (
+        "Nobody rated this, and it got worse: {name}, {reference:.0%} → {tuned:.0%} of {n:,} (sign test: p = {p:.2g}).",
+        "无人评价，却变差了：{name}，{reference:.0%} → {tuned:.0%}，共 {n:,}（符号检验：p = {p:.2g}）。",
+    ),
+    "unrated.sums": ("sums", "算术"),
+    "unrated.facts": ("facts", "常识"),
+    "unrated.reading": ("reading", "阅读理解"),
+    "unrated.following": ("doing as told", "遵照要求"),
+    "unrated.language": ("in the prompt's language", "与提示同一语言"),
+    "unrated.answered": ("answered, not refused", "作答而未拒绝"),
     # feedback
     "feedback.chat": ("Give each answer a thumb", "给每个回答点赞或点踩"),
     "feedback.empty": (
