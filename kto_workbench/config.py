@@ -301,6 +301,18 @@ class KTOConfig(BaseModel):
     device: Literal["auto", "cpu", "cuda", "mps"] = _option(
         "auto", "Where to train; `auto` takes a GPU if there is one.", group="memory"
     )
+    processes: Literal["auto"] | int = _option(
+        "auto",
+        "Processes that share each batch, one a GPU; the same numbers for any of them. `auto`: as many as there are "
+        "GPUs, one on a CPU.",
+        group="memory",
+    )
+    sharding: Literal["none", "fsdp2"] = _option(
+        "none",
+        "With several processes, `none` keeps the whole model in each (DDP: fastest where it fits); `fsdp2` shares "
+        "weights, gradients and optimizer out among them.",
+        group="memory",
+    )
     threads: int = _option(
         0, "CPU threads; 0 leaves it to torch. On a shared machine 1 is often faster than 2.", group="memory", ge=0
     )
@@ -362,6 +374,8 @@ class KTOConfig(BaseModel):
             raise ValueError(f"option `template_kwargs` can't set `{taken[0]}`, which the workbench itself sets")
         if odd := [name for name in self.template_kwargs if not name.isidentifier()]:
             raise ValueError(f"option `template_kwargs` can't set `{odd[0]}`, which is no name in a template")
+        if isinstance(self.processes, int) and self.processes < 1:
+            raise ValueError("option `processes` must be `auto` or at least 1")
         if self.max_steps == 0:
             raise ValueError("option `max_steps` must be at least 1, or -1 to leave it to `num_train_epochs`")
         if self.desirable_weight == 0 and self.undesirable_weight == 0:

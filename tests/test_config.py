@@ -38,6 +38,7 @@ CHOSEN = dict(
     tuning="lora",  # full goes with none of the adapter's options
     lora_dropout=0.0,
     tokens_per_pass=4096,
+    processes=3,
     sample_prompts=("Hello!", 'A "quoted": line\nand another — 👍'),
     desirable_weight=3.0,
     undesirable_weight=1.5,

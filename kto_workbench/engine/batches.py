@@ -12,6 +12,8 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from kto_workbench.engine.crew import Crew
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -144,3 +146,13 @@ class Batches(Sampler[list[int]]):
 def mismatched_pair(prompt_ids: tuple[int, ...], completion_ids: Sequence[int], max_length: int) -> Pair:
     """A prompt with another row's completion, which is cut to what max_length leaves."""
     return Pair(prompt_ids, tuple(completion_ids[: max(1, max_length - len(prompt_ids))]))
+
+
+def share_out(pairs: Sequence[Pair], crew: Crew) -> list[list[int]]:
+    """Which of a batch's pairs each process takes: about equal tokens, answers to one prompt together."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, pair in enumerate(pairs):
+        groups.setdefault(pair.prompt_ids, []).append(i)
+    together = list(groups.values())
+    costs = [len(prompt) + sum(len(pairs[i].completion_ids) for i in group) for prompt, group in groups.items()]
+    return [sorted(i for g in share for i in together[g]) for share in crew.share(costs)]

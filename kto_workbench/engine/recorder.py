@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from kto_workbench.engine.crew import Crew
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.runs.directory import HEARTBEAT_SECONDS, Run
 
@@ -117,6 +118,25 @@ class Recorder(TrainerCallback):
         self.run.set_status(step=state.global_step, epoch=state.epoch)
         if self._bar:
             self._bar.close()
+
+
+class RunOfCrew(Run):
+    """A run as each of the processes that train it sees it: the first one writes, and what is asked is asked of all."""
+
+    def __init__(self, run: Run, crew: Crew) -> None:
+        super().__init__(run.path)
+        self.crew = crew
+        for name in ("claim", "rewind", "set_status", "record", "record_rewards", "record_sample", "suggest"):
+            setattr(self, name, getattr(run, name) if crew.leads else _nothing)
+        self._was_asked = run.was_asked
+
+    def was_asked(self, command: str, *, forget: bool = False) -> bool:
+        """Whether a command waits for the run; every process must ask."""
+        return self.crew.from_first(self.crew.leads and self._was_asked(command, forget=forget))
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """What a process writes that is not the first."""
 
 
 class Heartbeat:

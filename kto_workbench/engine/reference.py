@@ -235,7 +235,7 @@ class Reference:
         """[n] log-probabilities of pairs, on the model's device."""
         values = self.cache.look_up(pairs)
         missing = np.flatnonzero(np.isnan(values)).tolist()
-        if missing or self.crew.in_step:
+        if self.crew.most(len(missing), self.scorer.device):
             started = time.perf_counter()
             values[missing] = self._compute([pairs[i] for i in missing])
             self.seconds += time.perf_counter() - started
@@ -246,12 +246,18 @@ class Reference:
         return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
     def _compute(self, pairs: Sequence[Pair]) -> np.ndarray:
-        def work(tokens: int | None) -> np.ndarray:
+        def score(tokens: int | None) -> np.ndarray:
             with self.as_reference(self.scorer.model):
                 return score_without_gradient(self.scorer, pairs, tokens, self.crew).cpu().numpy()
 
-        longest = max(map(len, pairs), default=1)
-        values = self.budget.run(work, max(self.scorer.tokens(pairs), longest), longest)
-        if pairs:
-            self.cache.add(pairs, values)
+        def work(tokens: int | None) -> np.ndarray:
+            return self.crew.agreed(lambda: score(tokens), self.scorer.device)
+
+        lengths = self.crew.gather([len(pair) for pair in pairs])
+        longest = max((n for some in lengths for n in some), default=1)
+        values = self.budget.run(work, max(sum(map(sum, lengths)), longest), longest)
+        # One process keeps what all have found.
+        for some, found in self.crew.gather((pairs, values)) if self.crew.size > 1 else [(pairs, values)]:
+            if some and self.crew.leads:
+                self.cache.add(some, found)
         return values

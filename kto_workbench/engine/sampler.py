@@ -22,8 +22,7 @@ from kto_workbench.engine.models import adapter_off, as_it_is, dropout_off
 from kto_workbench.engine.passes import split
 from kto_workbench.engine.reference import AsReference
 from kto_workbench.engine.scoring import PaddedScorer
-from kto_workbench.runs.directory import SUGGESTIONS, Run
-from kto_workbench.runs.jsonlines import write_atomically
+from kto_workbench.runs.directory import Run
 
 MEASURED = 32  # prompts that the KL is measured on: one batch of answers
 TOKENS_PER_PASS = 4096
@@ -88,7 +87,7 @@ class Sampler:
         self.run.record({"step": step, **kl})
         furthest = sorted(zip(self.measured, ratios, strict=True), key=lambda one: -abs(one[1]))
         found = [{"prompt": prompt, "log_ratio": round(ratio, 4)} for prompt, ratio in furthest]
-        write_atomically(self.run.path / SUGGESTIONS, json.dumps(found, ensure_ascii=False) + "\n")
+        self.run.suggest(found)
 
     @torch.no_grad()
     def log_ratios(self, seed: int) -> list[float]:

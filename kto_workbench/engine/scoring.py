@@ -11,8 +11,9 @@ Layouts with the same results:
 `make_scorer` takes the fastest that a trial finds right; see trial.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,10 @@ class Scores:
     logps: Tensor
     entropy: Tensor | None = None
 
+    def first(self, n: int) -> "Scores":
+        """Those of the first n."""
+        return Scores(self.logps[:n], None if self.entropy is None else self.entropy[:n])
+
 
 class PaddedScorer(nn.Module):
     """Log-probabilities by a padded batch through the whole model.
@@ -49,6 +54,7 @@ class PaddedScorer(nn.Module):
         self.precision = precision_of(model)
         # Rows longer than this are read alone: they would change what shorter ones beside them are worth.
         self.limit = rotary_limit(base_of(model))
+        self._wrapped: tuple[nn.Module, ...] = ()  # in a tuple, since what wraps a module is no part of it
 
     @property
     def device(self) -> torch.device:
@@ -75,17 +81,24 @@ class PaddedScorer(nn.Module):
         scores = self._score(pairs, entropy)
         return scores.logps, scores.entropy, kl_logps
 
+    def go_through(self, wrapped: nn.Module) -> None:
+        """Score through what this module was wrapped into from now on."""
+        self._wrapped = (wrapped,)
+
     def score(self, pairs: Sequence[Pair], *, entropy: bool = False) -> Scores:
         """Log π(completion | prompt) of each pair."""
-        logps, entropies, _ = self(pairs, entropy=entropy)
-        return Scores(logps, entropies)
+        return self.score_both(pairs, (), entropy=entropy)[0]
 
     def score_both(
         self, pairs: Sequence[Pair], mismatched: Sequence[Pair], *, entropy: bool = False
-    ) -> tuple[Scores, Tensor]:
+    ) -> tuple[Scores, Tensor | None]:
         """Scores of the pairs, and logps [m] of other completions after the same prompts, without a graph."""
-        logps, entropies, kl_logps = self(pairs, mismatched, entropy)
+        logps, entropies, kl_logps = (self._wrapped[0] if self._wrapped else self)(pairs, mismatched, entropy)
         return Scores(logps, entropies), kl_logps
+
+    def during(self, work: Callable[[], Any]) -> Any:
+        """Do what goes through parts of the model, such as answering, as if it were a pass of this module."""
+        return work()
 
     def score_tokens(self, pair: Pair) -> Tensor:
         """[n] log-probabilities of each token of one completion, in nats."""
@@ -136,13 +149,6 @@ class PackedScorer(PaddedScorer):
 
     name = "packed"
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model)
-        causal_lm = base_of(model)
-        self.head = Head.of(causal_lm)
-        # Not as a module of its own: it is the model's.
-        self.body = [body_of(causal_lm)]
-
     def forward(
         self, pairs: Sequence[Pair], mismatched: Sequence[Pair] = (), entropy: bool = False
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -150,7 +156,7 @@ class PackedScorer(PaddedScorer):
         if self._beyond(pairs) or self._beyond(mismatched):
             return super().forward(pairs, mismatched, entropy)
         if mismatched and not torch.is_grad_enabled():
-            logps, _, _ = self([*pairs, *mismatched])
+            logps, _, _ = self.forward([*pairs, *mismatched])
             return logps[: len(pairs)], None, logps[len(pairs) :]
         layout = Layout.of(pairs)
         ragged = Ragged(layout.lengths, layout.before, keep=layout.prompts if mismatched else None)
@@ -209,7 +215,7 @@ class PackedScorer(PaddedScorer):
         at = to_device([position for sequence in positions for position in sequence], self.device)[None]
         with self.precision(), attention.packing(ragged):
             mask = torch.ones_like(ids, dtype=torch.bool)
-            out = self.body[0](input_ids=ids, position_ids=at, attention_mask=mask, use_cache=False)
+            out = body_of(base_of(self.model))(input_ids=ids, position_ids=at, attention_mask=mask, use_cache=False)
         return out.last_hidden_state[0]
 
     def _of_completions(
@@ -219,7 +225,8 @@ class PackedScorer(PaddedScorer):
         picked = hidden.index_select(0, to_device([place for part in places for place in part], hidden.device))
         targets = to_device([token for pair in pairs for token in pair.completion_ids], hidden.device)
         lengths = [len(pair.completion_ids) for pair in pairs]
-        logps, entropies = token_logps(self.head, picked, targets, entropy=entropy)
+        # Asked for each time: where weights are shared out among processes, they are whole during a pass alone.
+        logps, entropies = token_logps(Head.of(base_of(self.model)), picked, targets, entropy=entropy)
         return _sum_by_sequence(logps, lengths), None if entropies is None else _sum_by_sequence(entropies, lengths)
 
 

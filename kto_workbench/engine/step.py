@@ -1,5 +1,6 @@
 """One KTO step over a batch: z0 over the whole batch first, then loss and gradient pass by pass."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -73,48 +74,67 @@ def kto_step(
     """
     device = scorer.device
     label = batch.label.to(device, non_blocking=True)
+    lengths = to_device([len(pair.completion_ids) for pair in batch.pairs], device).float()
     mismatched = uses_mismatched(config)
     entropy = config.objective == "kto" and config.reference == "uniform"
     passes = scorer.split(batch.pairs, tokens_per_pass if train else without_gradient(tokens_per_pass))
+    passes += [[]] * (at_least - len(passes))
 
-    # z0 first, of the whole batch. The mismatched completions of the last pass go on from the prompts of its gradient
-    # pass, whose graph is kept until z0 is known; those of the others take passes without gradient. Dropout would get
-    # into prompts of a gradient pass, so then all of them do.
-    together = passes[-1] if passes and mismatched and not (train and config.lora_dropout) else []
-    apart = [i for part in passes[:-1] for i in part] if together else list(range(len(batch)))
+    # z0 first, of the whole batch. The mismatched completions of one pass go on from the prompts of its gradient pass,
+    # whose graph is kept until z0 is known; those of the others take passes without gradient. Dropout would get into
+    # prompts of a gradient pass, so then all of them do.
+    together = mismatched and not (train and config.lora_dropout)
+    apart = [i for part in passes[1:] for i in part] if together else list(range(len(batch)))
     first: Scores | None = None
     z0_raw = torch.zeros((), device=device) if z0 is None else z0
     if mismatched:
-        kl_logps = torch.empty(len(batch), device=device)
-        others = _pick(batch.mismatched, apart)
-        kl_logps[to_device(apart, device)] = score_without_gradient(scorer, others, tokens_per_pass, crew)
-        if together:
-            with torch.set_grad_enabled(train):
-                first, logps = scorer.score_both(_pick(batch.pairs, together), _pick(batch.mismatched, together))
-            kl_logps[to_device(together, device)] = logps
+
+        def score_mismatched() -> tuple[Tensor, Scores | None]:
+            kl_logps, scores = torch.empty(len(batch), device=device), None
+            others = [batch.mismatched[i] for i in apart]
+            kl_logps[to_device(apart, device)] = score_without_gradient(scorer, others, tokens_per_pass, crew)
+            if together:
+                with torch.set_grad_enabled(train):
+                    part = passes[0]
+                    scores, logps = scorer.score_both(_pick(batch.pairs, part), _pick(batch.mismatched, part))
+                kl_logps[to_device(part, device)] = logps[: len(part)]
+            return kl_logps, scores
+
+        with _gradients_kept(crew, train):
+            kl_logps, first = crew.agreed(score_mismatched, device)
         z0_raw = crew.sum(objective.sum_of_log_ratios(kl_logps, batch.reference_kl_logps)) / batch.size
     z0_now = z0_raw.clamp(min=0)
 
     loss = torch.zeros((), device=device)
     rewards, logps = torch.zeros(len(batch), device=device), torch.zeros(len(batch), device=device)
-    lengths = to_device([len(pair.completion_ids) for pair in batch.pairs], device).float()
-    # The pass that has its graph already goes first.
-    todo = [*reversed(passes), *[[]] * (at_least - len(passes))]
-    for number, part in enumerate(todo):
+
+    def go_through(part: list[int], scores: Scores | None) -> None:
         with torch.set_grad_enabled(train):
-            if part:
-                scores = first or scorer.score(_pick(batch.pairs, part), entropy=entropy)
-                first = None
-                at = to_device(part, device)
-                part_loss, part_rewards = _loss_of_pass(scores, batch, label[at], at, z0_now, lengths[at], config)
-                rewards[at], logps[at] = part_rewards, scores.logps.detach()
-                loss += part_loss.detach()
-            else:
-                part_loss = 0.0 * scorer.score([FILLER]).logps.sum()
+            scores = scores or scorer.score(_pick(batch.pairs, part), entropy=entropy)
+            scores = scores.first(len(part))  # what stood in for nothing counts for nothing
+            at = to_device(part, device)
+            part_loss, part_rewards = _loss_of_pass(scores, batch, label[at], at, z0_now, lengths[at], config)
+        rewards[at], logps[at] = part_rewards, scores.logps.detach()
+        loss.add_(part_loss.detach())
         if train:
             # Wrappers average gradients over processes; these are parts of a sum.
-            crew.backward(part_loss * crew.size, number == len(todo) - 1)
+            (part_loss * crew.size).backward()
+
+    def go_through_all() -> None:
+        for number, part in enumerate(passes):
+            go_through(part, first if number == 0 else None)
+
+    with _gradients_kept(crew, train):
+        crew.agreed(go_through_all, device)
+    if train and crew.size > 1:
+        # The gradients that each process has gathered are averaged behind a pass that adds nothing to them, which is
+        # too small to run out of memory: so nobody waits for one that has.
+        (0.0 * scorer.score([FILLER]).logps.sum()).backward()
     return StepSums(loss, z0_now, z0_raw, label, rewards, logps)
+
+
+def _gradients_kept(crew: Crew, train: bool) -> contextlib.AbstractContextManager[None]:
+    return crew.keeping_gradients() if train else contextlib.nullcontext()
 
 
 def _loss_of_pass(
@@ -156,11 +176,12 @@ def score_without_gradient(
     fillers = crew.most(len(parts), scorer.device) - len(parts) if crew.in_step else 0
     with dropout_off(scorer.model):
         for part in parts:
-            logps[to_device(part, logps.device)] = scorer.score(_pick(pairs, part)).logps
+            logps[to_device(part, logps.device)] = scorer.score([pairs[i] for i in part]).logps
         for _ in range(fillers):
             scorer.score([FILLER])
     return logps
 
 
 def _pick(items: Sequence[Pair], numbers: list[int]) -> list[Pair]:
-    return [items[i] for i in numbers]
+    """Some pairs; where there are none, something to go through the model with all the same."""
+    return [items[i] for i in numbers] or [FILLER]

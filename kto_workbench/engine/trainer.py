@@ -20,15 +20,17 @@ import psutil
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from kto_workbench.config import KTOConfig
-from kto_workbench.engine.batches import Batch, Batches, Pair
-from kto_workbench.engine.crew import Crew
+from kto_workbench.engine.batches import Batch, Batches, Pair, share_out
+from kto_workbench.engine.crew import ALONE, Crew, shard, shared_like, whole
 from kto_workbench.engine.examples import Examples
 from kto_workbench.engine.masters import master_optimizer
-from kto_workbench.engine.models import check_not_repacked, fill_in_adapter, round_adapter
+from kto_workbench.engine.models import base_of, check_not_repacked, fill_in_adapter, round_adapter
 from kto_workbench.engine.objective import sum_of_log_ratios
 from kto_workbench.engine.passes import Budget
 from kto_workbench.engine.reference import Reference
@@ -60,7 +62,7 @@ class KTOTrainer(Trainer):
         reference: fills the reference's log-probabilities in; None where the objective uses none.
         output_dir: where checkpoints go.
         budget: tokens a pass.
-        callbacks: of transformers.
+        crew: the processes that share each batch; all of them must come with the same rows and config.
 
     Logged at each logging step, class means being sums ÷ counts over the whole logging window:
         loss, kl (= z0, without β), kl_raw (z0 before it is clamped), rewards/chosen, rewards/rejected, rewards/margins
@@ -79,11 +81,11 @@ class KTOTrainer(Trainer):
         reference: Reference | None,
         output_dir: Path,
         budget: Budget,
-        callbacks: Sequence[TrainerCallback] = (),
+        crew: Crew = ALONE,
     ) -> None:
         self.config, self.scorer, self.budget, self.reference = config, scorer, budget, reference
         self.examples, self.batches, self.held_out = examples, batches, held_out
-        self.crew = Crew()
+        self.crew = crew
         self._window: list[StepSums] = []
         self.on_rows: Callable[[int, int, RowRewards], None] = lambda step, total_steps, rows: None
         self._tokens = 0
@@ -95,14 +97,11 @@ class KTOTrainer(Trainer):
         arguments = training_arguments(config, output_dir, scorer.device, len(batches), held_out is not None)
         if config.optim.startswith("paged") and scorer.device.type != "cuda":
             raise ConfigError(f"Optimizer {config.optim} needs a CUDA GPU; use `optim: adamw` here.")
-        if arguments.world_size > 1:
-            raise ConfigError("This version trains in one process; start it without torchrun or accelerate launch.")
         super().__init__(
             model=scorer,
             args=arguments,
             train_dataset=examples,
             eval_dataset=examples if held_out else None,
-            callbacks=list(callbacks),
         )
         self.remove_callback(PrinterCallback)  # the records are in metrics.jsonl
 
@@ -119,20 +118,35 @@ class KTOTrainer(Trainer):
             self.optimizer = master_optimizer(self.config.optim)(trained, **options)
         return super().create_optimizer(model) if self.optimizer is None else self.optimizer
 
+    def _prepare_for_training(self, max_steps: int, train_dataloader: DataLoader, resume_from_checkpoint: Any) -> Any:
+        """Wrap the scorer for several processes, and only then make what steps its parameters."""
+        if self.crew.in_step:
+            self.model_wrapped = shard(self.scorer, base_of(self.scorer.model))
+        else:
+            self.model_wrapped = self.accelerator.prepare_model(self.model_wrapped)
+            # DDP would broadcast buffers, which never change, in the first forward pass behind each step: and not every
+            # process goes through the model equally often.
+            self.model_wrapped.broadcast_buffers = False
+        self.scorer.go_through(self.model_wrapped)
+        self.crew.wrapped = self.model_wrapped
+        self.create_optimizer()
+        self.optimizer = self.accelerator.prepare_optimizer(self.optimizer)
+        self.create_scheduler(num_training_steps=max_steps)
+        if resume_from_checkpoint is not None:
+            self._load_optimizer_and_scheduler(resume_from_checkpoint)
+        for name in ("model", "optimizer", "lr_scheduler"):
+            setattr(self.callback_handler, name, getattr(self, name))
+        self.callback_handler.train_dataloader = train_dataloader
+        return self.model_wrapped, train_dataloader
+
     # one step
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Add the gradient of one batch's mean loss; returns that loss, detached."""
         batch: Batch = inputs["batch"]
         model.train()
-        if self.reference:
-            self.reference.fill_in(batch)
         z0 = self._estimate_z0_now_and_then() if self.config.z0 == "every" else None
-
-        def work(tokens: int | None) -> StepSums:
-            return kto_step(self.scorer, batch, self.config, tokens, train=True, z0=z0)
-
-        sums = self._within_budget(work, batch.pairs, undo=lambda: model.zero_grad(set_to_none=True))
+        sums = self._step(batch, train=True, z0=z0, undo=lambda: model.zero_grad(set_to_none=True))
         self._tokens += sum(len(pair) for pair in batch.pairs)
         if not self._is_sound(sums.loss):
             model.zero_grad(set_to_none=True)  # the optimizer then leaves weights and moments as they are
@@ -142,11 +156,28 @@ class KTOTrainer(Trainer):
         self._window.append(sums)
         return sums.loss
 
+    def _step(self, batch: Batch, *, undo: Callable[[], None] = lambda: None, **options: Any) -> StepSums:
+        """Take the process's share of a step over a batch, its reference filled in."""
+        shares = share_out(batch.pairs, self.crew)
+        mine = batch.take(shares[self.crew.rank]) if self.crew.size > 1 else batch
+        if self.reference:
+            self.reference.fill_in(mine)
+
+        def work(tokens: int | None) -> StepSums:
+            most = 1
+            if self.crew.in_step:
+                everyone = [[batch.pairs[i] for i in share] for share in shares]
+                most = max(len(self.scorer.split(pairs, tokens)) for pairs in everyone)
+            return kto_step(self.scorer, mine, self.config, tokens, crew=self.crew, at_least=most, **options)
+
+        return self._within_budget(work, batch.pairs, undo)
+
     def _is_sound(self, loss: Tensor) -> bool:
         """Whether the loss and every gradient are numbers; waits for the device, or a bad step could not be undone."""
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self.scorer.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients) if gradients else loss
-        return bool(torch.isfinite(loss).all() & torch.isfinite(norm).to(loss.device))
+        sound = torch.isfinite(loss).all() & torch.isfinite(whole(norm)).to(loss.device)
+        return not self.crew.most(int(not sound), self.scorer.device)
 
     def _skip(self) -> None:
         self.skipped += 1
@@ -179,11 +210,15 @@ class KTOTrainer(Trainer):
                 [self.batches.two_of_different_prompts(draw) for _ in range(self.config.kl_sample)]
             )
 
-            def work(tokens: int | None) -> Tensor:
-                policy = score_without_gradient(self.scorer, pairs, tokens)
-                return sum_of_log_ratios(policy, self.reference.logps(pairs)) / len(pairs)
+            mine = [pairs[i] for i in self.crew.share([len(pair) for pair in pairs])[self.crew.rank]]
 
-            self._z0 = self._within_budget(work, pairs)
+            def work(tokens: int | None) -> Tensor:
+                score = lambda: score_without_gradient(self.scorer, mine, tokens, self.crew)
+                return self.crew.agreed(score, self.scorer.device)
+
+            reference = self.reference.logps(mine)
+            policy = self._within_budget(work, pairs)
+            self._z0 = self.crew.sum(sum_of_log_ratios(policy, reference)) / len(pairs)
         return self._z0
 
     # evaluation
@@ -192,15 +227,11 @@ class KTOTrainer(Trainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """The training metrics on the held-out batches."""
-        sums = []
         z0 = self._estimate_z0_now_and_then() if self.config.z0 == "every" else None
         with torch.no_grad():
-            for batch in self._held_out_batches():
-                if self.reference:
-                    self.reference.fill_in(batch)
-                work = lambda tokens, batch=batch: kto_step(self.scorer, batch, self.config, tokens, train=False, z0=z0)
-                sums.append(self._within_budget(work, batch.pairs))
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in mean_metrics(sums).items()}
+            sums = [self._step(batch, train=False, z0=z0) for batch in self._held_out_batches()]
+        found = self._everyones(sums).metrics()
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -217,7 +248,8 @@ class KTOTrainer(Trainer):
         """Complete a training record with what the steps since the last one added up to."""
         if "loss" in logs and self._window:
             # The one place where the host waits for the device.
-            metrics, rows = read_window(self._window)
+            window = self._everyones(self._window)
+            metrics = window.metrics()
             now = time.perf_counter()
             logs |= metrics
             logs["tokens_per_second"] = self._tokens / max(now - self._window_started, 1e-9)
@@ -226,27 +258,63 @@ class KTOTrainer(Trainer):
             self._window, self._tokens, self._window_started = [], 0, now
             if self.config.load_in_4bit:
                 check_not_repacked(self.scorer.model)
-            self.on_rows(self.state.global_step, self.state.max_steps, rows)
+            self.on_rows(self.state.global_step, self.state.max_steps, window.rows())
         elif "loss" in logs:  # every step since the last record was skipped
             logs["loss"] = float("nan")
         if "loss" in logs and self.skipped:
             logs["skipped_steps"] = self.skipped
         super().log(logs, start_time)
 
+    def _everyones(self, steps: Sequence[StepSums]) -> "Window":
+        return Window.joined(self.crew.gather(Window.read(steps)))
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | None = None) -> Tensor | None:
+        return whole(super()._get_grad_norm(model, grad_norm))
+
     # what a resumed run needs to go on as if never interrupted
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        save_tuned(self.scorer.model, Path(output_dir or self.args.output_dir))
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write what is trained, into a checkpoint."""
+        save_tuned(self.scorer.model, Path(output_dir or self.args.output_dir), self.crew)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """In the form of one process, whoever saves: so that any number of processes can resume."""
+        if not self.crew.in_step:
+            return super()._save_optimizer_and_scheduler(output_dir)
+        state = tree_map(
+            lambda value: whole(value) if isinstance(value, Tensor) else value, self.optimizer.state_dict()
+        )
+        if self.crew.leads:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.crew.in_step:
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        load = lambda name: torch.load(Path(checkpoint) / name, map_location=self.scorer.device, weights_only=True)
+        state, masters = load(OPTIMIZER_NAME), "masters"
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for number, values in state["state"].items():
+            like = parameters[number]
+            for name, value in values.items():
+                values[name] = shared_like(value, like) if value.shape == like.shape else value
+        if masters in state:
+            state[masters] = [shared_like(v, p) for v, p in zip(state[masters], parameters, strict=True)]
+        self.optimizer.load_state_dict(state)
+        self.lr_scheduler.load_state_dict(load(SCHEDULER_NAME))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         z0 = None if self._z0 is None else float(self._z0)
         state = {"z0": z0, "tokens_per_pass": self.budget.tokens, "skipped": self.skipped}
         try:
-            unseal(folder)
+            if self.crew.leads:
+                unseal(folder)
             super()._save_checkpoint(model, trial)
-            (folder / STATE_FILE).write_text(json.dumps(state))
-            seal(folder)
+            self.crew.wait()  # each process has written the state of its own random numbers
+            if self.crew.leads:
+                (folder / STATE_FILE).write_text(json.dumps(state))
+                seal(folder)
         except Exception as error:
             if sentence := disk_refusal(error):
                 shutil.rmtree(folder, ignore_errors=True)  # the older ones are whole, and it takes their room
@@ -287,10 +355,19 @@ def as_inputs(batch: Batch) -> dict[str, Batch]:
     return {"batch": batch}
 
 
-def save_tuned(model: nn.Module, folder: Path) -> None:
-    """Write what a training changes: the adapter alone, or the whole model."""
-    adapter = {"selected_adapters": [model.active_adapter]} if hasattr(model, "peft_config") else {}
-    model.save_pretrained(folder, **adapter)
+def save_tuned(model: nn.Module, folder: Path, crew: Crew = ALONE) -> None:
+    """Write what a training changes: the adapter alone, or the whole model. Every process must come along."""
+    options: dict[str, Any] = {}
+    trained = ""
+    if hasattr(model, "peft_config"):
+        options["selected_adapters"], trained = [model.active_adapter], f".{model.active_adapter}"
+    if crew.in_step:
+        options["state_dict"] = {
+            name: whole(value.detach()).cpu() if trained in name else value
+            for name, value in model.state_dict().items()
+        }
+    if crew.leads:
+        model.save_pretrained(folder, **options)
 
 
 @dataclass(frozen=True)
@@ -302,32 +379,63 @@ class RowRewards:
     labels: list[bool]
 
 
+@dataclass(frozen=True)
+class Window:
+    """A logging window on the host: its steps' `losses`, `z0` and `z0_raw`, and its rows."""
+
+    losses: list[float]
+    z0: list[float]
+    z0_raw: list[float]
+    rewards: list[float]
+    logps: list[float]
+    labels: list[bool]
+
+    @classmethod
+    def read(cls, steps: Sequence[StepSums]) -> "Window":
+        """Read steps from the device behind a single wait."""
+        label = torch.cat([s.label for s in steps])
+        scalars = torch.stack([torch.stack([s.loss, s.z0, s.z0_raw]) for s in steps], dim=1)
+        rows = torch.stack([torch.cat([s.rewards for s in steps]), torch.cat([s.logps for s in steps]), label.float()])
+        read, n, m = torch.cat([scalars.double().flatten(), rows.double().flatten()]).tolist(), len(steps), len(label)
+        cut = [read[i * n : i * n + n] for i in range(3)] + [read[3 * n + i * m : 3 * n + i * m + m] for i in range(3)]
+        return cls(*cut[:5], [up == 1.0 for up in cut[5]])
+
+    @classmethod
+    def joined(cls, windows: "Sequence[Window]") -> "Window":
+        """Those of several processes: each has a part of each step's loss, and rows of its own."""
+        losses = [math.fsum(parts) for parts in zip(*(w.losses for w in windows), strict=True)]
+        together = lambda name: [value for w in windows for value in getattr(w, name)]
+        return cls(losses, windows[0].z0, windows[0].z0_raw, *map(together, ("rewards", "logps", "labels")))
+
+    def metrics(self) -> dict[str, float]:
+        """Class means are sums ÷ counts over all of the window; NaN where a class is absent."""
+        up = [i for i, good in enumerate(self.labels) if good]
+        down = [i for i, good in enumerate(self.labels) if not good]
+        mean = lambda values, some: math.fsum(values[i] for i in some) / len(some) if some else math.nan
+        chosen, rejected = mean(self.rewards, up), mean(self.rewards, down)
+        return {
+            "loss": _mean(self.losses),
+            "kl": _mean(self.z0),
+            "kl_raw": _mean(self.z0_raw),
+            "rewards/chosen": chosen,
+            "rewards/rejected": rejected,
+            "rewards/margins": chosen - rejected,
+            "logps/chosen": mean(self.logps, up),
+            "logps/rejected": mean(self.logps, down),
+        }
+
+    def rows(self) -> RowRewards:
+        """Its rows' rewards."""
+        return RowRewards(_mean(self.z0), self.rewards, self.labels)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
 def mean_metrics(steps: Sequence[StepSums]) -> dict[str, float]:
-    """The metrics of a logging window: class means are sums ÷ counts over all of it; NaN where a class is absent."""
-    return read_window(steps)[0]
-
-
-def read_window(steps: Sequence[StepSums]) -> tuple[dict[str, float], RowRewards]:
-    """The metrics of a logging window and its rows, read behind a single wait for the device."""
-    label = torch.cat([s.label for s in steps])
-    sides = torch.stack([label, ~label]).double()
-    rewards, logps = torch.cat([s.rewards for s in steps]).double(), torch.cat([s.logps for s in steps]).double()
-    means = torch.stack([sides @ rewards, sides @ logps]) / sides.sum(-1)
-    scalars = torch.stack([torch.stack([s.loss, s.z0, s.z0_raw]) for s in steps]).double().mean(0)
-    read = torch.cat([scalars, means.flatten(), rewards, label.double()]).tolist()
-    loss, z0, z0_raw, reward_d, reward_u, logp_d, logp_u = read[:7]
-    rows = RowRewards(z0, read[7 : 7 + len(label)], [up == 1.0 for up in read[7 + len(label) :]])
-    metrics = {
-        "loss": loss,
-        "kl": z0,
-        "kl_raw": z0_raw,
-        "rewards/chosen": reward_d,
-        "rewards/rejected": reward_u,
-        "rewards/margins": reward_d - reward_u,
-        "logps/chosen": logp_d,
-        "logps/rejected": logp_u,
-    }
-    return metrics, rows
+    """The metrics of a window of steps."""
+    return Window.read(steps).metrics()
 
 
 def peak_memory(device: torch.device) -> int:
@@ -373,6 +481,7 @@ def training_arguments(
         report_to=[name.strip() for name in config.report_to.split(",")],
         remove_unused_columns=False,
         dataloader_pin_memory=False,
+        ddp_find_unused_parameters=False,
         disable_tqdm=True,
     )
     # One process drives one device: without this the Trainer would wrap the model for every GPU that it sees.

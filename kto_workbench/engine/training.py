@@ -1,12 +1,13 @@
 """One run from its config to its adapter or model: load, prepare, train, save. The child and notebooks call it."""
 
+import contextlib
 import itertools
 import json
 import logging
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from transformers.utils import logging as transformers_logging
 
 from kto_workbench.config import KTOConfig
 from kto_workbench.engine import proof
+from kto_workbench.engine.batches import share_out
+from kto_workbench.engine.crew import ALONE, Crew
 from kto_workbench.engine.memory import calibrate, recompute_activations
 from kto_workbench.engine.models import (
     adapter_off,
@@ -33,13 +36,13 @@ from kto_workbench.engine.models import (
 )
 from kto_workbench.engine.passes import Budget
 from kto_workbench.engine.preparation import Prepared, prepare
-from kto_workbench.engine.recorder import STATUS_SECONDS, Heartbeat, Recorder
+from kto_workbench.engine.recorder import STATUS_SECONDS, Heartbeat, Recorder, RunOfCrew
 from kto_workbench.engine.reference import Reference, ReferenceCache, cache_for
 from kto_workbench.engine.sampler import Sampler
 from kto_workbench.engine.scoring import PaddedScorer, make_scorer
 from kto_workbench.engine.step import uses_reference
 from kto_workbench.engine.trainer import KTOTrainer, NoNumbers, save_tuned, total_steps
-from kto_workbench.errors import WorkbenchError
+from kto_workbench.errors import ConfigError, ModelError, WorkbenchError
 from kto_workbench.feedback import load_feedback
 from kto_workbench.feedback.rendering import load_tokenizer, model_path
 from kto_workbench.files import disk_refusal
@@ -64,14 +67,15 @@ def train(config: KTOConfig, *, progress: bool = True) -> Run:
     return run
 
 
-def train_run(run: Run, *, progress: bool = False) -> None:
-    """Train a run, from its latest checkpoint if it has one, when its turn comes."""
+def train_run(run: Run, *, progress: bool = False, crew: Crew = ALONE) -> None:
+    """Train a run, from its latest checkpoint if it has one, when its turn comes; every process of a crew calls it."""
+    alone, run = run, RunOfCrew(run, crew)
     run.claim()
     try:
         config = run.config()
-        with Heartbeat(run), turn(run, config.workspace):
+        with Heartbeat(run) if crew.leads else contextlib.nullcontext(), _turn_of_crew(alone, config, crew):
             run.set_status(state="starting", message="Loading the model.")
-            stopped = _train(run, config, progress=progress)
+            stopped = _train(run, config, crew, progress=progress and crew.leads)
         run.set_status(state="stopped" if stopped else "finished", message="", ended=time.time())
     except StoppedEarly:
         run.set_status(state="stopped", message="Stopped before the first step.", ended=time.time())
@@ -81,13 +85,30 @@ def train_run(run: Run, *, progress: bool = False) -> None:
     except Exception as error:
         refusal = disk_refusal(error)
         sentence = str(error) if isinstance(error, WorkbenchError) else refusal or f"{type(error).__name__}: {error}"
-        run.set_status(state="failed", error=sentence, message="", ended=time.time())
+        # Of several processes, one that another has left tells nothing worth keeping: the run shows as crashed.
+        if crew.size == 1 or refusal or isinstance(error, WorkbenchError):
+            run.set_status(state="failed", error=sentence, message="", ended=time.time())
         if refusal:
             raise WorkbenchError(refusal) from error
         raise
 
 
-def _train(run: Run, config: KTOConfig, *, progress: bool) -> bool:
+@contextlib.contextmanager
+def _turn_of_crew(run: Run, config: KTOConfig, crew: Crew) -> Iterator[None]:
+    """The device's turn, which the first process takes for all."""
+    with contextlib.ExitStack() as stack:
+        go = True
+        if crew.leads:
+            try:
+                stack.enter_context(turn(run, config.workspace))
+            except StoppedEarly:
+                go = False
+        if not crew.from_first(go):
+            raise StoppedEarly
+        yield
+
+
+def _train(run: Run, config: KTOConfig, crew: Crew, *, progress: bool) -> bool:
     """Returns whether the run was stopped before its last step."""
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -95,8 +116,11 @@ def _train(run: Run, config: KTOConfig, *, progress: bool) -> bool:
     torch.manual_seed(config.seed)
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
+    if crew.in_step and config.load_in_4bit:
+        raise ConfigError("4-bit weights can't be shared out among processes: use `sharding: none`.")
     tokenizer = load_tokenizer(config.model)
-    rows = load_feedback(config.data, workspace=config.workspace, mapping=config.mapping).rows
+    with crew.first_one_first():  # it leaves its rows in the cache for the others
+        rows = load_feedback(config.data, workspace=config.workspace, mapping=config.mapping).rows
     prepared = prepare(rows, tokenizer, config)
     base = load_model(config.model, device=device, dtype=dtype, load_in_4bit=config.load_in_4bit)
     check_tokens(base, tokenizer)
@@ -120,6 +144,8 @@ def _train(run: Run, config: KTOConfig, *, progress: bool) -> bool:
     scorer = make_scorer(model)
     if witness:
         proof.prove(model, witness, as_reference)
+    if len(ways := set(crew.gather(scorer.name))) > 1:
+        raise ModelError(f"The processes find different ways of scoring this model right ({', '.join(sorted(ways))}).")
 
     def make_room() -> bool:
         made = recompute_activations(model)
@@ -129,7 +155,8 @@ def _train(run: Run, config: KTOConfig, *, progress: bool) -> bool:
 
     budget = Budget(None, make_room=make_room)
     if config.tokens_per_pass == "auto":
-        budget.tokens = calibrate(scorer, prepared.longest, config, make_room=make_room)
+        found = crew.gather(calibrate(scorer, prepared.longest, config, make_room=make_room))
+        budget.tokens = min((tokens for tokens in found if tokens is not None), default=None)
     else:
         budget.tokens = config.tokens_per_pass
     budget.on_halved = lambda tokens: run.set_status(
@@ -138,14 +165,14 @@ def _train(run: Run, config: KTOConfig, *, progress: bool) -> bool:
     reference = None
     if uses_reference(config):
         cache = _reference_cache(run, config, scorer, dtype)
-        reference = Reference(scorer, cache, budget, as_reference=as_reference)
+        reference = Reference(scorer, cache, budget, as_reference=as_reference, crew=crew)
 
     watched = list(config.sample_prompts) or prepared.watched
     sampler = Sampler(run, model, tokenizer, watched, config, as_reference, scorer, prepared.others)
     if config.tuning == "full":
         sampler.answer_as_reference()
         if reference:
-            _visit_all(run, config, prepared, reference)
+            _visit_all(run, config, prepared, reference, crew)
     checkpoint = newest_whole(run)
     trainer = KTOTrainer(
         scorer,
@@ -156,19 +183,21 @@ def _train(run: Run, config: KTOConfig, *, progress: bool) -> bool:
         reference,
         run.path / "checkpoints",
         budget,
+        crew,
     )
-    recorder = Recorder(run, sampler, _steps_between_samples(config, len(prepared.train), watched), progress=progress)
+    sample = lambda step: scorer.during(lambda: sampler(step))
+    recorder = Recorder(run, sample, _steps_between_samples(config, len(prepared.train), watched), progress=progress)
     trainer.add_callback(recorder)
     trainer.on_rows, trainer.on_skipped = recorder.on_rows, recorder.on_skipped
     run.rewind(int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except NoNumbers:
-        _save(model, tokenizer, run, config)
+        _save(model, tokenizer, run, config, crew)
         raise
-    if reference:
+    if reference and crew.leads:
         _note_reference(run, reference)
-    _save(model, tokenizer, run, config)
+    _save(model, tokenizer, run, config, crew)
     return recorder.stopped and trainer.state.global_step < trainer.state.max_steps
 
 
@@ -184,7 +213,7 @@ def _reference_cache(run: Run, config: KTOConfig, scorer: PaddedScorer, dtype: t
     )
 
 
-def _visit_all(run: Run, config: KTOConfig, prepared: Prepared, reference: Reference) -> None:
+def _visit_all(run: Run, config: KTOConfig, prepared: Prepared, reference: Reference, crew: Crew) -> None:
     """Have the reference score what training will visit, while the model still is the reference."""
     total, told = min(total_steps(config, len(prepared.train)), len(prepared.train)), 0.0
     prepared.train.set_epoch(0)  # each epoch visits the same pairs
@@ -194,7 +223,8 @@ def _visit_all(run: Run, config: KTOConfig, prepared: Prepared, reference: Refer
         if time.time() - told > STATUS_SECONDS:
             told = time.time()
             run.set_status(message=f"Computing the reference: {number} of {total} batches.")
-        reference.fill_in(prepared.examples.batch(rows))
+        batch = prepared.examples.batch(rows)
+        reference.fill_in(batch.take(share_out(batch.pairs, crew)[crew.rank]))
 
 
 def _note_reference(run: Run, reference: Reference) -> None:
@@ -203,26 +233,29 @@ def _note_reference(run: Run, reference: Reference) -> None:
     log.info("Reference: %d log-probabilities reused, %d computed, in %.1f s.", *note.values())
 
 
-def _save(model: nn.Module, tokenizer: PreTrainedTokenizerBase, run: Run, config: KTOConfig) -> None:
+def _save(model: nn.Module, tokenizer: PreTrainedTokenizerBase, run: Run, config: KTOConfig, crew: Crew) -> None:
     if config.tuning == "full":
-        save_whole(model, tokenizer, run)
+        save_whole(model, tokenizer, run, crew)
     else:
-        save_adapter(model, run)
+        save_adapter(model, run, crew)
 
 
-def save_whole(model: nn.Module, tokenizer: PreTrainedTokenizerBase, run: Run) -> None:
+def save_whole(model: nn.Module, tokenizer: PreTrainedTokenizerBase, run: Run, crew: Crew = ALONE) -> None:
     """Put a fully tuned model with its tokenizer into the run's directory, all at once."""
     beside = run.path / "model.part"
-    save_tuned(model, beside)
-    tokenizer.save_pretrained(beside)
-    shutil.rmtree(run.model, ignore_errors=True)
-    beside.rename(run.model)
+    save_tuned(model, beside, crew)
+    if crew.leads:
+        tokenizer.save_pretrained(beside)
+        shutil.rmtree(run.model, ignore_errors=True)
+        beside.rename(run.model)
 
 
-def save_adapter(model: nn.Module, run: Run) -> None:
+def save_adapter(model: nn.Module, run: Run, crew: Crew = ALONE) -> None:
     """Put the adapter into the run's directory, all at once."""
     beside = run.path / "adapter.part"
-    save_tuned(model, beside)
+    save_tuned(model, beside, crew)
+    if not crew.leads:
+        return
     if run.adapter.exists():
         for path in beside.iterdir():
             path.replace(run.adapter / path.name)

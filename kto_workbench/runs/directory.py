@@ -331,7 +331,8 @@ class Run:
         """Write this process down as the one that works on the run. Raises RunError if another one does."""
         status = self.status()
         me = os.getpid()
-        if status.active and status.pid not in (None, me):
+        # A child that wants several processes has become their launcher, and is the parent of the one that claims.
+        if status.active and status.pid not in (None, me, os.getppid()):
             raise RunError(f"Run {self.id} is {status.state} already, in process {status.pid}.")
         self.set_status(state="queued", **identity(me), ended=None, error="", message="")
 
@@ -346,6 +347,10 @@ class Run:
     def record_sample(self, sample: dict[str, Any]) -> None:
         """Append one watched prompt's answers."""
         jsonlines.append(self.path / "samples.jsonl", sample)
+
+    def suggest(self, prompts: list[dict[str, Any]]) -> None:
+        """Keep prompts that show what training changed: {"prompt", "log_ratio"}, the most telling first."""
+        jsonlines.write_atomically(self.path / SUGGESTIONS, json.dumps(prompts, ensure_ascii=False) + "\n")
 
     def rewind(self, step: int) -> None:
         """Forget the records after a step: a resumed run writes them again."""

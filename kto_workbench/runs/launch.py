@@ -136,6 +136,12 @@ def stop(run: Run, patience: float = END_SECONDS) -> bool:
 
 def resume(run: Run) -> int:
     """Go on with a stopped, failed or crashed run from its latest checkpoint, in a child process."""
+    requeue(run)
+    return start(run)
+
+
+def requeue(run: Run) -> None:
+    """Let a stopped, failed or crashed run wait for its turn again. Raises RunError for any other."""
     status = run.status()
     if not status.resumable:
         raise RunError(f"Run {run.id} is {status.state}; only a stopped, failed or crashed run can be resumed.")
@@ -143,7 +149,6 @@ def resume(run: Run) -> int:
         run.was_asked(command, forget=True)
     none = {"pid": None, "process_started": None, "process_mark": ""}
     run.set_status(state="queued", **none, queued=time.time(), ended=None, error="", message="")
-    return start(run)
 
 
 def follow(run: Run, every: float = 0.2) -> Iterator[Status]:

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -45,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def train(arguments: argparse.Namespace) -> int:
     """Start a run from a config, a feedback file or options alone, or one that waits, and follow it."""
-    from kto_workbench.runs.launch import create_run, resume, start
+    from kto_workbench.runs.launch import start
 
     given = {
         name: getattr(arguments, name)
@@ -54,24 +55,12 @@ def train(arguments: argparse.Namespace) -> int:
     }
     if arguments.workspace:
         given["workspace"] = arguments.workspace
-    source = arguments.source
     if arguments.suggest:
-        return _suggest(config_from(source, given), arguments)
-    run = _existing_run(source, workspace_of(arguments))
-    if run is not None:
-        if given.keys() - {"workspace"}:
-            raise ConfigError("A run keeps its options; to change some, train its config.yaml with them.")
-        if run.status().resumable:
-            resume(run)
-        elif run.status().state == "queued" and run.status().pid is None:
-            start(run)
-        else:
-            raise ConfigError(
-                f"Run {run.id} is {run.status().state} already; `kto train {run.path}/config.yaml` trains it anew."
-            )
-    else:
-        run = create_run(config_from(source, given))
-        start(run)
+        return _suggest(config_from(arguments.source, given), arguments)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return _train_as_one_of_many(arguments.source, given, workspace_of(arguments))
+    run = _run_to_train(arguments.source, given, workspace_of(arguments))
+    start(run)
     return _follow(run, arguments)
 
 
@@ -90,6 +79,43 @@ def _suggest(config: KTOConfig, arguments: argparse.Namespace) -> int:
         shown = f"{one.value:g}" if isinstance(one.value, float) else str(one.value).lower()
         print(f"--{one.option.replace('_', '-'):<16} {shown:<8} {one.text}")
     return 0
+
+
+def _run_to_train(source: str | None, given: dict[str, Any], workspace: str) -> Run:
+    """A new run of a config or of feedback, or one that can go on, waiting to be started."""
+    from kto_workbench.runs.launch import create_run, requeue
+
+    run = _existing_run(source, workspace)
+    if run is None:
+        return create_run(config_from(source, given))
+    if given.keys() - {"workspace"}:
+        raise ConfigError("A run keeps its options; to change some, train its config.yaml with them.")
+    status = run.status()
+    if status.resumable:
+        requeue(run)
+    elif status.state != "queued" or status.pid is not None:
+        raise ConfigError(f"Run {run.id} is {status.state} already; `kto train {run.path}/config.yaml` trains it anew.")
+    return run
+
+
+def _train_as_one_of_many(source: str | None, given: dict[str, Any], workspace: str) -> int:
+    """Train here, as one of the processes that `accelerate launch -m kto_workbench train …` has started."""
+    from kto_workbench.engine import child
+    from kto_workbench.engine.crew import join
+
+    existing = _existing_run(source, workspace)
+    wanted = existing.config() if existing else config_from(source, given)
+    crew = join(wanted.device, sharded=wanted.sharding == "fsdp2")
+    path, refused = "", ""
+    if crew.leads:
+        try:
+            path = str(_run_to_train(source, given, workspace).path)
+        except WorkbenchError as error:
+            refused = str(error)
+    path, refused = crew.from_first((path, refused))
+    if refused:
+        raise WorkbenchError(refused)
+    return child.work(Run(path), crew)
 
 
 def _existing_run(source: str | None, workspace: str) -> Run | None:

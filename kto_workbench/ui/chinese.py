@@ -54,6 +54,8 @@ OPTION_HELP_ZH: dict[str, str] = {
     "adapter_dtype": "模型中适配器的精度。计算总以模型的精度进行；`bfloat16` 省去每次前向时的舍入，"
     "训练时另存 float32 主权重，因此微小的更新不会丢失。需要 dtype 为 bfloat16。",
     "device": "在哪里训练；`auto` 有 GPU 就用 GPU。",
+    "processes": "分担每一批的进程数，每块 GPU 一个；它不改变任何数值。`auto`：有几块 GPU 就几个，CPU 上一个。",
+    "sharding": "多进程时：`none` 各持整个模型（DDP，放得下时最快）；`fsdp2` 分摊权重、梯度和优化器状态。",
     "threads": "CPU 线程数；0 表示由 torch 决定。在共享的机器上，1 常比 2 快。",
     "eval_fraction": "留出用于评估的提示比例，连同它们的所有行。",
     "eval_steps": "两次评估之间的步数；0：每轮结束时评估。",
@@ -316,6 +318,7 @@ SENTENCES_ZH: dict[str, str] = {
     r"Option `(.+)` should be a number, not empty\.": "选项 `{0}` 应为数字，不能为空。",
     r"Option `(.+)` should be (.+), not (.+)\.": "选项 `{0}` 应为 {1}，而不是 {2}。",
     r"Option `tokens_per_pass` must be `auto` or at least 1\.": "选项 `tokens_per_pass` 应为 `auto`，或至少为 1。",
+    r"Option `processes` must be .*": "选项 `processes` 必须是 `auto`，或至少为 1。",
     r"Option `max_steps` must be .*": "选项 `max_steps` 至少为 1；-1 表示由 `num_train_epochs` 决定。",
     r"Options `desirable_weight` and `undesirable_weight` are both 0.*": "两个权重都是 0，什么也学不到。",
     r"Option `sft_weight` belongs to objective `kto`; .*": "选项 `sft_weight` 属于目标 `kto`；目标为 `sft` 时应为 0。",
@@ -343,8 +346,6 @@ SENTENCES_ZH: dict[str, str] = {
     r"The adapter is not off on the reference side: .* by (\S+) from .*": "参考侧的适配器没有关闭：对数概率相差 {0}；"
     "这是程序缺陷，请报告。",
     r"The reward model's chat template refuses a prompt: (.+)\.": "奖励模型的对话模板不接受某个提示：{0}。",
-    r"This version trains in one process; .*": "此版本只在一个进程中训练；"
-    "请不要用 torchrun 或 accelerate launch 启动。",
 }
 
 
