@@ -82,14 +82,14 @@ def build(bench: Workbench, page: gr.Blocks, source: gr.Dropdown, renewed: gr.St
             bench.keep_mapping(source, mapping)
         except (WorkbenchError, OSError) as error:
             return gr.skip(), html.message(retell(language, error))
-        return renewed + 1, show_preview(language, seen)
+        return (renewed or 0) + 1, show_preview(language, seen)
 
     def forget_it(source: str, renewed: int, request: gr.Request) -> tuple[Any, str]:
         try:
             bench.keep_mapping(source, {})
         except (WorkbenchError, OSError) as error:
             return gr.skip(), html.message(retell(language_of(request), error))
-        return renewed + 1, ""
+        return (renewed or 0) + 1, ""
 
     everything = [*fields.values()]
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
