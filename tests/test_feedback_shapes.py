@@ -5,6 +5,7 @@ A sample says what its rows become, and what becomes of the row that makes no th
 
 import csv
 import json
+import random
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -275,6 +276,26 @@ SAMPLES = {
         [*two([user("p")], "A", "B"), *two([user("p")], "A", "C"), *two([user("p")], "A", "D")],
         ["are the same"],
         "conversational pairs with implicit prompt",
+    ),
+    "tulu-3": (
+        [{"id": "i", "prompt": "p", "chosen": [user("p"), assistant("A")], "rejected": [user("p"), assistant(b)],
+          "chosen_model": "x", "rejected_model": "y"} for b in "BCAD"],
+        [pair for b in "BCD" for pair in two([user("p")], "A", b)],
+        ["are the same"],
+        "conversational pairs with implicit prompt",
+    ),
+    "skywork": (
+        [{"chosen": [user("p"), assistant("A")], "rejected": [user("p"), assistant(b)], "source": "s"} for b in "BCAD"],
+        [pair for b in "BCD" for pair in two([user("p")], "A", b)],
+        ["are the same"],
+        "conversational pairs with implicit prompt",
+    ),
+    "openai-preferences": (
+        [{"input": {"messages": [user("p")], "tools": []}, "preferred_output": [assistant("A")],
+          "non_preferred_output": [assistant(b)]} for b in "BCAD"],
+        [pair for b in "BCD" for pair in two([user("p")], "A", b)],
+        ["are the same"],
+        "OpenAI preferences: ",
     ),
     "kto-mix-14k": (
         [{"prompt": [user("p")], "completion": [assistant(text)], "label": label}
@@ -650,3 +671,38 @@ def test_columns_that_are_not_known_are_guessed_and_looked_at(tmp_path):
     assert empty.complete and empty.reason == "log.by holds a block of type 'text'; only text can be trained on"
     known = glimpse(write(tmp_path, SAMPLES["open-webui"][0], "json"), tmp_path)
     assert known.recognised and known.mapping["judged"] == "meta.message_id" and known.rows[0].completion == "See you"
+
+
+ODD = (None, True, -1, 2.5, "", "x", "[1", '{"a": 1}', [], [None], [[1]], {}, {"a": [1]}, ["x", {"role": 3}], "\\ud800")
+
+
+def damaged(value, chance):
+    """The value with one of its parts, however deep, replaced by something odd."""
+    if isinstance(value, (list, dict)) and value and chance.random() < 0.8:
+        keys = list(value) if isinstance(value, dict) else range(len(value))
+        key, copied = chance.choice(keys), value.copy()
+        copied[key] = damaged(value[key], chance)
+        return copied
+    return chance.choice(ODD)
+
+
+@pytest.mark.parametrize("name", [*SAMPLES, *(f"join {name}" for name in JOINED)])
+def test_a_damaged_row_costs_no_more_than_itself(tmp_path, name):
+    chance = random.Random(name)
+    for _ in range(60):
+        if name in SAMPLES:
+            rows = [*SAMPLES[name][0]] * 3
+            at = chance.randrange(len(rows))
+            rows[at] = damaged(rows[at], chance)
+            source = [row if isinstance(row, dict) else {"row": row} for row in rows]
+        else:
+            (tmp_path / "a").mkdir(exist_ok=True)
+            files = [list(rows) * 2 for rows in JOINED[name.removeprefix("join ")][:2]]
+            hit = chance.choice(files)
+            at = chance.randrange(len(hit))
+            hit[at] = damaged(hit[at], chance)
+            a, b = (write(tmp_path / folder, rows, "jsonl") for folder, rows in zip(("a", "."), files, strict=True))
+            source = f"{a}+{b}"
+        feedback = load_feedback(source, workspace=tmp_path)
+        assert feedback.rows_in == feedback.rows_kept + len(feedback.problems)
+        assert feedback.rows_kept >= 1

@@ -369,14 +369,16 @@ def _find_list(
         column = found["answers"] if name is None else there(name, is_list)
         if column is None:
             continue
-        first = next((v for record in sample if isinstance(v := parse_json_text(pick(record, column)), list) and v), [])
-        if first and all(isinstance(answer, dict) for answer in first) and not is_messages(first):
+        lists = [v for record in sample if isinstance(v := parse_json_text(pick(record, column)), list) and v]
+        objects = sum(all(isinstance(one, dict) for one in some) and not is_messages(some) for some in lists)
+        texts = sum(all(isinstance(one, str) for one in some) for some in lists)
+        if objects * 2 > len(lists):
             inside = {key for record in sample for key in _keys_inside(pick(record, column))}
             text = next((key for key in shapes.TEXT_OF_ANSWER if key in inside), None)
             for part, keys in (("scores", shapes.SCORE_OF_ANSWER), ("ranks", shapes.RANK_LISTS)):
                 if text and (key := next((key for key in keys if key in inside), None)):
                     return {"answers": f"{column}.*.{text}", part: f"{column}.*.{key}"}
-        elif first and all(isinstance(answer, str) for answer in first):
+        elif texts * 2 > len(lists):
             for part, names in (("scores", shapes.SCORE_LISTS), ("ranks", shapes.RANK_LISTS)):
                 if values := found.get(part) or next((v for one in names if (v := there(one, is_list))), None):
                     return {"answers": column, part: values}

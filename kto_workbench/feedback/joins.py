@@ -214,12 +214,12 @@ class _Join:
     def _ratings(self) -> dict[str, tuple[int, ...]]:
         """Of each rated id, which values were given; of ratings with names, those of one name."""
         if self._of is None:
-            of: dict[Any, dict[str, tuple[int, ...]]] = {}
+            of: dict[str, dict[str, tuple[int, ...]]] = {}
             for source in self._rated:
                 for chunk in source.read(None):
                     for record, line in zip(chunk.records, chunk.lines.tolist(), strict=True):
                         if isinstance(record, dict) and _is_rating(record, self._log):
-                            same = of.setdefault(_first(record, self._log.named), {})
+                            same = of.setdefault(str(_first(record, self._log.named) or ""), {})
                             key = str(_first(record, self._rates))
                             same[key] = (*same.get(key, ()), len(self._values))
                             self._values.append(_first(record, self._log.label))
@@ -265,7 +265,8 @@ class _Messages:
         self._ends.append(self._ends[-1] + len(data))
         position = len(self._parent_ids)
         self.positions[str(record.get("message_id"))] = position
-        self._parent_ids.append(record.get("parent_id"))
+        parent = record.get("parent_id")
+        self._parent_ids.append(parent if parent is None else str(parent))
         self._user.append(record.get("role") != "assistant")
         return position
 

@@ -59,7 +59,7 @@ def _block_text(block: Any, field: str) -> str:
     for key in ("text", "value", "content"):
         if isinstance(block.get(key), str) and kind in ("text", "input_text", "output_text"):
             return block[key]
-    if "image" in kind:
+    if "image" in str(kind):
         raise RowProblem(field, f"{field} holds an image, which can't be read yet")
     raise RowProblem(field, f"{field} holds a block of type {kind!r}; only text can be trained on")
 
@@ -122,9 +122,10 @@ def _read_message(message: Any, field: str) -> Message:
 
 def _holds_images(message: dict[str, Any]) -> bool:
     """Whether images come with a message, as Ollama and Open WebUI attach them."""
-    files = message.get("files") or ()
+    files = message.get("files")
     return bool(message.get("images")) or any(
-        isinstance(file, dict) and str(file.get("type")).startswith("image") for file in files
+        isinstance(file, dict) and str(file.get("type")).startswith("image")
+        for file in (files if isinstance(files, list) else ())
     )
 
 

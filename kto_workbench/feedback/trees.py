@@ -62,7 +62,7 @@ def _parent(node: Mapping[str, Any]) -> Any:
 def _path(nodes: Mapping[str, Any], last: Any) -> list[Any]:
     path: list[Any] = []
     key = last
-    while key in nodes and len(path) < MAX_TURNS:
+    while isinstance(key, (str, int)) and key in nodes and len(path) < MAX_TURNS:
         path.append(nodes[key])
         key = _parent(nodes[key])
     return path[::-1]
@@ -95,7 +95,8 @@ def rankings_in_tree(root: Any) -> Iterator[dict[str, Any]]:
         if not isinstance(node, dict) or node.get("deleted") or len(before) > MAX_TURNS:
             continue
         path = (*before, {"role": node.get("role"), "content": node.get("text")})
-        replies = [reply for reply in node.get("replies") or [] if isinstance(reply, dict)]
+        replies = node.get("replies")
+        replies = [reply for reply in replies if isinstance(reply, dict)] if isinstance(replies, list) else []
         ranked = [one for one in replies if one.get("rank") is not None and one.get("role") == "assistant"]
         if ranked:
             yield {

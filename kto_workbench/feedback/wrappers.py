@@ -239,7 +239,10 @@ def _ratings_inside(record: Record) -> list[tuple[Any, Any]]:
     found = next((some for some in lists if isinstance(some, list) and some), [])
     labels = [path for log in LOGS for path in log.label]
     return [
-        (rating.get("name") or rating.get("key"), _first(rating, *(tuple(path.split(".")) for path in labels)))
+        (
+            str(rating.get("name") or rating.get("key") or ""),
+            _first(rating, *(tuple(path.split(".")) for path in labels)),
+        )
         for rating in found
         if isinstance(rating, dict)
     ]
