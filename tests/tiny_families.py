@@ -46,6 +46,7 @@ SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 LAYER_LISTS = ("layer_types", "layers_block_type", "mlp_layer_types")
 
 _HEAD = {"head_dim": 8}
+_GEMMA_4 = {"per_layer_config": {"1": {"head_dim": 16}}}
 _LINEAR = ["linear_attention"]
 _QWEN_4 = {
     "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 8,
@@ -75,8 +76,11 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "is_decoder": True, "attn_layers": ["local", "lsh"], "local_attn_chunk_length": 8, "lsh_attn_chunk_length": 8,
         "axial_pos_shape": [16, 16], "axial_pos_embds_dim": [16, 16],
     },
-    "dots3_note_text": {"head_dim": 16},
-    "dots3_note": {"text_config": {"head_dim": 16}},
+    "dots3_note_text": {"head_dim": 16, "per_layer_config": {"1": {"kv_lora_rank": 16}}},
+    "gemma4": {"text_config": _GEMMA_4},
+    "gemma4_text": _GEMMA_4,
+    "gemma4_unified": {"text_config": _GEMMA_4},
+    "gemma4_unified_text": _GEMMA_4,
     "rwkv": {"attention_hidden_size": 32},
     "xmod": {"default_language": "en_XX"},
     "zamba": {"num_hidden_layers": 5, "layers_block_type": ["linear_attention"] * 2 + ["hybrid"] * 2 + _LINEAR},
@@ -101,10 +105,8 @@ NOT_BUILT = {
     "gemma3n": "its vision tower needs timm; its text side is gemma3n_text",
     "gemma4_assistant": "no model by itself: it drafts for another",
     "gemma4_unified_assistant": "no model by itself: it drafts for another",
-    "got_ocr2": "its vision tower can't be made small",
     "musicgen": "makes sound, from a text encoder",
     "musicgen_melody": "makes sound, from a text encoder",
-    "phi4_multimodal": "its audio tower can't be made small",
     "xlstm": "its heads can't be made small",
 }
 
@@ -120,7 +122,7 @@ def shrink(given: dict[str, Any], counter: list[int] | None = None) -> dict[str,
         elif name in SMALL and isinstance(value, int) and not isinstance(value, bool):
             value = 4 if name == "num_key_value_heads" and "kv_lora_rank" in given else min(value, SMALL[name])
         elif name == "per_layer_config":
-            value = None
+            value = {}
         elif isinstance(value, list) and len(value) == deep and name not in LAYER_LISTS:
             value = value[:2]
         elif name in SPECIAL:

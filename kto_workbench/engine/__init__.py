@@ -7,6 +7,7 @@ head.py        log-probabilities without the full logits
 attention.py   attention over a packed batch
 fused_lora.py  LoRA layers that add in place
 trial.py       which way of scoring is right for a model
+proof.py       that the reference is the base, and stays it
 scoring.py     from a batch of sequences to log-probabilities
 step.py        one step: z0, loss, gradient
 reference.py   the reference's log-probabilities, kept on disk

@@ -253,16 +253,16 @@ def add_lora(model: PreTrainedModel, config: KTOConfig) -> nn.Module:
 def _no_plain_product(model: PreTrainedModel) -> list[str]:
     """Names of linear layers that an adapter has no place in, found by running the model.
 
-    A router of experts that is a linear layer by its class and returns more than a product; a layer whose weight its
-    owner reads without calling it, as Mamba's do, so that an adapter would first act when it is merged; and the last
-    projection of Mamba blocks, which their kernels may read so (peft refuses it for some models).
+    What is a linear layer by its class and returns something else, such as a router of experts; a layer whose weight
+    its owner reads without calling it, as Mamba's do, so that an adapter would first act when it is merged; and the
+    last projection of Mamba blocks, which their kernels may read so (peft refuses it for some models).
     """
     called: set[nn.Module] = set()
     other: set[nn.Module] = set()
 
     def note(module: nn.Module, _: Any, output: Any) -> None:
         called.add(module)
-        if not isinstance(output, torch.Tensor):
+        if not isinstance(output, torch.Tensor) or output.shape[-1] != getattr(module, "out_features", None):
             other.add(module)
 
     hooks = [module.register_forward_hook(note) for module in model.modules()]
