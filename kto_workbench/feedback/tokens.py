@@ -168,7 +168,7 @@ def _find_systems(tokens: TokenCheck) -> Finding | None:
     return Finding(
         "no-system-role",
         "note",
-        f"{len(tokens.systems):,} rows{_sampled(tokens)} have a system text; the chat template knows no system role.",
+        f"{_in_rows(tokens, tokens.systems)} there is a system text; the chat template knows no system role.",
         "It goes before the first user text, in training and in answers.",
         len(tokens.systems),
         tokens.systems[:LISTED_LINES],
@@ -179,27 +179,27 @@ def _find_systems(tokens: TokenCheck) -> Finding | None:
 _THOUGHTS = {
     "doubled": (
         "warning",
-        "answers have a thought of their own, behind one that the template has closed already.",
+        "has a thought of its own, behind one that the template has closed already.",
         "Leave `enable_thinking` out of template_kwargs, or the thoughts out of the answers.",
     ),
     "closed": (
         "warning",
-        "answers come without the thought that the model begins before it answers; it is closed for them, unscored.",
+        "comes without the thought that the template begins before it; it is closed there, unscored.",
         'With `template_kwargs` {"enable_thinking": false} many models answer without one, as these answers do; '
         "else give the whole output, thought included.",
     ),
     "skipped": (
         "warning",
-        "answers come without the thought that the model writes before it answers, so they are scored in its place.",
+        "comes without the thought that the model writes before it answers, and is scored in its place.",
         'With `template_kwargs` {"enable_thinking": false} many models answer without one, as these answers do; '
         "else give the whole output, thought included.",
     ),
     "inside": (
         "note",
-        "answers begin inside of the thought that the chat template opens, and are scored behind its opening.",
+        "begins inside of a thought, and is scored behind its opening.",
         "",
     ),
-    "whole": ("note", "answers bring their thought along; it is scored with them.", ""),
+    "whole": ("note", "brings its thought along, which is scored with it.", ""),
 }
 
 
@@ -208,7 +208,7 @@ def _find_thoughts(tokens: TokenCheck) -> list[Finding]:
         Finding(
             f"thought-{kind}",
             level,
-            f"{len(lines):,} {said}",
+            f"{_in_rows(tokens, lines)} the answer {said}",
             advice,
             len(lines),
             lines[:LISTED_LINES],
@@ -216,6 +216,10 @@ def _find_thoughts(tokens: TokenCheck) -> list[Finding]:
         for kind, (level, said, advice) in _THOUGHTS.items()
         if (lines := tokens.thoughts.get(kind))
     ]
+
+
+def _in_rows(tokens: TokenCheck, lines: list[int]) -> str:
+    return f"In {len(lines):,} row{'s' * (len(lines) != 1)}{_sampled(tokens)}"
 
 
 def _sampled(tokens: TokenCheck) -> str:
