@@ -1,24 +1,31 @@
 """Sides of a comparison: what they are called, that each is the model it says, and what the difference consists of."""
 
+import json
 import shutil
 
 import pytest
 import torch
 from conftest import SMALL, ended, wait_for
+from test_endpoints import chatty, echo  # noqa: F401
 
 from kto_workbench import KTOConfig, Run, compare, train
+from kto_workbench.__main__ import main
 from kto_workbench.engine import sides as module
 from kto_workbench.engine.batches import Pair
 from kto_workbench.engine.comparison import answer_as, completion_stats, decode_pieces, explain, open_run
 from kto_workbench.engine.models import load_model
 from kto_workbench.engine.scoring import PaddedScorer
 from kto_workbench.engine.sides import Models, source_of
-from kto_workbench.errors import ConfigError, ModelError, RunError
+from kto_workbench.errors import ConfigError, ModelError, RunError, WorkbenchError
 from kto_workbench.feedback import Row, load_feedback
 from kto_workbench.feedback.rendering import encode, load_tokenizer, model_path
+from kto_workbench.judging.records import list_records
+from kto_workbench.judging.report import in_words
 from kto_workbench.runs import create_run, start
 from kto_workbench.runs.answering import Answerer
-from kto_workbench.runs.sides import Side, find_side, sides_of
+from kto_workbench.runs.endpoints import Endpoint, add_endpoint
+from kto_workbench.runs.sides import Home, ModelSide, Side, find_side, sides_of
+from kto_workbench.ui.compare import Comparison, show
 
 PROMPTS = ["How many legs does a hedgehog have?", "Where do I find the kettle?", "What does an owl eat?"]
 ANSWER = "Dear friend! A hedgehog has four legs."
@@ -358,3 +365,77 @@ def test_the_child_lets_its_models_go_when_a_training_begins(tmp_path, trained, 
         assert list(answerer.stream(run.path, PROMPTS[:1], **settings))[-1]["done"]
     finally:
         answerer.close()
+
+
+# any model, and endpoints
+
+
+def test_any_model_can_answer_as_it_is(models, tmp_path):
+    side = find_side("demo", tmp_path)
+    assert side == find_side("model:demo", tmp_path) == ModelSide("demo") and side.run is None
+    with models.use(side) as opened:
+        torch.testing.assert_close(logps(opened.model, PROMPTS[0], ANSWER), logps(plain_base(), PROMPTS[0], ANSWER))
+    shutil.copytree(model_path("demo"), tmp_path / "copy")
+    copy = find_side(str(tmp_path / "copy"), tmp_path)
+    answers = compare(copy, PROMPTS[:1], against=side, temperature=0.0, max_new_tokens=8, models=models)
+    assert answers[0]["tuned"] == answers[0]["reference"] != ""
+    with pytest.raises(RunError, match="^model:demo is no run, so it has no reference of its own: "):
+        compare(side, PROMPTS[:1])
+    (tmp_path / "empty").mkdir()
+    for name in (str(tmp_path / "empty"), f"model:{tmp_path / 'none'}", "model:", "model:a\nb"):
+        with pytest.raises(ModelError):
+            find_side(name, tmp_path)
+
+
+def test_a_dead_endpoint_is_told_beside_the_answers_of_the_others(tmp_path, models, chatty):  # noqa: F811
+    add_endpoint(Endpoint(chatty(echo).url, "big", name="local"), tmp_path)
+    add_endpoint(Endpoint("http://127.0.0.1:9/v1", "big", name="dead"), tmp_path)
+    names = {"a": "endpoint:dead", "b": "endpoint:local", "c": "demo"}
+    sides = {key: find_side(name, tmp_path) for key, name in names.items()}
+    comparison, answerer = Comparison(PROMPTS, sides), Answerer(tmp_path)
+    try:
+        with pytest.raises(WorkbenchError, match="^Nobody answers at dead; is its server running"):
+            for event in answerer.stream(sides, PROMPTS, seed=3, temperature=0.7, max_new_tokens=16):
+                comparison.take(0, event)
+        assert [comparison.texts[i, "b"] for i in range(3)] == PROMPTS  # it says back what it is asked
+        here = answer_as(models, ModelSide("demo"), PROMPTS, 3, 0.7, 16)
+        assert [comparison.texts[i, "c"] for i in range(3)] == here
+        assert list(comparison.failed) == ["a"] and not comparison.complete(0)
+        with pytest.raises(RunError, match="^An endpoint gives no log-probabilities .*no heat map.$"):
+            answerer.explain(sides["c"], PROMPTS[0], ANSWER, against=sides["b"])
+    finally:
+        answerer.close()
+    comparison.sides = {"reference": sides["a"], "tuned": sides["c"]}
+    comparison.failed = {"reference": comparison.failed["a"]}
+    comparison.texts = {(i, "tuned"): text for i, text in enumerate(here)}
+    comparison.done = set(comparison.texts)
+    shown = show("en", comparison)
+    assert shown.count("Nobody answers at dead") == 3 and here[0].split()[0] in shown
+    assert "data-why" not in shown and "there is no heat map" in shown
+    assert "没有应答" in show("zh", comparison)
+
+
+def test_an_endpoint_is_evaluated_without_a_run_and_without_a_kl(tmp_path, chatty, capfd):  # noqa: F811
+    add_endpoint(Endpoint(chatty(echo).url, "big", name="local"), tmp_path)
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    options = ["--prompts", str(tmp_path / "prompts.txt"), "--judge", "longer", "--max-new-tokens", "4", "--json"]
+    asked = ["compare", "endpoint:local", "--against", "model:demo", "--workspace", str(tmp_path), *options]
+    assert main(asked) == 0
+    found = json.loads(capfd.readouterr().out)
+    evaluation = found["evaluation"]
+    assert [one["tuned"] for one in found["answers"]] == PROMPTS and evaluation["n"] == 3
+    assert evaluation["kl"]["per_answer"] is None and "so there is no KL." in evaluation["kl"]["missing"]
+    # 7, 6 and 5 words; four tokens at most, and the end of the turn
+    assert evaluation["tuned"]["words"] == 6 and evaluation["tuned"]["tokens"] is None
+    assert 0 < evaluation["reference"]["tokens"] <= 5
+    (record,) = list_records(Home(tmp_path))
+    assert record.read()["state"] == "finished" and record.read()["about"]["tuned"] == "endpoint:local"
+    assert "so there is no KL." in in_words(evaluation)
+    for wrong, sentence in [
+        ([*asked[:2], "--workspace", str(tmp_path), *options], "endpoint:local is no run, so it has no reference "),
+        ([*asked[:6]], "Only a run has prompts of its own: "),
+        (["compare", "endpoint:none", *asked[2:]], "There is no endpoint 'none' in this workspace, which has local; "),
+        ([*asked, "--checkpoints"], "Option `checkpoints` takes all of a run's: "),
+    ]:
+        assert main(wrong) == 2
+        assert capfd.readouterr().err.startswith(sentence), wrong

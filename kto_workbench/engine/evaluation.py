@@ -200,14 +200,15 @@ def _evaluate(
 
 
 def _answerable(
-    sides: Sequence[Side], prompts: Sequence[Any], expected: Sequence[tuple[str, ...]]
+    sides: Sequence[AnySide], prompts: Sequence[Any], expected: Sequence[tuple[str, ...]]
 ) -> tuple[list[Any], list[tuple[str, ...]]]:
     """The prompts that the chat template of every side takes; one that it refuses costs that prompt.
 
-    Raises ModelError if none is left.
+    An endpoint's template is its own affair. Raises ModelError if none is left.
     """
     refused: dict[int, ModelError] = {}
-    configs = {(c.model, c.template, json.dumps(c.template_kwargs)): c for c in (side.run.config() for side in sides)}
+    here = [side.config() for side in sides if not isinstance(side, EndpointSide)]
+    configs = {(c.model, c.template, json.dumps(c.template_kwargs)): c for c in here}
     for config in configs.values():
         tokenizer = load_tokenizer(config.model)
         for number, prompt in enumerate(prompts):

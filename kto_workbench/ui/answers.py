@@ -38,9 +38,9 @@ UPDATE_SECONDS = 0.08
 
 def side_field(elem_id: str, name: str = "side.choose", **settings: Any) -> gr.Dropdown:
     """The one way to choose who answers: a run or one of its checkpoints, an endpoint, or any model, which is typed."""
-    return gr.Dropdown(
-        [], label=label(name), info=label("side.choose.help"), elem_id=elem_id, allow_custom_value=True, **settings
-    )
+    if name == "side.choose":  # the field beside it needs no help of its own
+        settings["info"] = label("side.choose.help")
+    return gr.Dropdown([], label=label(name), elem_id=elem_id, allow_custom_value=True, **settings)
 
 
 def offer_sides(bench: Workbench, language: str, chosen: str | None) -> gr.Dropdown:
