@@ -125,3 +125,18 @@ def test_figure_of_an_empty_a_live_and_several_runs(run, tmp_path):
 def test_views_and_ui_leave_torch_alone():
     code = "import kto_workbench.ui.app, kto_workbench.views.figure, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("weight", [0.01, 0.3, 0.6, 0.95, 0.999])
+def test_smoothing_many_values_at_once_is_smoothing_one_by_one(weight):
+    random = np.random.default_rng(0)
+    values = random.normal(0, 1, 5000) * 10.0 ** random.integers(-9, 9, 5000)
+    total = share = 0.0
+    expected = []
+    for value in values.tolist():
+        total, share = total * weight + value, share * weight + 1
+        expected.append(total / share)
+    found = smooth(values, weight)
+    # Each is a mean of those before it, so what is lost is measured by the largest of them that still counts.
+    scale = np.maximum(np.abs(expected), np.maximum.accumulate(np.abs(values)) * 1e-6)
+    assert np.all(np.abs(found - expected) <= 1e-9 * scale)

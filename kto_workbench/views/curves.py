@@ -3,6 +3,7 @@
 Rewards contain β and z0 does not, so a picture that lays z0 over rewards draws β·z0.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,6 +64,9 @@ def points(columns: Columns, curve: Curve, beta: float = 1.0) -> Points:
     return steps[known], values[known]
 
 
+DIGITS = 100  # by which numbers within a stretch may differ
+
+
 def smooth(values: np.ndarray, weight: float) -> np.ndarray:
     """Exponential moving average: 0 leaves the values, towards 1 they follow slower; unbiased from the first value on.
 
@@ -70,13 +74,19 @@ def smooth(values: np.ndarray, weight: float) -> np.ndarray:
     """
     if not 0 < weight < 1 or len(values) < 2:
         return values
-    smoothed = np.empty(len(values))
-    total = share = 0.0
-    for index, value in enumerate(values.tolist()):
-        total = total * weight + value
-        share = share * weight + 1.0
-        smoothed[index] = total / share
-    return smoothed
+    # Within a stretch, out_i = weight^i (out before it + Σ v_j / weight^j), all at once; across all values the powers
+    # would leave what a float can hold.
+    stretch = max(1, int(-DIGITS / math.log10(weight)))
+    powers = weight ** np.arange(1, stretch + 1)
+    totals, before = np.empty(len(values)), 0.0
+    for start in range(0, len(values), stretch):
+        part = values[start : start + stretch]
+        power = powers[: len(part)]
+        totals[start : start + stretch] = power * (before + np.cumsum(part / power))
+        before = totals[start + len(part) - 1]
+    totals *= 1 - weight
+    totals[:stretch] /= 1 - powers[: len(values)]  # later on, a weight to this power is nothing
+    return totals
 
 
 def downsample(steps: np.ndarray, values: np.ndarray, limit: int) -> Points:
