@@ -243,7 +243,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
     judge.change(ask_for, [judge], [argument, of_endpoint], **quiet)
     # Held-out prompts are read from the feedback each time: not at every letter of a pattern.
     typed = [argument, criteria]
-    changed = [run, checkpoints, prompts, limit, judge, max_tokens, price_read, price_written]
+    changed = [run, against, checkpoints, prompts, limit, judge, endpoint, max_tokens, price_read, price_written]
     gr.on([*(field.blur for field in typed), *(field.change for field in changed)], estimate, fields, [cost], **quiet)
     run.change(newest, [run], seen, **quiet)
     run.change(follow, [run, against], [against], **quiet)
