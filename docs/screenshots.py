@@ -75,7 +75,7 @@ def main(folder: Path) -> None:
             page.reload()
             page.wait_for_selector(".kto-title h1")
             page.wait_for_timeout(4000)  # until it has come back to the tab that was open
-            photograph(page, folder, 1280, ["Train"], "-dark")
+            photograph(page, folder, 1280, ["Train", "Learn"], "-dark")
         finally:
             browser.close()
             served.stop()

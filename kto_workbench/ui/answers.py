@@ -60,6 +60,11 @@ def offer_others(bench: Workbench, language: str, chosen: str | None, side: str 
     return gr.Dropdown(choices=choices, value=_kept(bench, choices, chosen))
 
 
+def any_trained(bench: Workbench) -> bool:
+    """Whether there is a run to answer with."""
+    return any(run.trained() for run in bench.runs()[:RUNS_OFFERED])
+
+
 def offer_both(bench: Workbench, language: str, chosen: str | None, other: str | None) -> tuple[gr.Dropdown, ...]:
     """The fields for both sides of a comparison."""
     side = _kept(bench, offered_sides(bench, language), chosen)

@@ -22,6 +22,7 @@ from kto_workbench.ui import blind, evaluate, html
 from kto_workbench.ui.answers import (
     SIDES,
     UPDATE_SECONDS,
+    any_trained,
     offer_both,
     offer_others,
     run_of,
@@ -269,8 +270,11 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
             comparison.opened.add(meant)
         yield "", show(language, comparison, marked)
 
-    def refresh(run_name: str | None, against_name: str | None, request: gr.Request) -> tuple[Any, Any]:
-        return offer_both(bench, language_of(request), run_name, against_name)
+    def refresh(run_name: str | None, against_name: str | None, had: bool, request: gr.Request) -> tuple[Any, ...]:
+        has = any_trained(bench)
+        if has and not had:  # what stood there for want of a run makes way
+            run_name = against_name = None
+        return *offer_both(bench, language_of(request), run_name, against_name), has
 
     def follow(run_name: str | None, against_name: str | None, request: gr.Request) -> tuple[Any, Any]:
         """What suits another side: prompts to try, and what it can be held against."""
@@ -282,7 +286,8 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
     outputs = [now, told, answers, pager]
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
     asked: dict[str, Any] = {"show_progress": "hidden", "concurrency_id": "answers"}
-    gr.on([page.load, tab.select], refresh, [run, against], [run, against], **quiet)
+    had_run = gr.State(False)
+    gr.on([page.load, tab.select], refresh, [run, against, had_run], [run, against, had_run], **quiet)
     page.load(shown, [now, marked], [answers], **quiet)
     page.load(None, None, None, js=WHY_JS)
     run.change(follow, [run, against], [ideas, against], **quiet)

@@ -26,6 +26,7 @@ from kto_workbench.runs.children import reap, start_apart
 from kto_workbench.runs.sides import Side, home_of
 from kto_workbench.ui import html
 from kto_workbench.ui.answers import (
+    any_trained,
     home_named,
     offer_both,
     offer_others,
@@ -161,15 +162,23 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
         return named + [(path.name, str(path)) for path in prompt_files(bench)]
 
     def refresh(
-        run_id: str | None, against_id: str | None, source: str | None, judged_by: str | None, request: gr.Request
+        run_id: str | None,
+        against_id: str | None,
+        source: str | None,
+        judged_by: str | None,
+        had: bool,
+        request: gr.Request,
     ) -> list[Any]:
-        language = language_of(request)
+        language, has = language_of(request), any_trained(bench)
+        if has and not had:  # what stood there for want of a run makes way
+            run_id = against_id = None
         sources = sources_for(language)
         names = [(f"{one.name} · {one.model}", one.name) for one in bench.endpoints()]
         return [
             *offer_both(bench, language, run_id, against_id),
             gr.Dropdown(choices=sources, value=_kept(source, sources)),
             gr.Dropdown(choices=names, value=_kept(judged_by, names)),
+            has,
         ]
 
     def follow(run_id: str | None, against_id: str | None, request: gr.Request) -> Any:
@@ -235,7 +244,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
     seen = [shown, result, timer, stop]
-    chosen = [run, against, prompts, endpoint]
+    chosen = [run, against, prompts, endpoint, gr.State(False)]  # the last: whether there was a run
     gr.on([page.load, tab.select], refresh, chosen, chosen, **quiet)
     by_hand = gr.State(False)  # a judge that somebody chose stays
     judge.input(lambda: True, None, [by_hand], **quiet)
