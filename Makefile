@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup app demo test check audit bench gpu notebooks clean
+.PHONY: help setup app demo test check audit reliability bench gpu notebooks clean
 
 help:
 	@echo "make app        open the workbench in a browser      (ARGS=\"--port 8000\")"
@@ -12,6 +12,7 @@ help:
 	@echo "make test       run the tests"
 	@echo "make check      lint, and every test, slow ones too"
 	@echo "make audit      look for known holes in our code and in what it stands on (needs a network)"
+	@echo "make reliability  try what is promised on many cases, and print a table"
 	@echo "make bench      time the engine against TRL, quickly"
 	@echo "make gpu        on a machine with a GPU: what works there and how fast, in nine minutes"
 	@echo "make notebooks  execute the notebooks"
@@ -37,6 +38,9 @@ check: .venv/ready-test
 audit: .venv/ready-audit
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml kto_workbench app.py
 	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
+
+reliability: .venv/ready-test
+	$(BIN)/python -m pytest -m reliability --thorough $(ARGS)
 
 bench: .venv/ready-bench
 	$(BIN)/python -m benchmarks.vs_trl --quick $(ARGS)

@@ -52,6 +52,7 @@ TEMPLATE_TAKEN = {
     "return_assistant_tokens_mask", "tokenizer_kwargs",
 }  # fmt: skip
 
+REPORTERS = ("tensorboard", "wandb", "trackio")
 MOST_BYTES = 2**20  # of a config file
 LARGEST_WEIGHT = 1e6  # of a row or a loss; beyond, float32 has no digits left for the others
 _shortened = reprlib.Repr()
@@ -376,6 +377,9 @@ class KTOConfig(BaseModel):
             raise ValueError(f"option `template_kwargs` can't set `{odd[0]}`, which is no name in a template")
         if isinstance(self.processes, int) and self.processes < 1:
             raise ValueError("option `processes` must be `auto` or at least 1")
+        unknown = next((name for name in self.reporters if name not in REPORTERS), None)
+        if unknown is not None:
+            raise ValueError(f"option `report_to` should name any of {', '.join(REPORTERS)}, not {unknown!r}")
         if self.max_steps == 0:
             raise ValueError("option `max_steps` must be at least 1, or -1 to leave it to `num_train_epochs`")
         if self.desirable_weight == 0 and self.undesirable_weight == 0:
@@ -409,6 +413,12 @@ class KTOConfig(BaseModel):
             super().__init__(**values)
         except ValidationError as error:
             raise ConfigError(_first_sentence(error)) from None
+
+    @property
+    def reporters(self) -> tuple[str, ...]:
+        """The programs that are also logged to; none for `none`."""
+        named = (name.strip() for name in self.report_to.split(","))
+        return tuple(name for name in named if name not in ("", "none"))
 
     def replace(self, **values: Any) -> "KTOConfig":
         """The same config with some options changed, checked again."""

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+pytest_plugins = ["promises"]
+
 # Before anything imports torch, and inherited by every child: several test runs may share two cores, and none of them
 # has a network.
 os.environ["OMP_NUM_THREADS"] = "1"

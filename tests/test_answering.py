@@ -136,6 +136,7 @@ def test_a_workspace_that_can_not_be_written_is_one_sentence(trained, tmp_path):
         next(Answerer(tmp_path / "file").stream(trained.path, PROMPTS, **SETTINGS))
 
 
+@pytest.mark.reliability("A hung answering process holds nobody up")
 def test_a_child_that_hangs_is_ended_and_holds_nobody_up(answerer, trained, monkeypatch):
     from kto_workbench.runs import answering
 
@@ -153,6 +154,7 @@ def test_a_child_that_hangs_is_ended_and_holds_nobody_up(answerer, trained, monk
     assert later == [expected]
 
 
+@pytest.mark.reliability("A hung answering process holds nobody up")
 def test_a_hung_child_is_unloaded_at_once(answerer, trained):
     stream = answerer.stream(trained.path, PROMPTS * 8, **{**SETTINGS, "max_new_tokens": 400})
     next(stream)

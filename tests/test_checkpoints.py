@@ -38,6 +38,7 @@ SPOILED = [
 ]
 
 
+@pytest.mark.reliability("A torn checkpoint is passed over for the newest whole one, with a line in the log")
 @pytest.mark.parametrize(("name", "data", "told"), SPOILED)
 def test_a_torn_checkpoint_is_passed_over_for_the_older_whole_one(world, tmp_path, whole, caplog, name, data, told):  # noqa: F811
     run = crashed(world, tmp_path)
@@ -87,6 +88,7 @@ def no_numbers_at(monkeypatch, steps):
     monkeypatch.setattr(trainer, "kto_step", spoiled)
 
 
+@pytest.mark.reliability("A step without a number is skipped; three in a row keep the last good adapter")
 def test_a_step_without_numbers_is_skipped_counted_and_shown(world, tmp_path, monkeypatch):  # noqa: F811
     no_numbers_at(monkeypatch, {2, 3, 5})
     told = []
@@ -109,6 +111,7 @@ def test_a_step_without_numbers_is_skipped_counted_and_shown(world, tmp_path, mo
     assert all(w.isfinite().all() for w in load_file(run.adapter / "adapter_model.safetensors").values())
 
 
+@pytest.mark.reliability("A step without a number is skipped; three in a row keep the last good adapter")
 def test_three_in_a_row_end_the_run_with_the_last_good_adapter(world, tmp_path, monkeypatch):  # noqa: F811
     short = train(make_config(world, tmp_path / "short", save_steps=1, save_total_limit=9), progress=False)
     good = load_file(short.path / "checkpoints" / "checkpoint-4" / "adapter_model.safetensors")
@@ -121,6 +124,7 @@ def test_three_in_a_row_end_the_run_with_the_last_good_adapter(world, tmp_path, 
     assert kept.keys() == good.keys() and all(torch.equal(kept[name], good[name]) for name in good)
 
 
+@pytest.mark.reliability("A full, read-only or vanished disk is one sentence, and nothing kept is lost")
 def test_a_disk_that_fills_up_amid_a_checkpoint_keeps_the_older_one(world, small_disk, caplog, monkeypatch):  # noqa: F811
     """The second checkpoint meets a full disk; after room is made, the run goes on from the first, to the same end."""
     caplog.set_level(logging.INFO)
@@ -149,3 +153,50 @@ def test_a_disk_that_fills_up_amid_a_checkpoint_keeps_the_older_one(world, small
     assert run.status().state == "finished" and run.status().first_step == 3
     steps = [r["step"] for r in run.metrics() if "loss" in r]
     assert steps == list(range(1, run.status().total_steps + 1))
+
+
+# the last words of libraries -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_a_checkpoint_of_an_older_version_that_can_not_be_loaded_is_one_sentence(world, tmp_path, name):  # noqa: F811
+    run = crashed(world, tmp_path)
+    folder = run.path / "checkpoints" / "checkpoint-6"
+    (folder / SEAL).unlink()
+    (folder / name).write_bytes(b"not what torch has saved")
+    run.set_status(state="queued", pid=None)
+    with pytest.raises(WorkbenchError, match=r"^The checkpoint .*checkpoint-6 can't be loaded; without that folder"):
+        train_run(run)
+    assert "weights_only" not in run.status().error and run.status().resumable
+
+
+def test_what_can_not_be_reported_to_is_refused_at_once(world, tmp_path, capsys):  # noqa: F811
+    from kto_workbench import __main__ as shell
+
+    data = str(world / "thumbs.jsonl")
+    for words, told in (
+        (
+            ["train", data, "--report-to", "nonsense"],
+            "Option `report_to` should name any of tensorboard, wandb, trackio",
+        ),
+        (["train", data, "--data", "demo"], "Name one of them."),
+        (["train", data, "--desirable-weight", "1e300"], "Option `desirable_weight` should be at most"),
+    ):
+        assert shell.main([*words, "--workspace", str(tmp_path)]) == 2
+        said = capsys.readouterr().err
+        assert told in said and said.count("\n") == 1, said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_model_whose_weights_are_no_numbers_is_one_sentence(world, tmp_path):  # noqa: F811
+    import shutil
+
+    from safetensors.torch import save_file
+
+    model = tmp_path / "model"
+    shutil.copytree(world / "model", model)
+    weights = load_file(model / "model.safetensors")
+    save_file({name: w * float("nan") for name, w in weights.items()}, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(WorkbenchError) as caught:
+        train(make_config(world, tmp_path, model=str(model)), progress=False)
+    assert "\n" not in str(caught.value) and str(caught.value).endswith(".")

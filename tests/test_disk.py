@@ -58,6 +58,7 @@ def rows(path: Path, count: int = 4) -> Path:
     return path
 
 
+@pytest.mark.reliability("A full, read-only or vanished disk is one sentence, and nothing kept is lost")
 def test_a_full_disk_is_one_sentence_and_room_mends_it(small_disk, tmp_path, capsys):
     data = rows(tmp_path / "rows.jsonl")
     run = new_run(KTOConfig(workspace=str(small_disk), data=str(data)), {})
@@ -94,6 +95,7 @@ def jsonlines_full(run):
         raise WorkbenchError(error.strerror) from None
 
 
+@pytest.mark.reliability("A full, read-only or vanished disk is one sentence, and nothing kept is lost")
 def test_a_read_only_disk_is_one_sentence(small_disk, tmp_path, capsys):
     data = rows(small_disk / "rows.jsonl")
     run = new_run(KTOConfig(workspace=str(small_disk), data=str(data)), {})
@@ -111,6 +113,7 @@ def test_a_read_only_disk_is_one_sentence(small_disk, tmp_path, capsys):
         app.build(small_disk)
 
 
+@pytest.mark.reliability("A full, read-only or vanished disk is one sentence, and nothing kept is lost")
 def test_a_vanished_disk_is_one_sentence(small_disk, tmp_path, capsys):
     run = new_run(KTOConfig(workspace=str(small_disk)), {})
     subprocess.run(["umount", "-l", small_disk], check=True)
@@ -138,6 +141,7 @@ def test_deleting_frees_space_once_the_trash_is_emptied(tmp_path, capsys):
 # thumbs --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.reliability("Damaged thumbs are put aside, and what can be read of them is kept")
 @pytest.mark.parametrize("how", ["no database", "empty page", "folder", "link"])
 def test_damaged_thumbs_are_put_aside_and_the_page_opens(tmp_path, how):
     store = ThumbStore(tmp_path)

@@ -61,6 +61,7 @@ def stopped_as(process):
     wait_for(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
 
 
+@pytest.mark.reliability("A process that hangs is told, and ended, and gives the device back")
 @pytest.mark.parametrize("how", ["stopped", "busy"])
 def test_a_child_that_hangs_is_told_and_ended_and_gives_its_turn_back(tmp_path, work, how):
     config = KTOConfig(workspace=str(tmp_path))
@@ -111,6 +112,7 @@ def test_a_child_that_goes_on_counts_again_as_running(tmp_path, work):
     assert worker.wait(20) == 0 and run.status().state == "stopped"
 
 
+@pytest.mark.reliability("A foreign process, or a clock that jumps, is never taken for a run's end or life")
 def test_a_process_that_got_the_number_is_not_taken_for_the_run(tmp_path):
     run = new_run(KTOConfig(workspace=str(tmp_path)), {})
     foreign = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -128,6 +130,7 @@ def test_a_process_that_got_the_number_is_not_taken_for_the_run(tmp_path):
         foreign.wait()
 
 
+@pytest.mark.reliability("A foreign process, or a clock that jumps, is never taken for a run's end or life")
 @pytest.mark.parametrize("hours", [-5, 5])
 def test_a_clock_that_jumps_does_no_harm(tmp_path, hours):
     run = new_run(KTOConfig(workspace=str(tmp_path)), {})

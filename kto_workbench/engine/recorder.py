@@ -114,6 +114,7 @@ class Recorder(TrainerCallback):
         """Write the last step down, and how the watched prompts are answered in the end."""
         self._write_rows()
         if self.every and self._sampled_at != state.global_step and not self.stopped:
+            self.run.forget_samples(state.global_step)  # of a process that was killed after its last checkpoint
             self._sample(state.global_step)
         self.run.set_status(step=state.global_step, epoch=state.epoch)
         if self._bar:

@@ -5,13 +5,15 @@ and a batch of its loader is the whole batch of a step, of which each process ta
 """
 
 import contextlib
+import importlib.util
 import json
 import logging
 import math
+import pickle
 import random
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -321,6 +323,14 @@ class KTOTrainer(Trainer):
                 raise WorkbenchError(sentence) from error
             raise
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _said_of(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _said_of(checkpoint):
+            super()._load_rng_state(checkpoint)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         tuned = self.scorer.model
         if hasattr(tuned, "peft_config"):
@@ -337,6 +347,18 @@ class KTOTrainer(Trainer):
                 self._z0 = torch.tensor(state["z0"], device=self.scorer.device)
             self.budget.tokens = state["tokens_per_pass"]
             self.skipped = state.get("skipped", 0)
+
+
+@contextlib.contextmanager
+def _said_of(checkpoint: str | None) -> Iterator[None]:
+    """Say it in a sentence when a checkpoint of an older version, which has no checksums, can't be loaded."""
+    try:
+        yield
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        log.exception("%s can't be loaded.", checkpoint)
+        raise WorkbenchError(
+            f"The checkpoint {checkpoint} can't be loaded; without that folder the run resumes from an older one."
+        ) from error
 
 
 class Loader(DataLoader):
@@ -455,6 +477,9 @@ def training_arguments(
     config: KTOConfig, output_dir: Path, device: torch.device, n_batches: int, evaluates: bool
 ) -> TrainingArguments:
     """Our options in the words of transformers."""
+    missing = next((name for name in config.reporters if importlib.util.find_spec(name) is None), None)
+    if missing:
+        raise ConfigError(f"Option `report_to` names {missing}, which is not installed here; `pip install {missing}`.")
     evaluation = "no" if not evaluates else "steps" if config.eval_steps else "epoch"
     total = total_steps(config, n_batches)
     arguments = TrainingArguments(
@@ -478,7 +503,7 @@ def training_arguments(
         seed=config.seed,
         data_seed=config.seed,
         use_cpu=device.type == "cpu",
-        report_to=[name.strip() for name in config.report_to.split(",")],
+        report_to=list(config.reporters) or ["none"],
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         ddp_find_unused_parameters=False,

@@ -189,7 +189,7 @@ def _train(run: Run, config: KTOConfig, crew: Crew, *, progress: bool) -> bool:
     recorder = Recorder(run, sample, _steps_between_samples(config, len(prepared.train), watched), progress=progress)
     trainer.add_callback(recorder)
     trainer.on_rows, trainer.on_skipped = recorder.on_rows, recorder.on_skipped
-    run.rewind(int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0)
+    run.rewind(int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else -1)  # the answers before the first step, too
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except NoNumbers:

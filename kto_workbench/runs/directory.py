@@ -358,6 +358,11 @@ class Run:
             if files.is_there(self.path / name):
                 jsonlines.keep(self.path / name, lambda record: _step_of(record) <= step)
 
+    def forget_samples(self, step: int) -> None:
+        """Forget the answers of one step, which are about to be given again."""
+        if any(sample["step"] == step for sample in self.samples()):
+            jsonlines.keep(self.path / "samples.jsonl", lambda record: _step_of(record) != step)
+
 
 def new_run(config: KTOConfig, data: dict[str, Any], start_adapter: Path | None = None) -> Run:
     """Make the directory of a new run, complete and queued, with a copy of the adapter that it goes on from."""

@@ -132,7 +132,9 @@ def config_from(source: str | None, given: dict[str, Any]) -> KTOConfig:
         return KTOConfig(**given)
     if Path(source).suffix in CONFIG_SUFFIXES:
         return load_config(source, **given)
-    return KTOConfig(**{"data": source, **given})
+    if given.get("data", source) != source:
+        raise ConfigError(f"Train on {source}, or on --data {given['data']}? Name one of them.")
+    return KTOConfig(**{**given, "data": source})
 
 
 def _follow(run: Run, arguments: argparse.Namespace) -> int:

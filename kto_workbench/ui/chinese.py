@@ -262,6 +262,10 @@ SENTENCES_ZH: dict[str, str] = {
     r"The disk can't be written to: (.+); make room, and go on\.": "磁盘无法写入：{0}；请腾出空间后继续。",
     r"There is no feedback in (.+)\.": "{0} 中没有反馈。",
     r"Step (.+) was skipped, .*; (.+) skipped so far\.": "第 {0} 步的损失或梯度不是数值，已跳过；至今共跳过 {1} 步。",
+    r"Option `report_to` names (.+), which is not installed here; .*": "选项 report_to 指定的 {0} 尚未安装。",
+    r"Option `report_to` should name any of (.+), not (.+)\.": "选项 report_to 应为 {0} 之一，而不是 {1}。",
+    r"The checkpoint (.+) can't be loaded; .*": "检查点 {0} 无法载入；移走该文件夹后将从更早的检查点继续。",
+    r"Train on (.+), or on --data (.+)\? Name one of them\.": "同时给出了 {0} 与 --data {1}，请只指定其一。",
     r"Can't start run (.+) in (.+): (.+)\.": "无法在 {1} 中启动训练 {0}：{2}。",
     r"Its process ended without a word; the end of its log says more\.": "进程已无声结束；日志末尾有更多信息。",
     r"The loss or its gradient is no longer a number at step (.+?): .*": "第 {0} 步的损失或梯度不再是数值："

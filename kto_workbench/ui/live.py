@@ -25,7 +25,7 @@ from kto_workbench.views.drawing import bounds, ticks
 from kto_workbench.views.notes import notes_on
 from kto_workbench.views.records import Records, records_of
 
-TICK_SECONDS = 1.0
+TICK_SECONDS, IDLE_SECONDS = 1.0, 5.0  # between two looks, while the run works and while there is nothing to see
 HELD_OUT_POINTS = 100
 # By chart: the step of Learn that explains it.
 EXPLAINED_BY = {
@@ -67,7 +67,7 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
         gr.HTML(label("samples.title"), elem_classes="kto-bare kto-section")
         now = gr.Button(label("samples.now"), size="sm", elem_id="train-sample-now", scale=0, min_width=130)
     watched = gr.HTML(elem_id="train-samples", elem_classes="kto-bare")
-    seen = gr.State({})
+    seen, timer = gr.State({}), gr.Timer(TICK_SECONDS)
 
     def look(
         run_id: str | None, part: str, smoothing: float, chart: str, seen: dict[str, Any] | None, request: gr.Request
@@ -78,6 +78,9 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
         shown.forget_unless("run", found and found.id)
         choices = run_choices(bench, language)
         updates: dict[Any, Any] = {}
+        pace = TICK_SECONDS if found is not None and found.status().active else IDLE_SECONDS
+        if shown.changed("pace", pace):
+            updates[timer] = gr.Timer(pace)
         if shown.changed("choices", (choices, run_id)):
             updates[run] = gr.Dropdown(choices=choices, value=run_id)
         if found is None:
@@ -161,13 +164,13 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
         other,
         kl_told,
         watched,
+        timer,
         seen,
     ]
     inputs = [run, part, smoothing, chart, seen]
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
-    tick = gr.Timer(TICK_SECONDS).tick
     page.load(attach, None, [run], **quiet).then(look, inputs, outputs, **quiet)
-    gr.on([tick, run.change, part.change, smoothing.release, chart.change], look, inputs, outputs, **quiet)
+    gr.on([timer.tick, run.change, part.change, smoothing.release, chart.change], look, inputs, outputs, **quiet)
     now.click(sample_now, [run], [now], **quiet)
     for plot in plots.values():
         plot.select(_zoom, None, [plot], **quiet)

@@ -21,7 +21,7 @@ from kto_workbench.ui.workbench import RUNS_OFFERED, Workbench
 
 log = logging.getLogger(__name__)
 
-EXPECT_SECONDS = 10.0
+EXPECT_SECONDS = 30.0
 LINES = (
     ("model",),
     ("tuning", "load_in_4bit"),
