@@ -98,8 +98,8 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
         try:
             config = found.config()
         except WorkbenchError as error:
-            shown.forget_unless("unreadable", str(error))
-            updates |= {progress: html.message(retell(language, error)), stop: gr.Button(interactive=False)}
+            if shown.changed("progress", str(error)):
+                updates |= {progress: html.message(retell(language, error)), stop: gr.Button(interactive=False)}
             return in_order(updates, shown)
         status, records = found.status(), records_of(found)
         if titles := shown.marks.pop("due", None):
