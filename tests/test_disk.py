@@ -196,12 +196,15 @@ def test_refused_uploads_are_not_kept_and_broken_off_ones_go(tmp_path, monkeypat
     os.utime(old, (time.time() - RECEIVED_SECONDS - 60,) * 2)
     take = page.named("ui.data.build.<locals>.take")
     told = page.fire(take, [[{"path": str(bad), "meta": {"_type": "gradio.FileData"}}]])
-    assert "kto-error" in told and bench.uploaded() == [] and not bad.exists() and not old.exists()
+    assert bench.uploaded() == [] and not bad.exists() and not old.exists()
+    with pytest.raises(DataError, match="bad.jsonl"):
+        bench.feedback(str(bench.uploads / "bad.jsonl"))
     told = page.fire(take, [[{"path": str(good), "meta": {"_type": "gradio.FileData"}}]])
     page.close()
     assert [path.name for path in bench.uploaded()] == ["good.jsonl"], told
 
 
+@pytest.mark.reliability("Files of any name are read, or refused in a sentence")
 @pytest.mark.parametrize(
     "name", ["a" * 249 + ".jsonl", "数据 📊.jsonl", "اختبار.jsonl", "x\u202ey.jsonl", "-rf.jsonl", ".x.jsonl"]
 )

@@ -97,16 +97,17 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
             bench.sweep()
             for path in paths:
                 kept.append(bench.keep_upload(path))
-                seen = glimpse(kept[-1], bench.workspace, ())
-                if not seen.columns:
-                    raise DataError(seen.reason or f"There is no feedback in {Path(path).name}.")
+                if not glimpse(kept[-1], bench.workspace, ()).columns:
+                    bench.feedback(kept[-1])  # says what is wrong with it
+                    raise DataError(f"There is no feedback in {Path(path).name}.")
         except (WorkbenchError, OSError) as error:
             for refused in (*paths, *kept):  # not offered as feedback, and takes no room
                 if Path(refused) not in before and bench.owns(refused):
-                    Path(refused).unlink(missing_ok=True)
+                    bench.refuse(refused, error)
             if isinstance(error, OSError):
                 return None, gr.skip(), html.message(say(language, "data.not_kept", reason=error.strerror or error))
-            return None, gr.skip(), html.message(retell(language, error))
+            if not kept:
+                return None, gr.skip(), html.message(retell(language, error))
         # Whether its columns can be used is said where it is shown.
         chosen = BETWEEN.join(kept) if len(kept) == 2 else kept[0]
         return None, gr.Dropdown(choices=sources(bench, chosen), value=chosen), ""

@@ -21,6 +21,7 @@ from kto_workbench.runs.endpoints import Endpoint, find_endpoint, read_endpoints
 
 DEMO_NAMES = ("demo", "demo-rare", "demo-right-or-wrong")
 THUMBS = "thumbs"
+REFUSALS = 100  # that are remembered
 RECEIVED_SECONDS = 24 * 3600.0
 RUNS_OFFERED = 50  # in a list to choose from; the Runs tab shows them all
 
@@ -31,6 +32,7 @@ class Workbench:
     def __init__(self, workspace: str | Path) -> None:
         self.workspace = Path(workspace)
         self._answerer: Any = None
+        self._refused: dict[Path, str] = {}
 
     # feedback
 
@@ -73,6 +75,13 @@ class Workbench:
         shutil.move(path, target)
         return str(target)
 
+    def refuse(self, path: str | Path, error: Exception) -> None:
+        """Take a file away that holds no feedback, and remember why, for the page that still names it."""
+        Path(path).unlink(missing_ok=True)
+        self._refused[Path(path)] = str(error).replace(f"{self.uploads}{os.sep}", "")
+        while len(self._refused) > REFUSALS:
+            del self._refused[next(iter(self._refused))]
+
     def owns(self, path: str | Path) -> bool:
         """Whether a file lies where this page keeps what it is sent."""
         folders = (self.received.resolve(), self.uploads.resolve())
@@ -100,6 +109,8 @@ class Workbench:
         paths = [Path(str(name)) for name in split_names(source)]
         for path in paths:
             if path not in self.uploaded():
+                if path in self._refused:
+                    raise DataError(self._refused[path])
                 raise DataError(f"There is no feedback {path.name!r} here; drop the file again.")
         return paths
 
