@@ -377,9 +377,6 @@ class KTOConfig(BaseModel):
             raise ValueError(f"option `template_kwargs` can't set `{odd[0]}`, which is no name in a template")
         if isinstance(self.processes, int) and self.processes < 1:
             raise ValueError("option `processes` must be `auto` or at least 1")
-        unknown = next((name for name in self.reporters if name not in REPORTERS), None)
-        if unknown is not None:
-            raise ValueError(f"option `report_to` should name any of {', '.join(REPORTERS)}, not {unknown!r}")
         if self.max_steps == 0:
             raise ValueError("option `max_steps` must be at least 1, or -1 to leave it to `num_train_epochs`")
         if self.desirable_weight == 0 and self.undesirable_weight == 0:

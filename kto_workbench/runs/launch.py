@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kto_workbench import files
-from kto_workbench.config import DEMO_MODEL, KTOConfig
+from kto_workbench.config import DEMO_MODEL, REPORTERS, KTOConfig
 from kto_workbench.errors import ConfigError, RunError
 from kto_workbench.feedback import load_feedback, suggest_weights
 from kto_workbench.feedback.joins import BETWEEN, split_names
@@ -32,6 +32,9 @@ def create_run(config: KTOConfig) -> Run:
 
     Raises DataError if the feedback can't be used, ModelError if the model is a folder that does not exist.
     """
+    unknown = next((name for name in config.reporters if name not in REPORTERS), None)
+    if unknown is not None:
+        raise ConfigError(f"Option `report_to` should name any of {', '.join(REPORTERS)}, not {unknown!r}.")
     check_model_folder(config.model)
     feedback = load_feedback(config.data, workspace=config.workspace, mapping=config.mapping)
     balance = feedback.balance()
