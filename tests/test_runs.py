@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import datetime
 from types import SimpleNamespace
 
 import psutil
@@ -537,3 +538,11 @@ def test_sigterm_is_a_stop_that_keeps_a_usable_adapter(killed):
     # And it can go on from here, to the step.
     assert killed.second.latest_checkpoint().name == f"checkpoint-{status.step}"
     assert [r["step"] for r in killed.second.metrics() if "loss" in r] == list(range(1, status.step + 1))
+
+
+def test_runs_of_one_second_get_names_of_their_own(tmp_path, monkeypatch):
+    tokens = iter(["aaaa", "aaaa", "aaaa", "bbbb"])
+    monkeypatch.setattr("kto_workbench.runs.directory.secrets.token_hex", lambda _: next(tokens))
+    monkeypatch.setattr("kto_workbench.runs.directory.datetime", type("Now", (), {"now": lambda: datetime(2026, 1, 1)}))
+    config = KTOConfig(workspace=str(tmp_path))
+    assert [new_run(config, {}).id[-4:] for _ in range(2)] == ["aaaa", "bbbb"]

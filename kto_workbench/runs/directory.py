@@ -366,7 +366,10 @@ class Run:
 
 def new_run(config: KTOConfig, data: dict[str, Any], start_adapter: Path | None = None) -> Run:
     """Make the directory of a new run, complete and queued, with a copy of the adapter that it goes on from."""
-    path = runs_folder(config.workspace) / f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    while True:  # of a thousand runs of one second, some would share a name
+        path = runs_folder(config.workspace) / f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        if not files.is_there(path):
+            break
     beside = path.with_name(f".{path.name}")  # it becomes a run all at once
     now = time.time()
     status = asdict(Status(created=now, queued=now, heartbeat=now, beat=time.monotonic()))
