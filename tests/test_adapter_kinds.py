@@ -107,3 +107,12 @@ def test_an_adapter_that_moves_the_base_is_refused(tmp_path, name):
     start_adapter(tmp_path / "start", oracle_model(base), options)
     with pytest.raises(ModelError, match=sentence):
         ours(base, tmp_path / "start")
+
+
+def test_biases_that_will_move_are_refused_before_they_do(tmp_path):
+    # As saved before its first step: without it the model is the base still, and would not be for long.
+    base = make_base(tmp_path / "base", "gpt2")
+    lora = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", bias="all", fan_in_fan_out=True)
+    get_peft_model(oracle_model(base), lora).save_pretrained(tmp_path / "start")
+    with pytest.raises(ModelError, match="The reference would change while this adapter learns"):
+        ours(base, tmp_path / "start")
