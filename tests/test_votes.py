@@ -144,6 +144,7 @@ def test_equal_answers_are_ties_that_nobody_is_asked_about(run):
     ballot = a_ballot(run, ["a=", "b", "c=", "d="], unveils=False)
     list(ballot.answer_ahead())
     assert ballot.position == 1 and [vote.same for vote in read_votes(run)] == [True]
+    assert "1 of 1" in show("en", ballot)  # of four prompts, the one that is a card
     ballot.vote(1, "left")
     assert ballot.over
     assert [(vote.winner == "tie", vote.same) for vote in read_votes(run)] == [
