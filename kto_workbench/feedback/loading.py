@@ -18,13 +18,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kto_workbench.errors import DataError
+from kto_workbench.feedback import kept
 from kto_workbench.feedback.adapters import make_adapter
 from kto_workbench.feedback.balance import Balance
 from kto_workbench.feedback.columns import convert, plain_schema
 from kto_workbench.feedback.containers import BadRow, Chunk
 from kto_workbench.feedback.formats import Example, Format, parse_mapping, recognise
-from kto_workbench.feedback.joins import open_feedback
+from kto_workbench.feedback.joins import open_feedback, split_names
 from kto_workbench.feedback.messages import RowProblem, dump_json
+from kto_workbench.feedback.named import NAMES
 from kto_workbench.feedback.rows import SCHEMA, Problems, Rows
 from kto_workbench.feedback.sources import Source
 
@@ -45,19 +47,17 @@ class Feedback:
         path: the file, if it is one. unit: what `line` counts, "line" or "row".
     """
 
-    def __init__(
-        self, rows: Rows, rows_in: int, problems: Problems, parts_left_out: Problems, source: Source, known: Format
-    ):
+    def __init__(self, rows: Rows, rows_in: int, problems: Problems, parts_left_out: Problems, **facts: Any) -> None:
         self.rows = rows
         self.rows_in = rows_in
         self.problems = problems
         self.parts_left_out = parts_left_out
-        self.source = source.name
-        self.path = source.path
-        self.container = source.container
-        self.unit = source.unit
-        self.format = f"{source.title}; {known.name}" if source.title else known.name
-        self.mapping = known.mapping
+        self.source: str = facts["source"]
+        self.path: Path | None = facts["path"]
+        self.container: str = facts["container"]
+        self.unit: str = facts["unit"]
+        self.format: str = facts["format"]
+        self.mapping: dict[str, Any] = facts["mapping"]
         self.n_desirable = pc.sum(rows.table.column("label")).as_py() or 0
         self.n_undesirable = len(rows) - self.n_desirable
 
@@ -95,13 +95,36 @@ def load_feedback(
     """
     mapping = parse_mapping(mapping)
     opened = open_feedback(source, workspace, mapping)
+    paths = _files_of(source)
+    key = kept.key_of(paths, mapping) if paths else ""
+    if known := kept.find(Path(workspace), key):
+        rows, problems, facts = known
+        if progress:
+            progress("read", facts["rows_in"])
+        return Feedback(rows, **problems, **facts, source=opened.name, path=opened.path)
+    feedback = _read(opened, mapping, Path(workspace), progress)
+    if key:
+        facts = {name: getattr(feedback, name) for name in ("rows_in", "container", "unit", "format", "mapping")}
+        problems = {"problems": feedback.problems, "parts_left_out": feedback.parts_left_out}
+        kept.keep(Path(workspace), key, feedback.rows, problems, facts)
+    return feedback
+
+
+def _files_of(source: Any) -> list[Path]:
+    """The files that a source is read from; none where it is something else."""
+    names = split_names(source) if isinstance(source, (str, Path)) and str(source) not in NAMES else []
+    paths = [Path(name).expanduser() for name in names]
+    return paths if all(path.is_file() for path in paths) else []
+
+
+def _read(opened: Source, mapping: Mapping[str, Any], workspace: Path, progress: Progress | None) -> Feedback:
     sample = _read_sample(opened)
     if not sample:
         known, schema = Format("unknown", {}), None
     else:
         known = recognise(sample, mapping, opened.name)
         schema = plain_schema(known, sample)
-    collected = _Collector(known, Path(workspace))
+    collected = _Collector(known, workspace)
     for chunk in opened.read(schema):
         collected.add(chunk)
         if progress:
@@ -109,7 +132,18 @@ def load_feedback(
     rows = collected.finish()
     if not len(rows):
         raise DataError(_nothing_usable(opened.name, opened.unit, collected))
-    return Feedback(rows, collected.rows_in, collected.problems, collected.parts_left_out, opened, known)
+    return Feedback(
+        rows,
+        collected.rows_in,
+        collected.problems,
+        collected.parts_left_out,
+        source=opened.name,
+        path=opened.path,
+        container=opened.container,
+        unit=opened.unit,
+        format=f"{opened.title}; {known.name}" if opened.title else known.name,
+        mapping=known.mapping,
+    )
 
 
 def _nothing_usable(name: str, unit: str, collected: "_Collector") -> str:

@@ -176,6 +176,19 @@ class Problems(Sequence[Problem]):
         self._lines.append(line)
         self._causes.append(cause)
 
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON types, as small as they are in memory."""
+        return {"lines": self._lines.tolist(), "causes": self._causes.tolist(), "texts": self._texts}
+
+    @classmethod
+    def of_dict(cls, found: dict[str, Any]) -> "Problems":
+        """What `to_dict` gave."""
+        problems = cls()
+        problems._lines, problems._causes = array("q", found["lines"]), array("l", found["causes"])
+        problems._texts = [(field, reason) for field, reason in found["texts"]]
+        problems._known = {text: cause for cause, text in enumerate(problems._texts)}
+        return problems
+
     def __len__(self) -> int:
         return len(self._lines)
 
