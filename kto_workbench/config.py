@@ -320,7 +320,11 @@ class KTOConfig(BaseModel):
 
     # records
     eval_fraction: float = _option(
-        0.1, "Part of the prompts held out to evaluate on, with all their rows.", group="records", ge=0, lt=1
+        0.1,
+        "Part of the prompts held out to evaluate on, with all their rows; about 1,000 rows at the most.",
+        group="records",
+        ge=0,
+        lt=1,
     )
     eval_steps: int = _option(0, "Steps between evaluations; 0: at the end of each epoch.", group="records", ge=0)
     save_steps: int = _option(

@@ -12,6 +12,9 @@ import xxhash
 from kto_workbench.feedback.rows import Rows
 from kto_workbench.feedback.templates import part_tools, prompt_messages
 
+# A mean over so many rows is as good as over all of them, and an evaluation of a hundred thousand would never end.
+MOST = 1000
+
 
 def prompt_key(prompt: Any) -> str:
     """Equal for rows that answer the same prompt, be it a text or the messages that it stands for."""
@@ -40,7 +43,8 @@ def prompt_numbers(rows: Rows) -> np.ndarray:
 def hold_out(prompts: Sequence[Hashable] | np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Split rows into (train, held out) by prompt, so that no prompt is in both; row numbers, ascending.
 
-    About `fraction` of the rows are held out, at least two; none if that would leave fewer than two to train on.
+    About `fraction` of the rows are held out, at least two and about MOST at the most; none if that would leave fewer
+    than two to train on.
     """
     n = len(prompts)
     everything, nothing = np.arange(n), np.arange(0)
@@ -56,7 +60,7 @@ def hold_out(prompts: Sequence[Hashable] | np.ndarray, fraction: float, seed: in
     sizes = np.bincount(group)
     order = list(range(len(sizes)))
     random.Random(seed).shuffle(order)
-    wanted = max(2, round(fraction * n))
+    wanted = min(max(2, round(fraction * n)), MOST)
     held, chosen = 0, np.zeros(len(sizes), dtype=bool)
     for key in order:
         if held >= wanted:

@@ -70,10 +70,10 @@ def find(folder: Path, key: str) -> tuple[Rows, dict[str, Problems], dict[str, A
     if not key or not path.is_file():
         return None
     try:
-        file = path.open("rb")
-        rows = Rows.mapped(str(path), file)
-        facts = json.loads(rows.table.schema.metadata[_FACTS])
+        with pa.memory_map(str(path)) as file:
+            facts = json.loads(pa.ipc.open_file(file).schema.metadata[_FACTS])
         problems = {name: Problems.of_dict(found) for name, found in facts.pop("problems").items()}
+        rows = Rows.mapped(str(path), contextlib.ExitStack())
         os.utime(path)
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -57,7 +57,7 @@ OPTION_HELP_ZH: dict[str, str] = {
     "processes": "分担每一批的进程数，每块 GPU 一个；它不改变任何数值。`auto`：有几块 GPU 就几个，CPU 上一个。",
     "sharding": "多进程时：`none` 各持整个模型（DDP，放得下时最快）；`fsdp2` 分摊权重、梯度和优化器状态。",
     "threads": "CPU 线程数；0 表示由 torch 决定。在共享的机器上，1 常比 2 快。",
-    "eval_fraction": "留出用于评估的提示比例，连同它们的所有行。",
+    "eval_fraction": "留出用于评估的提示比例，连同它们的所有行；最多约 1000 行。",
     "eval_steps": "两次评估之间的步数；0：每轮结束时评估。",
     "save_steps": "两个检查点之间的步数，停止或崩溃后可从检查点继续；0：只在结束时保存。",
     "save_total_limit": "保留的检查点数。",
