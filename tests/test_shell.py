@@ -304,8 +304,8 @@ def test_an_export_tells_its_story(tmp_path, trained):
         f"| λ of a thumb up, of a thumb down | {config.desirable_weight:.4g}, {config.undesirable_weight:.4g} |" in card
     )
     assert f"| beta | {config.beta:.4g} |" in card and f"{trained.status().step} steps" in card
-    last = [one for one in trained.metrics() if "loss" in one][-1]
-    assert f"| margin | {last['rewards/margins']:.3f} |" in card
+    margins = [one["rewards/margins"] for one in trained.metrics() if one.get("rewards/margins") is not None]
+    assert f"| margin | {margins[-1]:.3f} |" in card
     assert str(trained.path.parent) not in card  # nobody's folders
 
 

@@ -11,7 +11,7 @@ from transformers import TrainerControl, TrainerState
 from kto_workbench.config import KTOConfig
 from kto_workbench.engine.recorder import Recorder
 from kto_workbench.engine.step import StepSums
-from kto_workbench.engine.trainer import RowRewards, read_window
+from kto_workbench.engine.trainer import RowRewards, Window
 from kto_workbench.runs.directory import new_run
 from kto_workbench.views.drawing import Dot, Line, line_chart, ticks
 from kto_workbench.views.learning import (
@@ -167,6 +167,7 @@ def test_a_window_s_rows_are_those_of_all_its_steps_in_order():
         one = torch.tensor(0.5)
         return StepSums(one, one, one, torch.tensor(label), torch.tensor(rewards), torch.tensor(rewards))
 
-    metrics, rows = read_window([sums([True, False], [1.0, -2.0]), sums([False], [0.25])])
+    window = Window.read([sums([True, False], [1.0, -2.0]), sums([False], [0.25])])
+    metrics, rows = window.metrics(), window.rows()
     assert rows == RowRewards(0.5, [1.0, -2.0, 0.25], [True, False, False])
     assert metrics["rewards/rejected"] == pytest.approx((-2 + 0.25) / 2)

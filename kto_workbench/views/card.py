@@ -127,8 +127,9 @@ def _data(data: dict[str, Any], config: KTOConfig) -> str:
 
 def _outcome(run: Run) -> str:
     records = run.metrics()
-    train = next((one for one in reversed(records) if "loss" in one), {})
-    held = next((one for one in reversed(records) if "eval_loss" in one), {})
+    # A last batch of one class alone has no margin: the newest that is known counts.
+    train = {name: value for one in records if "loss" in one for name, value in one.items() if value is not None}
+    held = {name: value for one in records if "eval_loss" in one for name, value in one.items() if value is not None}
     if not train:
         return ""
     lines = ["At the end:\n", "| | training rows | held-out rows |", "|---|---|---|"]
@@ -161,7 +162,7 @@ def _table(facts: dict[str, Any]) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, (int, float)):
         return f"{value:.4g}" if isinstance(value, float) else str(value)
-    return _text(" ".join(str(value).split()))
+    return MARKS.sub(r"\\\1", escape(" ".join(str(value).split()), quote=False))  # amid a line
 
 
 def _text(text: str) -> str:
