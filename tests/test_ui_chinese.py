@@ -30,7 +30,13 @@ UNTOLD = {
     "_nothing_usable(opened.name, opened.unit, collected)",
     "event['error']",
     "_first_sentence(error)",
+    "found.reason[0].upper() + found.reason[1:] + '.'",
+    "too_many(here, there_are)",
+    "too_many(config.processes, gpus)",
+    "refusal",
 }
+# What these return is a sentence.
+TELLERS = {"_nothing_usable", "too_many", "disk_refusal"}
 # Said in a shell alone.
 IN_A_SHELL = {"Judge `7` is more than a name; `kto compare --judge 7` makes it."}
 NAMED = "`[^`]*`|'[^']*'|\\[[^\\]]*\\]|[\\w.]+(?:_[\\w.]+)+"
@@ -54,6 +60,11 @@ def text_of(node, assigned, first):
     return "7"
 
 
+def left_in_english(told):
+    """Three English words or more in a row, names left out."""
+    return re.findall(r"[A-Za-z']+(?: [A-Za-z']+){2,}", re.sub(NAMED, "", told))
+
+
 def said_by(path, say=SAY):
     """What a file says about what can't be used, with the line where it does."""
     for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -70,7 +81,7 @@ def said_by(path, say=SAY):
             said = None
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in say:
                 said = node.args[say[node.func.id]]
-            elif isinstance(node, ast.Return) and function.name == "_nothing_usable":
+            elif isinstance(node, ast.Return) and function.name in TELLERS and ast.unparse(node.value) != "''":
                 said = node.value
             if said is not None and ast.unparse(said) not in UNTOLD:
                 for first in (True, False):
@@ -83,6 +94,7 @@ ROOMS = ("runs", "judging", "engine")
 SENTENCES = sorted(
     {said for room in ROOMS for path in (PACKAGE / room).glob("*.py") for said in said_by(path)}
     | set(said_by(PACKAGE / "config.py"))
+    | set(said_by(PACKAGE / "files.py"))
     | {
         (where, text[0].upper() + text[1:] + ".")  # as the config makes a sentence of it
         for where, text in said_by(PACKAGE / "config.py", {"ValueError": 0})
@@ -99,8 +111,7 @@ def test_everything_that_feedback_says_is_found():
 def test_every_reason_is_told_in_chinese(where, text):
     told = words.retell("zh", text)
     assert re.search("[\u4e00-\u9fff]", told), f"{where} says {text!r}: put it into REASONS_ZH in ui/chinese.py"
-    in_english = re.findall(r"[A-Za-z']+(?: [A-Za-z']+){2,}", re.sub(NAMED, "", told))
-    assert not in_english, (text, told)
+    assert not left_in_english(told), (text, told)
     assert words.retell("en", text) == text
 
 
@@ -113,6 +124,7 @@ def test_everything_that_the_other_rooms_say_is_found():
 def test_every_error_is_told_in_chinese(where, text):
     told = words.retell("zh", text)
     assert text in IN_A_SHELL or re.search("[\u4e00-\u9fff]", told), f"{where} says {text!r}: put it into ui/chinese.py"
+    assert text in IN_A_SHELL or not left_in_english(told), (text, told)
 
 
 def test_no_reason_is_told_that_nobody_says():

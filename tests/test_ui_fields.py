@@ -165,7 +165,7 @@ def test_retold_sentences_are_still_those_that_are_said():
     code = "".join(path.read_text() for path in folder.rglob("*.py") if path.name not in ("words.py", "chinese.py"))
     code = re.sub(r'"\s*f?"', "", code)  # sentences that go over two lines
     for pattern in words.SENTENCES_ZH:
-        start = re.split(r"\(|\.\*", pattern.replace("\\.", "."))[0].rstrip(". '")
+        start = re.split(r"\(|\.\*", pattern.replace("\\.", "."))[0].rstrip(". '\\")
         assert start.removeprefix("Options ").removeprefix("Option ").strip() in code, (
             f"renew {pattern} in ui/chinese.py"
         )

@@ -24,7 +24,7 @@ from kto_workbench.engine.models import (
     set_attention,
     vocabulary_of,
 )
-from kto_workbench.engine.trial import CANT_SCORE, STILL, apart
+from kto_workbench.engine.trial import STILL, apart, cant_score
 from kto_workbench.errors import ModelError
 from kto_workbench.feedback.rendering import short_reason
 
@@ -53,7 +53,7 @@ def ask(model: PreTrainedModel) -> Witness:
     try:
         logps, again = _say(model, pairs), _say(model, pairs)
     except Exception as error:  # whatever an unknown architecture asks of its rows
-        raise ModelError(CANT_SCORE.format(short_reason(error))) from error
+        raise cant_score(short_reason(error)) from error
     return Witness(pairs, logps, attention_of(model), apart(logps, again, pairs))
 
 

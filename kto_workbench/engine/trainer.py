@@ -318,9 +318,9 @@ class KTOTrainer(Trainer):
                 (folder / STATE_FILE).write_text(json.dumps(state))
                 seal(folder)
         except Exception as error:
-            if sentence := disk_refusal(error):
+            if refusal := disk_refusal(error):
                 shutil.rmtree(folder, ignore_errors=True)  # the older ones are whole, and it takes their room
-                raise WorkbenchError(sentence) from error
+                raise WorkbenchError(refusal) from error
             raise
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

@@ -37,8 +37,6 @@ WINDOW = 6
 # What rounding may do: (nats a token, share of the gradient).
 ROUNDING = {torch.float32: (2e-5, 1e-3), torch.float16: (1e-2, 5e-2), torch.bfloat16: (3e-2, 1e-1)}
 
-CANT_SCORE = "This model can't be trained: it can't score a row of text itself ({})."
-
 # What a row may change with its neighbours, in nats a token, in whatever precision: no more than sums in another order.
 STILL = 1e-5
 
@@ -157,7 +155,12 @@ def _ask_itself(model: nn.Module, alone: Callable[[], Scorer], rows: Rows) -> tu
             raise
         except Exception as error:  # an attention that it names as its own, and can't compute with
             reason = reason or short_reason(error)
-    raise ModelError(CANT_SCORE.format(reason))
+    raise cant_score(reason)
+
+
+def cant_score(reason: str) -> ModelError:
+    """The error of a model that can't score even by itself."""
+    return ModelError(f"This model can't be trained: it can't score a row of text itself ({reason}).")
 
 
 def _check_steady(scorer: Scorer, rows: Rows) -> None:

@@ -216,7 +216,6 @@ SENTENCES_ZH: dict[str, str] = {
     "可用 `kto endpoint add` 命名一个。",
     r"There is no endpoint (.+) in this workspace, which has (.+); .*": "此工作区没有接口 {0}，只有 {1}；"
     "可用 `kto endpoint add` 再命名一个。",
-    r"Can't read the endpoints in (.+?): .*": "无法读取 {0} 中的接口。",
     r"Can't read endpoint (.+?) in (.+?): (.+)": "无法读取 {1} 中的接口 {0}：{2}",
     r"It has `url`, `model` and, .*": "它只应有 `url`、`model`，以及服务器需要密钥时的 `key_env`。",
     r"Its fields are texts\.": "它的各项都应是文本。",
@@ -227,6 +226,10 @@ SENTENCES_ZH: dict[str, str] = {
     r"The environment variable (.+) is not set, .*": "环境变量 {0} 未设置，因此没有密钥。",
     r"What the environment variable (.+) holds can't be a key\.": "环境变量 {0} 的内容不可能是密钥。",
     r"Nobody answers at (.+); is its server running\?": "{0} 没有应答；它的服务器在运行吗？",
+    r"it broke off (\(.+\))": "连接中断{0}",
+    r"models of type (.+) are not among those written here \((.+)\)": "此处不支持 {0} 类型的模型（支持 {1}）",
+    r"its rotary embedding is scaled in a way \((.+)\) that is not written here": "此处不支持"
+    "其旋转位置编码的缩放方式（{0}）",
     r"The endpoint (.+?) refused: (.+)\.": "接口 {0} 拒绝了：{1}。",
     r"The endpoint (.+?) failed (.+?) times: (.+)\.": "接口 {0} 失败了 {1} 次：{2}。",
     r"The endpoint (.+?) failed: (.+)\.": "接口 {0} 失败了：{1}。",
@@ -257,8 +260,6 @@ SENTENCES_ZH: dict[str, str] = {
     r"Its process did not answer and was ended; .*": "该进程无响应，已被结束；可从最近的检查点继续。",
     r"Its (file \S+|\S+\.jsonl?) (.+)\.": "其 {0} 无法读取（{1}）。",
     r"The process that answers did not answer any more .*": "回答进程不再响应，已被结束。再次提问会启动新的进程。",
-    r"Can't use the thumbs in (.+): (.+)\. The damaged file is (.+) now; (.+) thumbs could .*": "反馈文件 {0} 已损坏"
-    "（{1}），现更名为 {2}；从中读回并保留了 {3} 条反馈。",
     r"The disk can't be written to: (.+); make room, and go on\.": "磁盘无法写入：{0}；请腾出空间后继续。",
     r"There is no feedback in (.+)\.": "{0} 中没有反馈。",
     r"Step (.+) was skipped, .*; (.+) skipped so far\.": "第 {0} 步的损失或梯度不是数值，已跳过；至今共跳过 {1} 步。",
@@ -311,7 +312,6 @@ SENTENCES_ZH: dict[str, str] = {
     r"There is no run in (.+); .*": "{0} 中没有训练。",
     r"There is no run (.+) in (.+); .*": "{1} 中没有训练 {0}。",
     r"Can't make a run in (.+): (.+)\.": "无法在 {0} 中新建训练：{1}。",
-    r"Can't write to (?:the workspace )?(.+): (.+)\.": "无法写入 {0}：{1}。",
     r"Can't save the preset: (.+)\.": "无法保存预设：{0}。",
     r"There is no config file (.+)\.": "没有配置文件 {0}。",
     r"Option `(.+)` should be at least (.+), not (.+)\.": "选项 `{0}` 至少应为 {1}，而不是 {2}。",
@@ -322,6 +322,10 @@ SENTENCES_ZH: dict[str, str] = {
     r"Option `(.+)` should be a number, not empty\.": "选项 `{0}` 应为数字，不能为空。",
     r"Option `(.+)` should be (.+), not (.+)\.": "选项 `{0}` 应为 {1}，而不是 {2}。",
     r"Option `tokens_per_pass` must be `auto` or at least 1\.": "选项 `tokens_per_pass` 应为 `auto`，或至少为 1。",
+    r"Option `template_kwargs` can't set (.+), which is no name in a template\.": "选项 `template_kwargs` "
+    "不能设置 {0}，它不是模板中的名称。",
+    r"Option `template_kwargs` can't set (.+), which the workbench itself sets\.": "选项 `template_kwargs` "
+    "不能设置 {0}，它由工作台自己设置。",
     r"Option `processes` must be .*": "选项 `processes` 必须是 `auto`，或至少为 1。",
     r"Option `max_steps` must be .*": "选项 `max_steps` 至少为 1；-1 表示由 `num_train_epochs` 决定。",
     r"Options `desirable_weight` and `undesirable_weight` are both 0.*": "两个权重都是 0，什么也学不到。",
@@ -350,6 +354,38 @@ SENTENCES_ZH: dict[str, str] = {
     r"The adapter is not off on the reference side: .* by (\S+) from .*": "参考侧的适配器没有关闭：对数概率相差 {0}；"
     "这是程序缺陷，请报告。",
     r"The reward model's chat template refuses a prompt: (.+)\.": "奖励模型的对话模板不接受某个提示：{0}。",
+    r"DeepSpeed is not supported; .*": "不支持 DeepSpeed；FSDP2 同样可以分摊模型：请使用 configs/fsdp2.yaml。",
+    r"(.+) processes need (.+) GPUs, and this machine has one GPU; .*": "{0} 个进程需要 {1} 块 GPU，而本机只有 1 块；"
+    "请用 `processes: 1`。",
+    r"(.+) processes need (.+) GPUs, and this machine has (.+) GPUs; .*": "{0} 个进程需要 {1} 块 GPU，"
+    "而本机只有 {2} 块；请用 `processes: {2}`。",
+    r"4-bit weights can't be shared out among processes: .*": "4 位权重无法在进程间分摊：请用 `sharding: none`。",
+    r"The processes find different ways of scoring this model right \((.+)\)\.": "各进程认定的"
+    "正确打分方式不一致（{0}）。",
+    r"The tokenizer makes tokens that the model has no embedding for, such as (.+) \((.+) beyond .*": "分词器会产生模型"
+    "没有对应嵌入的词元，例如 {0}（共 {1} 个）：它的文件属于另一个模型。",
+    r"The files of model (.+) lack weights, or have some of another shape: (.+) and (.+) more\.": "模型 {0} 的文件"
+    "缺少权重，或其形状不符：{1} 等，另有 {2} 个。",
+    r"The files of model (.+) lack weights, or have some of another shape: (.+)\.": "模型 {0} 的文件"
+    "缺少权重，或其形状不符：{1}。",
+    r"The adapter in (.+) is no LoRA, but (.+)\.": "{0} 中的适配器不是 LoRA，而是 {1}。",
+    r"This adapter can't be merged into the model: (.+)\.": "此适配器无法合并到模型中：{0}。",
+    r"With this adapter in its weights the model would say something else, .*": "模型有些权重用在两处，"
+    "合并此适配器后结果会不同；请改为导出适配器。",
+    r"Without its adapter this model is not its base: .*": "去掉适配器后，此模型与其基础模型不同："
+    "适配器在加上时改动了基础模型的权重（PiSSA、OLoRA 与 LoftQ 会如此），或训练了其中一部分；"
+    "请将它转换为普通的 LoRA 适配器，或合并后以合并的模型为起点。",
+    r"The reference would change while this adapter learns, .*": "此适配器还训练基础模型自身的权重（例如偏置），"
+    "因此参考模型会随训练改变；请合并后以合并的模型为起点。",
+    r"(.+) holds fewer than two rows to train on: (.+)\.": "{0} 中可用于训练的数据不足两行：{1}。",
+    r"line (\d+): (.+)": "第 {0} 行：{1}",
+    r"This model can't be scored: (.+)\.": "无法给此模型的回答打分：{0}。",
+    r"This model can't be trained: it can't score a row of text itself \((.+)\)\.": "无法训练此模型："
+    "它自身无法给一行文本打分（{0}）。",
+    r"This model can't be trained: it gives the same text another score .*": "无法训练此模型：同一文本每次得分不同。",
+    r"This model can't be trained: its log-probabilities are no numbers\.": "无法训练此模型：其对数概率不是数值。",
+    r"This model can't be trained: it is no causal language model, .*": "无法训练此模型：它不是因果语言模型，"
+    "后面的词元会改变前面的结果。",
 }
 
 
@@ -463,9 +499,16 @@ REASONS_ZH: dict[str, str] = {
     r"(.+) can't be read: a number is too long\.": "无法读取 {0}：有一个数字过长。",
     r"(.+) can't be read: a number in line (.+) is too long\.": "无法读取 {0}：第 {1} 行有一个数字过长。",
     r"(.+) is not JSON: (.+) in line (.+)\.": "{0} 不是 JSON：第 {2} 行：{1}。",
+    r"Can't read the endpoints in (.+?): .*": "无法读取 {0} 中的接口。",
     r"Can't read (?:the config file )?(.+): (.+)\.": "无法读取 {0}：{1}。",
-    r"Can't write (.+): (.+)\.": "无法写入 {0}：{1}。",
+    r"Can't write this model as GGUF: nobody has named a place for its tensor (.+)\.": "无法将此模型写成 GGUF："
+    "其张量 {0} 在该格式中没有对应的位置。",
+    r"Can't write this model as GGUF: (.+)\. Export it as `merged`, .*": "无法将此模型写成 GGUF：{0}。"
+    "请导出为 `merged`，再把该文件夹交给 llama.cpp 的 convert_hf_to_gguf.py。",
+    r"Can't write (?:to (?:the workspace )?)?(.+): (.+)\.": "无法写入 {0}：{1}。",
     r"Can't keep the rows in (.+): (.+)\.": "无法在 {0} 中保存数据行：{1}。",
+    r"Can't use the thumbs in (.+): (.+)\. The damaged file is (.+) now; (.+) thumbs could .*": "反馈文件 {0} 已损坏"
+    "（{1}），现更名为 {2}；从中读回并保留了 {3} 条反馈。",
     r"Can't use the thumbs in (.+): (.+)\.": "无法使用 {0} 中的反馈：{1}。",
     r"There is no fix `(.+)`; there are (.+)\.": "没有名为 `{0}` 的修复；可用的有 {1}。",
     r"(.+) exists; fixes never write over a file\.": "{0} 已存在；修复不会覆盖文件。",
@@ -480,12 +523,6 @@ REASONS_ZH: dict[str, str] = {
     "的分词器没有结束词元，回答将无法结束。",
     r"[Tt]he model's chat template refuses messages of roles (.+?): (.+?)\.?": "模型的对话模板不接受角色为 {0} "
     "的消息：{1}。",
-    r"Option `template_kwargs` should be a JSON object such as (.+), not (.+)\.": "选项 `template_kwargs` "
-    "应为 JSON 对象，例如 {0}，而不是 {1}。",
-    r"Option `template_kwargs` can't set (.+), which is no name in a template\.": "选项 `template_kwargs` "
-    "不能设置 {0}，它不是模板中的名称。",
-    r"Option `template_kwargs` can't set (.+), which the workbench itself sets\.": "选项 `template_kwargs` "
-    "不能设置 {0}，它由工作台自己设置。",
 }
 
 # Why a setting is suggested, as runs/settings.py says it.
@@ -513,6 +550,16 @@ PIECES_ZH: dict[str, str] = {
     "a number": "数字",
     "true or false": "真假值",
     "null": "空值",
+    "a whole number": "整数",
+    "a finite number": "有限的数",
+    "text": "文本",
+    "a list of texts": "文本列表",
+    'a JSON object such as {"enable_thinking": false}': '形如 {"enable_thinking": false} 的 JSON 对象',
+    "made of texts, numbers, lists and objects alone": "仅由文本、数字、列表和对象组成",
+    "it is nested too deeply": "嵌套过深",
+    "it computes its attention by itself": "它自行计算注意力",
+    "its head is not a plain linear layer": "它的输出层不是普通的线性层",
+    "its tokenizer is none of the byte-level ones that are written here": "其分词器不属于此处支持的字节级分词器",
     "a number is too long": "数字过长",
     "it is not UTF-8 text": "不是 UTF-8 文本",
     "permission denied": "没有权限",
