@@ -31,14 +31,16 @@ def load_questions(path: str | Path) -> list[tuple[Any, tuple[str, ...]]]:
     there is none. Raises DataError.
     """
     path = Path(path)
-    questions = [(_prompt(item), _expected(item)) for item in _items(path)]
-    if not questions:
-        raise DataError(f"There is no prompt in {path}.")
-    for number, (prompt, _) in enumerate(questions, 1):
+    questions = []
+    for number, item in enumerate(_items(path), 1):
+        if not _can_be_written(item):
+            raise DataError(f"Prompt {number} of {path} holds half a character: a surrogate without its other half.")
+        prompt = _prompt(item)
         if prompt is None:
             raise DataError(f"Prompt {number} of {path} is neither a text nor a list of messages.")
-        if not _can_be_written(prompt):
-            raise DataError(f"Prompt {number} of {path} holds half a character: a surrogate without its other half.")
+        questions.append((prompt, _expected(item)))
+    if not questions:
+        raise DataError(f"There is no prompt in {path}.")
     return questions
 
 
@@ -103,14 +105,14 @@ def _prompt(item: Any) -> Any:
         except RowProblem:
             return None
         item = item[:-1] if item[-1]["role"] == "assistant" else item
-    if not isinstance(item, str) and not item:
+    if not isinstance(item, str | list) or item == []:
         return None
     return Row(item, "", True, tools=parse_json_text(tools)).asked
 
 
-def _can_be_written(prompt: Any) -> bool:
+def _can_be_written(item: Any) -> bool:
     try:
-        json.dumps(prompt, ensure_ascii=False).encode("utf-8")
+        json.dumps(item, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
         return False
     return True
