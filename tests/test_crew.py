@@ -108,10 +108,12 @@ def test_a_rank_without_one_class_and_batches_of_two(runs):
     assert any(r["rewards/margins"] is not None for r in records(runs["pair-batches"]))
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=120, run=None):
+    """Wait for an event of a run, as long as the run lives."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
+        assert run is None or run.status().active, run.log()
         time.sleep(0.1)
 
 
@@ -131,7 +133,7 @@ def test_a_killed_rank_is_a_crash_and_resumes_with_any_number_of_processes(world
     options = {**OPTIONS, "max_steps": 30, "save_steps": 3, "eval_steps": 0, "eval_fraction": 0.0}
     run = create_run(make_config(world, tmp_path, processes=2, **options))
     start(run)
-    wait_for(lambda: len(records(run)) >= 5 and run.latest_checkpoint() is not None)
+    wait_for(lambda: len(records(run)) >= 5 and run.latest_checkpoint() is not None, run=run)
     workers_of(run)[1].send_signal(signal.SIGKILL)
     wait_for(lambda: not run.status().active, seconds=15)
     assert run.status().state == "crashed", run.status()
@@ -148,7 +150,7 @@ def test_stop_reaches_both_and_resume_starts_both(world, tmp_path):  # noqa: F81
     options = {**OPTIONS, "max_steps": -1, "num_train_epochs": 400, "eval_fraction": 0.0}
     run = create_run(make_config(world, tmp_path, processes=2, sharding="fsdp2", **options))
     start(run)
-    wait_for(lambda: len(records(run)) >= 2)
+    wait_for(lambda: len(records(run)) >= 2, run=run)
     asked_at = run.status().step
     run.ask("stop")
     wait_for(lambda: not run.status().active)
@@ -157,7 +159,7 @@ def test_stop_reaches_both_and_resume_starts_both(world, tmp_path):  # noqa: F81
     wait_for(lambda: not workers_of(run), seconds=20)
     before = records(run)[-1]["step"]
     resume(run)
-    wait_for(lambda: records(run)[-1]["step"] > before + 1)
+    wait_for(lambda: records(run)[-1]["step"] > before + 1, run=run)
     run.ask("stop")
     wait_for(lambda: not run.status().active)
     assert run.status().state == "stopped"

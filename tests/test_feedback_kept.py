@@ -12,6 +12,7 @@ from kto_workbench.feedback.held_out import MOST, hold_out, prompt_key, prompt_n
 def large(tmp_path, monkeypatch):
     """A file that counts as large, with two rows that can't be used."""
     monkeypatch.setattr(kept, "KEPT_FROM", 1000)
+    monkeypatch.setattr(kept, "ROWS_A_BATCH", 256)
     rows = [{"prompt": f"q{i}", "completion": f"a{i}", "label": i % 3 == 0} for i in range(300)]
     rows[7] = {"prompt": "q7", "completion": "a7", "label": "perhaps"}
     lines = [json.dumps(row) for row in rows]
@@ -37,6 +38,13 @@ def test_what_was_kept_is_what_was_read(large, tmp_path, monkeypatch):
     monkeypatch.setattr("kto_workbench.feedback.loading._read", None)  # reading again would fail
     again = load_feedback(large, workspace=tmp_path)
     assert facts(again) == facts(first) and len(again) == 298
+    # Row by row, some of them, and in odd order, over the batches that they lie in.
+    rows = list(first.rows)
+    assert [again.rows[i] for i in (297, 0, 255, 256, -1)] == [rows[i] for i in (297, 0, 255, 256, -1)]
+    assert list(again.rows.take([256, 3, 3, 297, 0])) == [rows[i] for i in (256, 3, 3, 297, 0)]
+    assert list(again.rows[250:260]) == rows[250:260]
+    with pytest.raises(IndexError):
+        again.rows.take([5, 298])
 
 
 def test_another_content_mapping_or_code_is_read_anew(large, tmp_path, monkeypatch):

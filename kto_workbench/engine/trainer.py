@@ -291,9 +291,15 @@ class KTOTrainer(Trainer):
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if not self.crew.in_step:
-            return super()._load_optimizer_and_scheduler(checkpoint)
-        load = lambda name: torch.load(Path(checkpoint) / name, map_location=self.scorer.device, weights_only=True)
+        with _said_of(checkpoint):
+            if self.crew.in_step:
+                self._load_shared_out(Path(checkpoint))
+            else:
+                super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_shared_out(self, checkpoint: Path) -> None:
+        """Take up an optimizer's state that was saved whole, each process its part."""
+        load = lambda name: torch.load(checkpoint / name, map_location=self.scorer.device, weights_only=True)
         state, masters = load(OPTIMIZER_NAME), "masters"
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         for number, values in state["state"].items():
@@ -322,10 +328,6 @@ class KTOTrainer(Trainer):
                 shutil.rmtree(folder, ignore_errors=True)  # the older ones are whole, and it takes their room
                 raise WorkbenchError(refusal) from error
             raise
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with _said_of(checkpoint):
-            super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with _said_of(checkpoint):

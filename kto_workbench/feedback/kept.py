@@ -19,6 +19,7 @@ from kto_workbench.feedback.rows import Problems, Rows
 
 KEPT_FROM = 32 * 2**20  # bytes; smaller files are read in a second or two
 KEPT_FILES = 4
+ROWS_A_BATCH = 512  # what is read for one row that is visited
 _FACTS = b"kto"
 
 
@@ -54,7 +55,8 @@ def keep(folder: Path, key: str, rows: Rows, problems: Mapping[str, Problems], f
         path.parent.mkdir(parents=True, exist_ok=True)
         with pa.ipc.new_file(str(part), schema) as writer:
             for batch in rows.batches():
-                writer.write_batch(batch.cast(schema) if batch.schema != schema else batch)
+                for start in range(0, batch.num_rows, ROWS_A_BATCH):
+                    writer.write_batch(batch.slice(start, ROWS_A_BATCH).cast(schema))
         part.replace(path)
         older = sorted(path.parent.glob("*.arrow"), key=lambda one: one.stat().st_mtime_ns)[:-KEPT_FILES]
         for one in older:

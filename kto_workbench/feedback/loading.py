@@ -32,6 +32,7 @@ from kto_workbench.feedback.sources import Source
 
 SAMPLE_ROWS = 500  # read to recognise the format
 SPILL_BYTES = 128 * 2**20  # above this, rows go to a temporary file that is mapped back
+KEPT_FACTS = ("rows_in", "container", "unit", "format", "mapping", "n_desirable")
 Progress = Callable[[str, int], None]  # called with what is done ("read", …) and to how many rows so far
 
 
@@ -58,7 +59,8 @@ class Feedback:
         self.unit: str = facts["unit"]
         self.format: str = facts["format"]
         self.mapping: dict[str, Any] = facts["mapping"]
-        self.n_desirable = pc.sum(rows.table.column("label")).as_py() or 0
+        up = facts.get("n_desirable")
+        self.n_desirable: int = (pc.sum(rows.table.column("label")).as_py() or 0) if up is None else up
         self.n_undesirable = len(rows) - self.n_desirable
 
     @property
@@ -97,17 +99,25 @@ def load_feedback(
     opened = open_feedback(source, workspace, mapping)
     paths = _files_of(source)
     key = kept.key_of(paths, mapping) if paths else ""
-    if known := kept.find(Path(workspace), key):
-        rows, problems, facts = known
+    feedback = _kept(opened, key, Path(workspace))
+    if feedback:
         if progress:
-            progress("read", facts["rows_in"])
-        return Feedback(rows, **problems, **facts, source=opened.name, path=opened.path)
+            progress("read", feedback.rows_in)
+        return feedback
     feedback = _read(opened, mapping, Path(workspace), progress)
     if key:
-        facts = {name: getattr(feedback, name) for name in ("rows_in", "container", "unit", "format", "mapping")}
+        facts = {name: getattr(feedback, name) for name in KEPT_FACTS}
         problems = {"problems": feedback.problems, "parts_left_out": feedback.parts_left_out}
         kept.keep(Path(workspace), key, feedback.rows, problems, facts)
     return feedback
+
+
+def _kept(opened: Source, key: str, workspace: Path) -> Feedback | None:
+    """What was read of the same before."""
+    if not (known := kept.find(workspace, key)):
+        return None
+    rows, problems, facts = known
+    return Feedback(rows, **problems, **facts, source=opened.name, path=opened.path)
 
 
 def _files_of(source: Any) -> list[Path]:

@@ -5,6 +5,7 @@ looked at. A conversation is kept as JSON text, so that every check works on pla
 """
 
 import json
+import threading
 import weakref
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -82,12 +83,14 @@ class Rows(Sequence[Row]):
         self.table = table
         self._columns = [table.column(name) for name in SCHEMA.names]
         self._path = ""
+        self._file = _Batches(table.column(0).chunks)
 
     @classmethod
     def mapped(cls, path: str, file: Any) -> "Rows":
         """The rows of an Arrow file at the path, mapped into memory; the open `file` is closed when they go."""
         rows = cls(pa.ipc.open_file(pa.memory_map(path)).read_all())
         rows._path = path
+        rows._file.path = path
         weakref.finalize(rows, file.close)
         return rows
 
@@ -112,6 +115,9 @@ class Rows(Sequence[Row]):
         if isinstance(index, slice):
             return self.take(range(*index.indices(len(self))))
         position = range(len(self))[index]  # negative indices, and IndexError beyond the end
+        if self._path:
+            start, batch = self._file.with_row(position)
+            return _row(*(batch.column(name)[position - start].as_py() for name in SCHEMA.names))
         return _row(*(column[position].as_py() for column in self._columns))
 
     def __iter__(self) -> Iterator[Row]:
@@ -127,24 +133,57 @@ class Rows(Sequence[Row]):
         if isinstance(indices, range) and indices.step == 1:
             return Rows(self.table.slice(indices.start, len(indices)))
         wanted = np.asarray(indices, dtype=np.int64)
-        # Many rows of a file are read, not mapped, for the same reason as in batches().
-        return Rows(_take(self.batches() if len(wanted) > 1000 else self.table.to_batches(), wanted))
+        if len(wanted) and (wanted.min() < 0 or wanted.max() >= len(self)):
+            raise IndexError(f"there are {len(self)} rows")
+        batches = self._file.with_rows(wanted) if self._path else _placed(self.table.to_batches())
+        return Rows(_take(batches, wanted))
 
 
-def _take(batches: Iterable[pa.RecordBatch], indices: np.ndarray) -> pa.Table:
+class _Batches:
+    """The batches of an Arrow file, read one at a time: mapped, rows here and there would pull it into memory."""
+
+    def __init__(self, chunks: Sequence[Any]):
+        self.path = ""
+        self._ends = np.cumsum([len(chunk) for chunk in chunks], dtype=np.int64)
+        self._lock = threading.Lock()
+        self._reader: Any = None
+        self._last: tuple[int, pa.RecordBatch] | None = None
+
+    def with_row(self, position: int) -> tuple[int, pa.RecordBatch]:
+        """The batch that holds a row, and the row that it starts with."""
+        number = int(np.searchsorted(self._ends, position, side="right"))
+        with self._lock:
+            if self._last is None or self._last[0] != number:
+                if self._reader is None:
+                    self._reader = pa.ipc.open_file(pa.OSFile(self.path))
+                self._last = (number, self._reader.get_batch(number))
+            return int(self._ends[number]) - self._last[1].num_rows, self._last[1]
+
+    def with_rows(self, positions: np.ndarray) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Those that hold any of these rows, in order."""
+        for number in np.unique(np.searchsorted(self._ends, positions, side="right")).tolist():
+            yield self.with_row(int(self._ends[number]) - 1)
+
+
+def _placed(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Batches with the number of the row that each starts with."""
+    start = 0
+    for batch in batches:
+        yield start, batch
+        start += batch.num_rows
+
+
+def _take(batches: Iterable[tuple[int, pa.RecordBatch]], indices: np.ndarray) -> pa.Table:
     """These rows in this order, batch by batch: Arrow's own `take` would first copy all batches into one."""
     if not len(indices):
         return SCHEMA.empty_table()
     order = np.argsort(indices, kind="stable")
     ordered = indices[order]
-    parts, start = [], 0
-    for batch in batches:
+    parts = []
+    for start, batch in batches:
         low, high = np.searchsorted(ordered, (start, start + batch.num_rows))
         if high > low:
             parts.append(batch.take(pa.array(ordered[low:high] - start)))
-        start += batch.num_rows
-    if len(ordered) and (ordered[0] < 0 or ordered[-1] >= start):
-        raise IndexError(f"there are {start} rows")
     back = np.empty(len(indices), dtype=np.int64)
     back[order] = np.arange(len(indices))
     return pa.Table.from_batches(parts).combine_chunks().take(pa.array(back))
