@@ -172,6 +172,7 @@ def make_row(mix: Mix, speed: dict[str, Any], memory: dict[str, dict[str, float]
         "prompt_tokens": mix.prompt_tokens,
         "completion_tokens": mix.completion_tokens,
         "sigma": mix.sigma,
+        "siblings": mix.siblings,
         "rows": rows,
         "padding": speed["padding"],
         "gradient_difference": speed["gradient_difference"],
@@ -217,7 +218,8 @@ def print_table(result: dict[str, Any]) -> None:
     print("| lengths, σ (padding) | " + " | ".join(title for title, _ in columns) + " |")
     print("|---" * (len(columns) + 1) + "|")
     for row in result["rows"]:
-        name = f"{row['prompt_tokens']}/{row['completion_tokens']}, σ {row['sigma']:g} ({row['padding']:.2f}×)"
+        several = f" × {row['siblings']}" if row["siblings"] > 1 else ""
+        name = f"{row['prompt_tokens']}/{row['completion_tokens']}{several}, σ {row['sigma']:g} ({row['padding']:.2f}×)"
         print(f"| {name} | " + " | ".join(f"{row[key]:.2f}" if key in row else "–" for _, key in columns) + " |")
     for what, unit in (
         ("ms_per_step", "ms a step"),
@@ -239,7 +241,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=None, help="examples in an epoch, a multiple of 8")
     parser.add_argument("--rounds", type=int, default=None, help="times that every batch is timed")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (default: OMP_NUM_THREADS, else 1)")
-    parser.add_argument("--mix", type=Mix.parse, action="append", help="prompt/completion/sigma; may be repeated")
+    parser.add_argument(
+        "--mix", type=Mix.parse, action="append", help="prompt/completion/sigma, perhaps /siblings; may be repeated"
+    )
     parser.add_argument("--part", choices=("speed", "memory"), help=argparse.SUPPRESS)
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)

@@ -10,23 +10,35 @@ PAD, END = 0, 1
 
 @dataclass(frozen=True)
 class Mix:
-    """Mean lengths in tokens and the spread σ of their log-normal distribution; σ 0 makes all equal."""
+    """Mean lengths in tokens and the spread σ of their log-normal distribution; σ 0 makes all equal.
+
+    `siblings`: how many answers each prompt has.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     sigma: float
+    siblings: int = 1
 
     def __str__(self) -> str:
-        return f"{self.prompt_tokens}/{self.completion_tokens}/{self.sigma:g}"
+        siblings = f"/{self.siblings}" if self.siblings > 1 else ""
+        return f"{self.prompt_tokens}/{self.completion_tokens}/{self.sigma:g}{siblings}"
 
     @classmethod
     def parse(cls, text: str) -> "Mix":
         """The inverse of str()."""
-        prompt, completion, sigma = text.split("/")
-        return cls(int(prompt), int(completion), float(sigma))
+        prompt, completion, sigma, *siblings = text.split("/")
+        return cls(int(prompt), int(completion), float(sigma), *map(int, siblings))
 
 
-MIXES = (Mix(120, 120, 0.6), Mix(240, 60, 0.6), Mix(120, 120, 0.0))
+MIXES = (
+    Mix(120, 120, 0.6),
+    Mix(240, 60, 0.6),
+    Mix(120, 120, 0.0),
+    Mix(240, 60, 0.6, siblings=2),
+    Mix(240, 60, 0.6, siblings=4),
+    Mix(900, 100, 0.6, siblings=2),
+)
 
 
 @dataclass(frozen=True)
@@ -66,28 +78,36 @@ def make_batches(mix: Mix, rows: int, batch_size: int, vocabulary: int, draws: i
     A few batches may by chance hold far more or less padding than usual; of so many draws of lengths the one is taken
     whose padding is nearest to the mean of them all.
     """
-    lengths = [_draw_lengths(mix, rows, random.Random(f"{seed}/{mix}")) for seed in range(draws)]
+    lengths = [_draw_lengths(mix, rows, batch_size, random.Random(f"{seed}/{mix}")) for seed in range(draws)]
     paddings = [padding(_split(some, batch_size)) for some in lengths]
     usual = sum(paddings) / draws
     chosen = min(range(draws), key=lambda i: abs(paddings[i] - usual))
     draw = random.Random(chosen)
-    examples = [
-        Example(
-            tuple(draw.randrange(2, vocabulary) for _ in range(p)),
-            (*(draw.randrange(2, vocabulary) for _ in range(c - 1)), END),
-            i % 2 == 0,
-        )
-        for i, (p, c) in enumerate(lengths[chosen])
-    ]
+    prompts: dict[int, tuple[int, ...]] = {}
+    examples = []
+    for i, (p, c) in enumerate(lengths[chosen]):
+        group = _group(i, batch_size, mix.siblings)
+        if group not in prompts:
+            prompts[group] = tuple(draw.randrange(2, vocabulary) for _ in range(p))
+        completion = (*(draw.randrange(2, vocabulary) for _ in range(c - 1)), END)
+        examples.append(Example(prompts[group], completion, i % 2 == 0))
     return _split(examples, batch_size)
 
 
-def _draw_lengths(mix: Mix, rows: int, draw: random.Random) -> list[tuple[int, int]]:
+def _group(row: int, batch_size: int, siblings: int) -> int:
+    """The prompt of a row: siblings are in one batch, as far from each other as can be, so that none is a partner."""
+    batch, place = divmod(row, batch_size)
+    prompts = batch_size // siblings
+    return batch * prompts + place % prompts
+
+
+def _draw_lengths(mix: Mix, rows: int, batch_size: int, draw: random.Random) -> list[tuple[int, int]]:
     def length(mean: int) -> int:
         # exp of a normal with mean log(mean) − σ²/2 has the wanted mean.
         return max(2, round(draw.lognormvariate(math.log(mean) - mix.sigma**2 / 2, mix.sigma)))
 
-    return [(length(mix.prompt_tokens), length(mix.completion_tokens)) for _ in range(rows)]
+    drawn = [(length(mix.prompt_tokens), length(mix.completion_tokens)) for _ in range(rows)]
+    return [(drawn[_group(i, batch_size, mix.siblings)][0], c) for i, (_, c) in enumerate(drawn)]
 
 
 def _split(items: list, size: int) -> list[list]:
@@ -114,9 +134,9 @@ def floor_operations(shape: Shape, batches: list[list[Example]]) -> float:
     """Floating-point operations of exact KTO with LoRA: 4N(P+C) + 2NC in the body, 3C · 2VH in the head.
 
     A forward and a backward through frozen weights over every token, a forward over mismatched completions; attention
-    and adapter are left out.
+    and adapter are left out, and a prompt counts once for all answers that a batch has to it.
     """
-    p = sum(len(e.prompt) for batch in batches for e in batch)
+    p = sum(len(prompt) for batch in batches for prompt in {e.prompt for e in batch})
     c = sum(len(e.completion) for batch in batches for e in batch)
     n = shape.body_parameters
     return 4 * n * (p + c) + 2 * n * c + 3 * c * 2 * shape.vocabulary * shape.hidden
