@@ -233,6 +233,17 @@ def test_time_left_is_unknown_until_a_step_is_done_and_when_nothing_runs():
     assert Status(state="queued", step=61, **known).seconds_left is None
 
 
+def test_the_first_epoch_is_slower_than_the_others():
+    now = time.time()
+    known = dict(state="running", total_steps=300, steps_an_epoch=100, training_started=now - 40, stepped=now)
+    # 20 steps in 40 s, of which the reference took 30: 0.5 s a step, and 1.5 s more in each of the first 100.
+    status = Status(step=20, reference_seconds=30.0, **known)
+    assert status.seconds_left == pytest.approx(280 * 0.5 + 80 * 1.5, abs=0.5)
+    # Behind the first epoch, 120 steps in 190 s with 130 s of reference: 0.5 s a step and nothing more.
+    later = {**known, "training_started": now - 190}
+    assert Status(step=120, reference_seconds=130.0, **later).seconds_left == pytest.approx(180 * 0.5, abs=0.5)
+
+
 def test_time_left_does_not_rise_while_a_long_step_goes_on(run):
     # With a heartbeat every 2 s in a step of a minute, pace was taken from the heartbeat: one step done after 60 s and
     # 100 s gone, 99 steps left, made 100 · 99 s instead of 60 · 99 − 40 s.

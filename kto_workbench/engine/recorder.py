@@ -36,15 +36,22 @@ class Recorder(TrainerCallback):
         self._written = 0.0
         self._part: int | None = None
         self._unwritten: dict[str, Any] | None = None
+        self.steps_an_epoch = 0
+        # What computing the reference has taken so far, and had before the first step.
+        self.reference_seconds: Callable[[], float] = lambda: 0.0
+        self._before = 0.0
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """The first step is about to begin: time left is counted from here."""
+        self._before = self.reference_seconds()
         self.run.set_status(
             state="running",
             step=state.global_step,
             first_step=state.global_step,
             total_steps=state.max_steps,
             training_started=time.time(),
+            steps_an_epoch=self.steps_an_epoch,
+            reference_seconds=0.0,
             message="",
         )
         if self._progress:
@@ -56,7 +63,9 @@ class Recorder(TrainerCallback):
         """Tell where we are, and look whether something was asked."""
         now = time.time()
         if now - self._written > STATUS_SECONDS or state.global_step == state.max_steps:
-            self.run.set_status(step=state.global_step, epoch=state.epoch)
+            self.run.set_status(
+                step=state.global_step, epoch=state.epoch, reference_seconds=self.reference_seconds() - self._before
+            )
             self._written = now
         if self._bar:
             self._bar.update(state.global_step - self._bar.n)

@@ -187,6 +187,9 @@ def _train(run: Run, config: KTOConfig, crew: Crew, *, progress: bool) -> bool:
     )
     sample = lambda step: scorer.during(lambda: sampler(step))
     recorder = Recorder(run, sample, _steps_between_samples(config, len(prepared.train), watched), progress=progress)
+    recorder.steps_an_epoch = len(prepared.train)
+    if reference:
+        recorder.reference_seconds = lambda: reference.seconds
     trainer.add_callback(recorder)
     trainer.on_rows, trainer.on_skipped = recorder.on_rows, recorder.on_skipped
     run.rewind(int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else -1)  # the answers before the first step, too

@@ -83,6 +83,8 @@ class Status:
     queued: schemas.Time = 0.0
     training_started: schemas.Time | None = None
     first_step: schemas.Count = 0
+    steps_an_epoch: schemas.Count = 0
+    reference_seconds: schemas.Time = 0.0  # of those since training started, spent on the reference
     ended: schemas.Time | None = None
     message: str = ""
     error: str = ""
@@ -101,15 +103,19 @@ class Status:
     def seconds_left(self) -> float | None:
         """Time to the last step at the pace since this process began to train; None when that is not known yet.
 
-        Steps done before a resume don't count, so the estimate is right after it too.
+        Steps done before a resume don't count, so the estimate is right after it too. The reference of a row is
+        computed when it first comes up, so what it takes is counted for the steps of the first epoch alone.
         """
         done = self.step - self.first_step
         if self.state not in ("running", "stopping") or not self.training_started or done < 1:
             return None
         # Counted from the last step, not from the heartbeat: in a long step the pace must not seem to fall.
         stepped = self.stepped or self.heartbeat
-        pace = (stepped - self.training_started) / done
-        return max(0.0, pace * (self.total_steps - self.step) - (time.time() - stepped))
+        of_the_first_epoch = max(0, min(self.total_steps, self.steps_an_epoch) - self.step)
+        pace = (stepped - self.training_started - self.reference_seconds) / done
+        reference = self.reference_seconds / max(1, min(self.step, self.steps_an_epoch) - self.first_step)
+        left = pace * (self.total_steps - self.step) + reference * of_the_first_epoch
+        return max(0.0, left - (time.time() - stepped))
 
 
 _STATUS = TypeAdapter(Status)
