@@ -2,6 +2,8 @@
 
 objective.py   the loss, z0 and their kin as pure functions
 batches.py     who is in a batch with whom, and whose mismatched partner
+examples.py    rows as token ids, when they are visited
+crew.py        the processes that share each batch
 passes.py      how many tokens go through the model at once
 head.py        log-probabilities without the full logits
 attention.py   attention over a packed batch
@@ -10,12 +12,13 @@ trial.py       which way of scoring is right for a model
 proof.py       that the reference is the base, and stays it
 scoring.py     from a batch of sequences to log-probabilities
 step.py        one step: z0, loss, gradient
-reference.py   the reference's log-probabilities, kept on disk
+reference.py   the reference's log-probabilities, on the first visit, kept on disk
 models.py      load a model, make it trainable
 masters.py     optimizers for bfloat16 weights
 trainer.py     KTO on transformers.Trainer
 recorder.py    from the trainer into the run's directory
 sampler.py     what the model says while it trains
+preparation.py from rows to what a training draws
 training.py    a run from config to adapter or model
 generation.py  answers to prompts
 sides.py       the models behind the sides of a comparison, kept warm
