@@ -76,8 +76,8 @@ def no_numbers_at(monkeypatch, steps):
 
     step = trainer.kto_step
 
-    def spoiled(scorer, batch, config, tokens, *, train, z0):
-        sums = step(scorer, batch, config, tokens, train=train, z0=z0)
+    def spoiled(scorer, batch, config, tokens, *, train, **options):
+        sums = step(scorer, batch, config, tokens, train=train, **options)
         if train:
             spoiled.calls += 1
             if spoiled.calls in steps:

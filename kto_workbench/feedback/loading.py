@@ -124,7 +124,10 @@ def _files_of(source: Any) -> list[Path]:
     """The files that a source is read from; none where it is something else."""
     names = split_names(source) if isinstance(source, (str, Path)) and str(source) not in NAMES else []
     paths = [Path(name).expanduser() for name in names]
-    return paths if all(path.is_file() for path in paths) else []
+    try:
+        return paths if all(path.is_file() for path in paths) else []
+    except (OSError, ValueError):  # a name that no file can have
+        return []
 
 
 def _read(opened: Source, mapping: Mapping[str, Any], workspace: Path, progress: Progress | None) -> Feedback:

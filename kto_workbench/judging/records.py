@@ -70,6 +70,17 @@ class Distance(TypedDict):
     missing: NotRequired[str]
 
 
+class Unrated(TypedDict):
+    """What nobody rated: the share of questions that each side answers well; see unrated.py."""
+
+    name: str
+    n: Count
+    reference: Share
+    tuned: Share
+    p: Share
+    alarm: bool
+
+
 class Outcome(TypedDict):
     """Who won by how much; see engine/evaluation.py."""
 
@@ -87,6 +98,7 @@ class Outcome(TypedDict):
     unparsed: Count
     longer_won: NotRequired[Number | None]
     length_ratio: NotRequired[Number | None]
+    unrated: NotRequired[list[Unrated]]
     tuned: Lengths
     kl: Distance
 

@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from kto_workbench import files
 from kto_workbench.config import DEMO_MODEL, KTOConfig
 from kto_workbench.errors import ModelError, RunError
 from kto_workbench.feedback.rendering import check_model_folder
@@ -138,7 +139,7 @@ def find_side(name: str, workspace: str | Path = "workspace") -> AnySide:
     try:
         run = find_run(run_name, workspace)
     except RunError:
-        if name == DEMO_MODEL or re.fullmatch(r"[\w.\-]+/[\w.\-]+", name) or Path(name).expanduser().is_dir():
+        if name == DEMO_MODEL or re.fullmatch(r"[\w.\-]+/[\w.\-]+", name) or files.is_folder(Path(name).expanduser()):
             return ModelSide(name)
         if name in read_endpoints(workspace):
             return EndpointSide(find_endpoint(name, workspace))
