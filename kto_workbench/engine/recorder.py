@@ -37,6 +37,7 @@ class Recorder(TrainerCallback):
         self._part: int | None = None
         self._unwritten: dict[str, Any] | None = None
         self.steps_an_epoch = 0
+        self.evaluates_at_the_end = False
         # What computing the reference has taken so far, and had before the first step.
         self.reference_seconds: Callable[[], float] = lambda: 0.0
         self._before = 0.0
@@ -72,6 +73,8 @@ class Recorder(TrainerCallback):
         if self.run.was_asked("stop", forget=True):
             self.run.set_status(state="stopping", step=state.global_step, message="Stopping, and saving the adapter.")
             self.stopped = control.should_training_stop = control.should_save = True
+        if self.evaluates_at_the_end and state.global_step == state.max_steps:
+            control.should_evaluate = True
         if self.run.was_asked("save-now", forget=True):
             control.should_save = True
         due = self.every and state.global_step % self.every == 0

@@ -482,7 +482,9 @@ def training_arguments(
     missing = next((name for name in config.reporters if importlib.util.find_spec(name) is None), None)
     if missing:
         raise ConfigError(f"Option `report_to` names {missing}, which is not installed here; `pip install {missing}`.")
-    evaluation = "no" if not evaluates else "steps" if config.eval_steps else "epoch"
+    # At the end of an epoch, but as a step: transformers evaluates behind an epoch's last checkpoint otherwise, and a run
+    # that is killed between the two would never make it up.
+    evaluation = "steps" if evaluates else "no"
     total = total_steps(config, n_batches)
     arguments = TrainingArguments(
         output_dir=str(output_dir),
@@ -498,7 +500,7 @@ def training_arguments(
         logging_steps=config.logging_steps,
         logging_nan_inf_filter=False,  # it waits for the device at every step
         eval_strategy=evaluation,
-        eval_steps=config.eval_steps or None,
+        eval_steps=config.eval_steps or n_batches,
         save_strategy="steps" if config.save_steps else "no",
         save_steps=config.save_steps or 500,
         save_total_limit=config.save_total_limit,

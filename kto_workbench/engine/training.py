@@ -188,6 +188,7 @@ def _train(run: Run, config: KTOConfig, crew: Crew, *, progress: bool) -> bool:
     sample = lambda step: scorer.during(lambda: sampler(step))
     recorder = Recorder(run, sample, _steps_between_samples(config, len(prepared.train), watched), progress=progress)
     recorder.steps_an_epoch = len(prepared.train)
+    recorder.evaluates_at_the_end = prepared.held_out is not None and not config.eval_steps
     if reference:
         recorder.reference_seconds = lambda: reference.seconds
     trainer.add_callback(recorder)
