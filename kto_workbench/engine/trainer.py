@@ -482,8 +482,8 @@ def training_arguments(
     missing = next((name for name in config.reporters if importlib.util.find_spec(name) is None), None)
     if missing:
         raise ConfigError(f"Option `report_to` names {missing}, which is not installed here; `pip install {missing}`.")
-    # At the end of an epoch, but as a step: transformers evaluates behind an epoch's last checkpoint otherwise, and a run
-    # that is killed between the two would never make it up.
+    # At the end of an epoch, but as a step: transformers evaluates behind an epoch's last checkpoint otherwise, and one
+    # killed between the two would never make it up.
     evaluation = "steps" if evaluates else "no"
     total = total_steps(config, n_batches)
     arguments = TrainingArguments(
