@@ -97,7 +97,8 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
             bench.sweep()
             for path in paths:
                 kept.append(bench.keep_upload(path))
-                if not glimpse(kept[-1], bench.workspace, ()).columns:
+                # Two files are one source: ratings alone need not be feedback.
+                if len(paths) == 1 and not glimpse(kept[-1], bench.workspace, ()).columns:
                     bench.feedback(kept[-1])  # says what is wrong with it
                     raise DataError(f"There is no feedback in {Path(path).name}.")
         except (WorkbenchError, OSError) as error:
