@@ -65,13 +65,13 @@ class Ours:
     """The workbench's comparison with warm models."""
 
     def __init__(self, run: Any, prompts: list[Any], max_new_tokens: int) -> None:
-        from kto_workbench.engine.sides import Models
+        from kto_workbench.answers.sides import Models
 
         self.run, self.prompts, self.max_new_tokens, self.models = run, prompts, max_new_tokens, Models()
 
     def __call__(self) -> list[dict[str, str]]:
         """Both sides' answers, as the answering process gives them."""
-        from kto_workbench.engine.comparison import answer_as
+        from kto_workbench.answers.comparison import answer_as
         from kto_workbench.runs.sides import REFERENCE, Side
 
         grown: dict[int, str] = {}

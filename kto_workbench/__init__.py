@@ -13,15 +13,16 @@ The rooms, each of which imports only from those above it:
     feedback         thumbs in: any file becomes rows; checks, balance and weights; the store of collected thumbs
     runs             a run's directory, the queue, child processes
     judging          who wins: rules, a judge behind an endpoint, win rates, evaluations kept with a run
-    engine           KTO itself: objective, batches, scoring, reference, trainer, generation, export
+    engine           what trains, KTO itself: objective, batches, scoring, reference, trainer, generation
+    answers          what answers: two sides compared, why they differ, judged; a run's model as files
     demo             the small world of the demo: its text, its judge, its figures
     doctor           what a first run on a new machine would otherwise find out
     views            figures and reports from records
     ui               the page
     shell            the longer verbs of the `kto` command
 
-`ui`, `runs`, `judging` and `feedback` never import torch; `engine` never imports gradio. What needs torch loads when
-first used.
+`ui`, `runs`, `judging` and `feedback` never import torch; `engine` and `answers` never import gradio. What needs torch
+loads when first used.
 """
 
 from importlib import import_module
@@ -31,8 +32,8 @@ _WHERE = {
     "KTOConfig": "kto_workbench.config",
     "Run": "kto_workbench.runs.directory",
     "WorkbenchError": "kto_workbench.errors",
-    "compare": "kto_workbench.engine.comparison",
-    "evaluate": "kto_workbench.engine.evaluation",
+    "compare": "kto_workbench.answers.comparison",
+    "evaluate": "kto_workbench.answers.evaluation",
     "load_config": "kto_workbench.config",
     "load_feedback": "kto_workbench.feedback",
     "plot": "kto_workbench.views.figure",

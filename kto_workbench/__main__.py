@@ -324,13 +324,13 @@ def _stop(arguments: argparse.Namespace) -> None:
 
 def _export(arguments: argparse.Namespace) -> None:
     run = find_run(arguments.run, workspace_of(arguments))
-    from kto_workbench.engine.export import export
+    from kto_workbench.answers.export import export
     from kto_workbench.views.card import write_card
 
     folder = export(run, arguments.format, arguments.out)
     write_card(run, folder, arguments.format)
     if arguments.push:
-        from kto_workbench.engine.export import push
+        from kto_workbench.answers.export import push
 
         print(push(folder, arguments.push), file=sys.stderr)
     print(folder)

@@ -11,11 +11,11 @@ from tiny_models import tiny_model, tiny_tokenizer
 
 from kto_workbench import evaluate, train
 from kto_workbench.__main__ import main
+from kto_workbench.answers.comparison import compare
+from kto_workbench.answers.evaluation import evaluate_checkpoints
+from kto_workbench.answers.sides import Models
 from kto_workbench.config import KTOConfig
-from kto_workbench.engine.comparison import compare
-from kto_workbench.engine.evaluation import evaluate_checkpoints
 from kto_workbench.engine.reward_model import RewardModel
-from kto_workbench.engine.sides import Models
 from kto_workbench.errors import ConfigError, ModelError, RunError
 from kto_workbench.judging.records import list_records
 from kto_workbench.judging.rules import Rule, make_rule

@@ -9,8 +9,8 @@ from gguf import GGUFReader
 from tiny_models import CONFIGS, tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-from kto_workbench.engine.export import export, merged
-from kto_workbench.engine.gguf_file import _rope_factors, cut_of, ollama_template, write_gguf
+from kto_workbench.answers.export import export, merged
+from kto_workbench.answers.gguf_file import _rope_factors, cut_of, ollama_template, write_gguf
 from kto_workbench.errors import RunError
 from kto_workbench.feedback.rendering import load_tokenizer
 

@@ -13,8 +13,8 @@ from tiny_models import VOCABULARY, tiny_tokenizer
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from kto_workbench import train
+from kto_workbench.answers.export import export
 from kto_workbench.config import KTOConfig
-from kto_workbench.engine.export import export
 from kto_workbench.engine.fused_lora import FusedLora4bit
 from kto_workbench.engine.generation import generate
 from kto_workbench.engine.models import adapter_off, add_lora, check_not_repacked, load_model

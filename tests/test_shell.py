@@ -179,7 +179,7 @@ print(json.dumps(logps.tolist()))
 
 
 def test_a_merged_model_says_what_base_and_adapter_say(tmp_path, trained, capfd):
-    from kto_workbench.engine.comparison import open_run
+    from kto_workbench.answers.comparison import open_run
 
     out = tmp_path / "deep" / "merged"
     assert main(["export", str(trained.path), "--format", "merged", "--out", str(out)]) == 0
@@ -209,7 +209,7 @@ def test_an_exported_adapter_is_what_peft_takes(tmp_path, trained):
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from kto_workbench.engine.export import export
+    from kto_workbench.answers.export import export
     from kto_workbench.errors import RunError
     from kto_workbench.feedback.rendering import model_path
 

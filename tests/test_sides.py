@@ -10,12 +10,12 @@ from test_endpoints import chatty, echo  # noqa: F401
 
 from kto_workbench import KTOConfig, Run, compare, train
 from kto_workbench.__main__ import main
-from kto_workbench.engine import sides as module
+from kto_workbench.answers import sides as module
+from kto_workbench.answers.comparison import answer_as, completion_stats, decode_pieces, explain, open_run
+from kto_workbench.answers.sides import Models, source_of
 from kto_workbench.engine.batches import Pair
-from kto_workbench.engine.comparison import answer_as, completion_stats, decode_pieces, explain, open_run
 from kto_workbench.engine.models import load_model
 from kto_workbench.engine.scoring import PaddedScorer
-from kto_workbench.engine.sides import Models, source_of
 from kto_workbench.errors import ConfigError, ModelError, RunError, WorkbenchError
 from kto_workbench.feedback import Row, load_feedback
 from kto_workbench.feedback.rendering import encode, load_tokenizer, model_path

@@ -17,7 +17,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from kto_workbench import KTOConfig, compare, evaluate, train
-from kto_workbench.engine.export import export
+from kto_workbench.answers.export import export
 from kto_workbench.engine.generation import generate
 from kto_workbench.errors import ModelError
 from kto_workbench.feedback import Row, check

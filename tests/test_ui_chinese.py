@@ -90,7 +90,7 @@ def said_by(path, say=SAY):
 
 PACKAGE = Path(kto_workbench.__file__).parent
 SAID = sorted({said for path in (PACKAGE / "feedback").glob("*.py") for said in said_by(path)})
-ROOMS = ("runs", "judging", "engine")
+ROOMS = ("runs", "judging", "engine", "answers")
 SENTENCES = sorted(
     {said for room in ROOMS for path in (PACKAGE / room).glob("*.py") for said in said_by(path)}
     | set(said_by(PACKAGE / "config.py"))

@@ -18,7 +18,7 @@ def demonstrate(workspace: str = "workspace", *, seed: int = 42, data: str = "de
         brief both), `facts_…`, `sums_…`, `honest_…`: shares of sampled answers to prompts of no feedback file.
     """
     started = time.perf_counter()
-    from kto_workbench.engine.comparison import compare
+    from kto_workbench.answers.comparison import compare
     from kto_workbench.engine.training import train
 
     config = KTOConfig(model="demo", data=data, workspace=workspace, seed=seed, eval_fraction=0.0, sample_steps=-1)

@@ -1,4 +1,4 @@
-"""KTO itself, on torch, transformers and peft.
+"""What trains: KTO itself, on torch, transformers and peft.
 
 objective.py   the loss, z0 and their kin as pure functions
 batches.py     who is in a batch with whom, and whose mismatched partner
@@ -21,14 +21,8 @@ sampler.py     what the model says while it trains
 preparation.py from rows to what a training draws
 training.py    a run from config to adapter or model
 generation.py  answers to prompts
-sides.py       the models behind the sides of a comparison, kept warm
-comparison.py  two sides' answers, and why they differ
-evaluation.py  two sides on many prompts, judged and measured
 reward_model.py  a reward model as a judge
-answering.py   the child process that answers
 child.py       the child process that trains
-export.py      a run's model for other programs
-gguf_file.py   the same as one file for llama.cpp and Ollama
 """
 
 import logging

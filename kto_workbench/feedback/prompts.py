@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kto_workbench.errors import DataError
+from kto_workbench.feedback.files import MAX_ROW_BYTES
 from kto_workbench.feedback.messages import RowProblem, parse_json_text, read_messages
 from kto_workbench.feedback.rows import Row
 
@@ -65,6 +66,7 @@ def _items(path: Path) -> list[Any]:
 
 def _of_table(text: str, path: Path) -> list[Any]:
     """The rows of a table as objects; those of a single column without a head as texts."""
+    csv.field_size_limit(MAX_ROW_BYTES)  # of the process: what one reads must not depend on what was read before
     try:
         read = csv.reader(io.StringIO(text, newline=""), delimiter=DELIMITERS[path.suffix.lower()])
         rows = [row for row in read if any(cell.strip() for cell in row)]

@@ -82,7 +82,7 @@ class Unrated(TypedDict):
 
 
 class Outcome(TypedDict):
-    """Who won by how much; see engine/evaluation.py."""
+    """Who won by how much; see answers/evaluation.py."""
 
     judge: NotRequired[str | None]
     n: NotRequired[Count]

@@ -122,7 +122,7 @@ class Answerer:
             yield from self._ask({"kind": "answer", "prompts": prompts, "side": _named(side), **sampling})
 
     def explain(self, side: AnySide, prompt: Any, answer: str, *, against: AnySide | None = None) -> dict[str, Any]:
-        """Why two sides differ on an answer, token by token; see `engine.comparison.explain`. Raises WorkbenchError."""
+        """Why two sides differ on an answer, token by token; see `comparison.explain`. Raises WorkbenchError."""
         against = against or reference_of(side)
         request = {
             "kind": "explain",
@@ -187,7 +187,7 @@ class Answerer:
                 raise WorkbenchError(f"Can't write to the workspace {self.workspace}: {error.strerror}.") from None
             with log:
                 self._child = subprocess.Popen(
-                    [sys.executable, "-m", "kto_workbench.engine.answering", str(self.workspace.resolve())],
+                    [sys.executable, "-m", "kto_workbench.answers.child", str(self.workspace.resolve())],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,

@@ -6,7 +6,7 @@
     model:demo, model:Qwen/Qwen3-0.6B       a model as it is: `demo`, a folder, a hub id
     endpoint:local                          a server that the owner has given this name (endpoints.py)
 
-Nothing here loads a model; `engine.sides` does.
+Nothing here loads a model; `answers.sides` does.
 """
 
 import re

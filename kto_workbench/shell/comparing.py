@@ -107,7 +107,7 @@ def _compare_on(
     """Ask, judge, keep and show; progress goes to the record and to a terminal."""
     from tqdm import tqdm
 
-    from kto_workbench.engine.evaluation import evaluate, evaluate_checkpoints
+    from kto_workbench.answers.evaluation import evaluate, evaluate_checkpoints
 
     started = time.time()
     with tqdm(file=sys.stderr, leave=False, disable=not sys.stderr.isatty()) as bar:
@@ -215,7 +215,7 @@ def _judge(arguments: argparse.Namespace, workspace: str) -> Any:
         )
         judge.reach()  # before hours of answers are made for it
         return judge
-    from kto_workbench.engine.evaluation import named_judge
+    from kto_workbench.answers.evaluation import named_judge
 
     return named_judge(arguments.judge)
 

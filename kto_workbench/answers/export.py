@@ -15,8 +15,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from kto_workbench.answers.gguf_file import check_supported, write_gguf, write_modelfile
 from kto_workbench.config import KTOConfig
-from kto_workbench.engine.gguf_file import check_supported, write_gguf, write_modelfile
 from kto_workbench.engine.models import load_adapter, load_model, merge_adapter
 from kto_workbench.errors import RunError
 from kto_workbench.feedback.rendering import load_tokenizer

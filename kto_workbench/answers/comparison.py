@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from kto_workbench.answers.sides import Models, Opened, load_base, source_of
 from kto_workbench.engine.batches import Pair
 from kto_workbench.engine.generation import generate
 from kto_workbench.engine.models import dropout_off, load_adapter
 from kto_workbench.engine.passes import split
-from kto_workbench.engine.sides import Models, Opened, load_base, source_of
 from kto_workbench.errors import RunError
 from kto_workbench.feedback import Row
 from kto_workbench.feedback.rendering import encode, load_tokenizer

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kto_workbench.engine.comparison import answer_as, explain
-from kto_workbench.engine.sides import Models
+from kto_workbench.answers.comparison import answer_as, explain
+from kto_workbench.answers.sides import Models
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.runs.answering import BEAT_SECONDS
 from kto_workbench.runs.directory import Run

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kto_workbench.answers.comparison import answer_as, as_pairs, as_side, completion_stats, sampling_of
+from kto_workbench.answers.sides import Models
 from kto_workbench.engine.batches import Pair
-from kto_workbench.engine.comparison import answer_as, as_pairs, as_side, completion_stats, sampling_of
-from kto_workbench.engine.sides import Models
 from kto_workbench.errors import ConfigError, ModelError
 from kto_workbench.feedback.rendering import load_tokenizer
 from kto_workbench.feedback.templates import render_prompt
