@@ -14,6 +14,8 @@ from kto_workbench.errors import DataError
 from kto_workbench.feedback import load_feedback
 from kto_workbench.feedback.tables import CHUNK_ROWS, HELD_BYTES, _unpacked_size
 
+pytestmark = pytest.mark.reliability("A small file that stands for gigabytes is one sentence")
+
 MEGABYTE = "a" * 2**20
 MOST = 900  # MB that any of them may take, python and its libraries included; each stands for more, or would take more
 

@@ -14,6 +14,8 @@ from kto_workbench.engine.reward_model import RewardModel
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.feedback.rendering import load_tokenizer
 
+pytestmark = pytest.mark.reliability("No code of a model, a tokenizer or an adapter is run")
+
 CPU = torch.device("cpu")
 
 

@@ -19,6 +19,7 @@ def plain(name):
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+@pytest.mark.reliability("What the workbench stands on is pinned, file by file")
 def test_every_pin_but_torch_has_the_hashes_of_its_files():
     pins = {plain(name): version for name, version in PIN.findall((ROOT / "constraints.txt").read_text())}
     text = (ROOT / "constraints-hashes.txt").read_text()
@@ -63,6 +64,7 @@ def echo():
     server.server_close()
 
 
+@pytest.mark.reliability("No secret is in what is shown or written")
 @pytest.mark.slow
 def test_no_secret_is_in_what_is_printed_or_written(tmp_path, small_data, echo, monkeypatch):
     for name, value in SECRETS.items():

@@ -18,6 +18,8 @@ from kto_workbench.config import KTOConfig
 from kto_workbench.runs.directory import new_run
 from kto_workbench.ui.events import in_one_line
 
+pytestmark = pytest.mark.reliability("What no page sends is refused in a line, and does nothing")
+
 SECRET = "the content of a file that is nobody's business"
 QUICK, LONG = 2, 60  # rounds through all events
 # Answers that go on for ever: only their beginning is looked at.

@@ -25,6 +25,8 @@ from kto_workbench.ui.chat import Chat
 from kto_workbench.views.card import card
 from kto_workbench.views.report import write_report
 
+pytestmark = pytest.mark.reliability("A text stays a text, wherever it is shown or written")
+
 # Elements, also out of attributes, comments, scripts and code; each would be found by its attribute.
 EVIL = (
     "'\"`--></script></style></textarea></title></pre>"

@@ -8,6 +8,8 @@ from browser import Served
 
 from kto_workbench.ui import security
 
+pytestmark = pytest.mark.reliability("Guessing the password is slow, and keeps nobody else out")
+
 PASSWORD = "open sesame"
 SPELLINGS = ["/login", "/login/", "/login//", "//login", "/./login", "/Login", "/%6cogin", "/login%2f", "/%2flogin/"]
 

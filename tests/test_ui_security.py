@@ -13,6 +13,8 @@ from kto_workbench.ui import app
 from kto_workbench.ui.security import LOOPBACK, _host_name, is_loopback
 from kto_workbench.ui.workbench import Workbench
 
+pytestmark = pytest.mark.reliability("Other sites, names and machines get nothing, and no file but what is offered")
+
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
