@@ -1,15 +1,28 @@
 """Start adapters of all kinds that peft makes: trained right, or refused in a sentence, before the first step."""
 
+import json
+
 import pytest
 import torch
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from family_check import CPU, close, make_rows, oracle_logps, oracle_model
 from peft import LoraConfig, PeftModel, get_peft_model
-from tiny_models import tiny_model
+from tiny_models import tiny_model, tiny_tokenizer
 
 from kto_workbench.config import KTOConfig
 from kto_workbench.engine import proof
-from kto_workbench.engine.models import adapter_off, load_adapter, load_model, make_trainable, merge_adapter
+from kto_workbench.engine.models import (
+    REFERENCE,
+    adapter_off,
+    keep_as_reference,
+    load_adapter,
+    load_model,
+    make_trainable,
+    merge_adapter,
+    start_adapter_on,
+)
 from kto_workbench.engine.scoring import make_scorer
+from kto_workbench.engine.training import train
 from kto_workbench.errors import ModelError
 
 # What peft says to whoever makes such adapters; here they are made on purpose.
@@ -66,9 +79,15 @@ def ours(base, start):
 def test_a_start_adapter_is_trained_as_peft_itself_would(tmp_path, name, tied):
     base = make_base(tmp_path / "base", "llama-tied" if tied else "llama")
     start_adapter(tmp_path / "start", oracle_model(base), RIGHT[name])
-    twin = PeftModel.from_pretrained(oracle_model(base), tmp_path / "start", is_trainable=True).eval()
+    check_right(tmp_path, merges=name != "bias in B" and not (tied and name.startswith("on the")))
+
+
+def check_right(folder, *, merges=True):
+    """The adapter in `start` on the model in `base`: proven, rewards from 0, peft's gradients, saved, merged."""
+    base, start = folder / "base", folder / "start"
+    twin = PeftModel.from_pretrained(oracle_model(base), start, is_trainable=True).eval()
     pairs, mismatched = make_rows()
-    model, scorer = ours(base, tmp_path / "start")
+    model, scorer = ours(base, start)
     with torch.no_grad(), adapter_off(model):
         off, off_kl = scorer.score_both(pairs, mismatched)
     close(torch.cat([off.logps, off_kl]), oracle_logps(oracle_model(base), pairs + mismatched), "the reference")
@@ -85,19 +104,24 @@ def test_a_start_adapter_is_trained_as_peft_itself_would(tmp_path, name, tied):
     for parameter, gradient in theirs.items():
         apart = (got[parameter] - gradient).norm() / max(gradient.norm(), 1e-2 * scale)
         assert apart < 1e-4, (parameter, apart)
+    # Against the adapter that it starts from, frozen beside it, every reward is 0.
+    keep_as_reference(model, start)
+    with torch.no_grad(), start_adapter_on(model):
+        close(scorer.score(pairs).logps, scores.logps.detach(), "the start as the reference")
+    model.delete_adapter(REFERENCE)
     torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2).step()
     with torch.no_grad():
         tuned = scorer.score(pairs).logps
         assert (tuned - want).abs().max() > 1e-2
-        model.save_pretrained(tmp_path / "tuned")
-        again = load_adapter(load_model(str(base), device=CPU, dtype=torch.float32), tmp_path / "tuned")
+        model.save_pretrained(folder / "tuned")
+        again = load_adapter(load_model(str(base), device=CPU, dtype=torch.float32), folder / "tuned")
         close(make_scorer(again).score(pairs).logps, tuned, "loaded again")
-        if name == "bias in B" or (tied and name.startswith("on the")):
+        if merges:
+            merge_adapter(again).save_pretrained(folder / "merged")
+            close(oracle_logps(oracle_model(folder / "merged"), pairs), tuned, "merged")
+        else:
             with pytest.raises(ModelError, match="can't be merged|uses some of them in two places"):
                 merge_adapter(again)
-        else:
-            merge_adapter(again).save_pretrained(tmp_path / "merged")
-            close(oracle_logps(oracle_model(tmp_path / "merged"), pairs), tuned, "merged")
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -116,3 +140,109 @@ def test_biases_that_will_move_are_refused_before_they_do(tmp_path):
     get_peft_model(oracle_model(base), lora).save_pretrained(tmp_path / "start")
     with pytest.raises(ModelError, match="The reference would change while this adapter learns"):
         ours(base, tmp_path / "start")
+
+
+def loftq(folder, base):
+    """Weights rounded to 4 bits, saved as `base`, and the adapter that LoftQ makes of the rest.
+
+    By the paper, since peft does it on a GPU alone: Q is W in NF4, and B A the best of W - Q in rank r.
+    """
+    adapted = get_peft_model(
+        oracle_model(base), LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=4, target_modules="all-linear")
+    )
+    whole = oracle_model(base)
+    with torch.no_grad():
+        for name, module in adapted.get_base_model().named_modules():
+            if not hasattr(module, "lora_A"):
+                continue
+            weight = module.get_base_layer().weight
+            packed, state = quantize_4bit(whole.get_parameter(f"{name}.weight").detach(), quant_type="nf4")
+            rounded = dequantize_4bit(packed, state)
+            u, s, v = torch.linalg.svd(weight - rounded, full_matrices=False)
+            module.lora_B["default"].weight.copy_(u[:, :4] * s[:4].sqrt())
+            module.lora_A["default"].weight.copy_(s[:4].sqrt()[:, None] * v[:4])
+            weight.copy_(rounded)
+    adapted.save_pretrained(folder)
+    return adapted.unload()
+
+
+def test_a_loftq_adapter_is_right_on_the_weights_that_were_rounded_for_it(tmp_path):
+    make_base(tmp_path / "whole", "llama")
+    loftq(tmp_path / "start", tmp_path / "whole").save_pretrained(tmp_path / "base")
+    check_right(tmp_path)
+
+
+def test_a_loftq_adapter_that_rounds_its_base_is_refused(tmp_path):
+    """As it is saved with the weights that it was made from: loading it rounds them."""
+    base = make_base(tmp_path / "base", "llama")
+    loftq(tmp_path / "start", base)
+    change_config(tmp_path / "start", init_lora_weights="loftq", loftq_config={"loftq_bits": 4, "loftq_iter": 1})
+    with pytest.raises(ModelError, match=f"{MOVES}.*LoftQ"):
+        ours(base, tmp_path / "start")
+
+
+def change_config(folder, **fields):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def resized(folder, base, options, *, teach=False):
+    """An adapter for three more tokens than the base has, as peft saves it; what it was trained on, as a folder."""
+    more = oracle_model(base)
+    torch.manual_seed(5)
+    more.resize_token_embeddings(100, mean_resizing=False)
+    more.save_pretrained(folder / "more")
+    if teach:
+        with torch.no_grad():
+            more.get_input_embeddings().weight[97:] += 0.3
+    more.name_or_path = str(base)
+    start_adapter(folder / "start", more, options)
+    return folder / "more"
+
+
+RESIZED = {
+    "saved beside the adapter": {},
+    "as parts of the adapter": {"modules_to_save": ["embed_tokens", "lm_head"]},
+}
+
+
+@pytest.mark.parametrize("name", RESIZED)
+def test_embeddings_of_more_tokens_are_refused_on_a_base_of_fewer(tmp_path, name):
+    base = make_base(tmp_path / "base", "llama")
+    resized(tmp_path, base, RESIZED[name])
+    with pytest.raises(ModelError, match="for 100 tokens, and this model has 97"):
+        ours(base, tmp_path / "start")
+
+
+@pytest.mark.parametrize("name", RESIZED)
+def test_embeddings_of_more_tokens_are_right_on_the_base_that_has_them(tmp_path, name):
+    make_base(tmp_path / "less", "llama")
+    resized(tmp_path, tmp_path / "less", RESIZED[name]).rename(tmp_path / "base")
+    check_right(tmp_path)
+
+
+def test_embeddings_that_were_trained_outside_of_the_adapter_are_refused(tmp_path):
+    less = make_base(tmp_path / "less", "llama")
+    more = resized(tmp_path, less, {}, teach=True)
+    with pytest.raises(ModelError, match=MOVES):
+        ours(more, tmp_path / "start")
+
+
+def test_what_is_refused_leaves_nothing_cached(tmp_path):
+    """A whole run: it fails with the sentence, before the reference has computed anything."""
+    make_base(tmp_path / "base", "llama")
+    tiny_tokenizer().save_pretrained(tmp_path / "base")
+    loftq(tmp_path / "start", tmp_path / "base")
+    change_config(tmp_path / "start", init_lora_weights="loftq", loftq_config={"loftq_bits": 4, "loftq_iter": 1})
+    rows = [
+        {"prompt": "the cat", "completion": "sat", "label": True},
+        {"prompt": "a dog", "completion": "ran", "label": 0},
+    ]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    config = KTOConfig(
+        model=str(tmp_path / "base"), data=str(tmp_path / "rows.json"), workspace=str(tmp_path / "workspace"),
+        start_adapter=str(tmp_path / "start"), reference="base", eval_fraction=0, max_length=32, device="cpu",
+    )  # fmt: skip
+    with pytest.raises(ModelError, match=MOVES):
+        train(config, progress=False)
+    assert not [path for path in (tmp_path / "workspace" / "cache").rglob("*") if path.is_file()]

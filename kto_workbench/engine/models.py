@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -318,6 +319,9 @@ def load_adapter(model: PreTrainedModel, path: str | Path, *, trainable: bool = 
         raise ModelError(f"The adapter in {path} can't be read: its adapter_config.json {problem}.")
     if lora["peft_type"] != "LORA":  # the others may load further files, or anything of any size
         raise ModelError(f"The adapter in {path} is no LoRA, but {lora['peft_type']}.")
+    if lora.get("init_lora_weights") == "loftq":
+        raise moves_base("LoftQ rounds the base's own weights when the adapter is put on")
+    _check_embeddings(model, Path(path))
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Found missing adapter keys")  # they are filled in below
@@ -327,6 +331,35 @@ def load_adapter(model: PreTrainedModel, path: str | Path, *, trainable: bool = 
         raise ModelError(f"The adapter in {path} does not fit the model: {short_reason(error)}.") from error
     fill_in_adapter(adapted, Path(path))
     return adapted
+
+
+def moves_base(how: str) -> ModelError:
+    """The error of an adapter without which the model is not its base."""
+    return ModelError(
+        f"Without its adapter this model is not its base: {how}; convert it to a plain LoRA adapter, or merge it and "
+        "start from the merged model."
+    )
+
+
+def _check_embeddings(model: PreTrainedModel, folder: Path) -> None:
+    """Raise ModelError if an adapter's file brings embeddings or a head for another number of tokens."""
+    sizes = {
+        name: module.weight.shape[0]
+        for name, module in model.named_modules()
+        if module in (model.get_input_embeddings(), model.get_output_embeddings())
+    }
+    try:
+        with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+            for key in file.keys():
+                size = sizes.get(key.removeprefix("base_model.model.").removesuffix(".weight"))
+                brought = file.get_slice(key).get_shape()[:1]
+                if size is not None and brought != [size]:
+                    raise ModelError(
+                        f"The adapter in {folder} brings embeddings for {brought[0]:,} tokens, and this model has "
+                        f"{size:,}: tokens were added before it was trained; start from the model that has them."
+                    )
+    except SafetensorError:  # loading it tells
+        return
 
 
 @torch.no_grad()

@@ -1,10 +1,11 @@
 """Before the first step: is the reference what it is held for?
 
 Rewards count against the model without its adapter, and its log-probabilities are kept on disk for later runs. Some
-adapters move the base's weights when they are put on (PiSSA, OLoRA, LoftQ), or train some of them (biases): without the
-adapter such a model is another one than it was, or becomes so with each step. So the base says what it thinks of some
-rows as it comes from its files, and says it again with the adapter off; and what the reference says must stay while
-everything that will be trained is moved.
+adapters move the base's weights when they are put on (PiSSA, OLoRA), bring some of their own (embeddings of new
+tokens), or train some (biases): without the adapter such a model is another one than it was, or becomes so with each
+step. So every weight of the base is summed up as it comes from its files, and again with the adapter on: a few rows
+would not tell of an embedding that none of them has. The base also says what it thinks of some rows, and says it again
+with the adapter off; and what the reference says must stay while everything that will be trained is moved.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ from kto_workbench.engine.models import (
     adapter_off,
     attention_of,
     dropout_off,
+    moves_base,
     precision_of,
     set_attention,
     vocabulary_of,
@@ -31,14 +33,24 @@ from kto_workbench.feedback.rendering import short_reason
 NUDGE = 0.1
 
 
+# Integers as wide as a weight: their sum leaves out no bit.
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
 @dataclass(frozen=True)
 class Witness:
-    """`logps` [n]: what a model says of `pairs` as it was loaded, by its own `attention`, to so many nats `steady`."""
+    """What a model was as it was loaded.
+
+    `logps` [n]: what it says of `pairs`, by its own `attention`, to so many nats `steady`; `sums` [m]: of the bits of
+    its `weights`, which are in there by name.
+    """
 
     pairs: list[Pair]
     logps: Tensor
     attention: str
     steady: float
+    weights: dict[str, nn.Parameter]
+    sums: Tensor
 
 
 def ask(model: PreTrainedModel) -> Witness:
@@ -54,7 +66,14 @@ def ask(model: PreTrainedModel) -> Witness:
         logps, again = _say(model, pairs), _say(model, pairs)
     except Exception as error:  # whatever an unknown architecture asks of its rows
         raise cant_score(short_reason(error)) from error
-    return Witness(pairs, logps, attention_of(model), apart(logps, again, pairs))
+    weights = dict(model.named_parameters())
+    return Witness(pairs, logps, attention_of(model), apart(logps, again, pairs), weights, _sum_up(weights))
+
+
+def _sum_up(weights: dict[str, nn.Parameter]) -> Tensor:
+    """[m] int64 sums of weights as the integers that their bits are."""
+    sums = [w.detach().view(BITS[w.element_size()]).sum(dtype=torch.int64).cpu() for w in weights.values()]
+    return torch.stack(sums)
 
 
 @torch.no_grad()
@@ -81,6 +100,12 @@ def prove(
         witness: what the base said when it was loaded.
         as_reference: makes the model the reference for a while.
     """
+    moved = (_sum_up(witness.weights) != witness.sums).nonzero()
+    if len(moved):
+        name = list(witness.weights)[int(moved[0])]
+        raise moves_base(
+            f"the adapter moved or replaced the base's own {name} when it was put on, as PiSSA and OLoRA do"
+        )
     pairs, now = witness.pairs, attention_of(model)
     still = STILL + 4 * witness.steady
     set_attention(model, witness.attention)
@@ -88,11 +113,7 @@ def prove(
         with dropout_off(model), adapter_off(model):
             off = _say(model, pairs)
         if apart(off, witness.logps, pairs) > still:
-            raise ModelError(
-                "Without its adapter this model is not its base: the adapter moved the base's own weights when it was "
-                "put on, as PiSSA, OLoRA and LoftQ do, or trained some of them; convert it to a plain LoRA adapter, or "
-                "merge it and start from the merged model."
-            )
+            raise moves_base("it says something else than the base")
         with dropout_off(model), precision_of(model)():
             with as_reference(model):
                 before = _say(model, pairs)

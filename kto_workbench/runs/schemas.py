@@ -73,6 +73,7 @@ class Lora(TypedDict):
     r: NotRequired[Annotated[int, Field(gt=0)]]
     lora_alpha: NotRequired[Annotated[float, Field(gt=0, allow_inf_nan=False)]]
     target_modules: NotRequired[str | list[str]]
+    init_lora_weights: NotRequired[Any]
 
 
 LORA = TypeAdapter(Lora)
