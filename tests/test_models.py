@@ -102,6 +102,19 @@ def test_a_model_that_draws_by_chance_is_refused():
         make_scorer(model)
 
 
+@pytest.mark.parametrize("adapted", [False, True])
+def test_weights_that_are_no_numbers_are_named(adapted):
+    model = tiny_lora("llama") if adapted else tiny_model("llama")
+    with torch.no_grad():
+        model.get_parameter(next(n for n, _ in model.named_parameters() if "layers.1.mlp.up" in n))[3, 4] = torch.nan
+    with pytest.raises(ModelError, match=r"hold NaN or infinity, first in model\.layers\.1\.mlp\.up_proj\.weight\.$"):
+        make_scorer(model)
+    sound = tiny_model("llama")
+    sound.model.norm.register_forward_hook(lambda module, args, output: output * torch.inf)
+    with pytest.raises(ModelError, match="its log-probabilities are no numbers"):
+        make_scorer(sound)
+
+
 def test_an_argument_that_attention_does_not_know_leads_the_plain_way_and_is_named(caplog):
     model = tiny_model("llama")
     for layer in model.model.layers:

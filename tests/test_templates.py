@@ -20,7 +20,7 @@ from kto_workbench import KTOConfig, compare, evaluate, train
 from kto_workbench.answers.export import export
 from kto_workbench.engine.generation import generate
 from kto_workbench.errors import ModelError
-from kto_workbench.feedback import Row, check
+from kto_workbench.feedback import Row, check, load_feedback
 from kto_workbench.feedback.prompts import load_prompts
 from kto_workbench.feedback.rendering import encode, encode_rows
 from kto_workbench.feedback.rows import Problem
@@ -58,8 +58,8 @@ SAMPLE = "Hello, Paris is the capital.\n\n It is. \n The answer: Paris\nWhich co
 
 
 @functools.cache
-def tokenizer_for(name, kind="bytes"):
-    """A tokenizer with a template and all its special tokens; with `blanks`, words begin with ▁, as SentencePiece's."""
+def tokenizer_for(name, kind="bytes", thinks=True):
+    """A tokenizer with a template and its special tokens; with `blanks`, words begin with ▁, as SentencePiece's."""
     byte = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=kind == "blanks"))
     special = ["<unk>", "<BOS>", "<EOS>"]
@@ -79,7 +79,7 @@ def tokenizer_for(name, kind="bytes"):
     )
     template = TEMPLATES.get(name, name)
     fast.add_special_tokens({"additional_special_tokens": sorted(set(SPECIAL.findall(template)))})
-    fast.add_tokens(["<think>", "</think>"])
+    fast.add_tokens(["<think>", "</think>"] if thinks else [])
     fast.chat_template = template
     return fast
 
@@ -241,6 +241,57 @@ def test_special_tokens_that_swallow_white_space_leave_the_answers_its_own():
     for answer in ANSWERS:
         _, _, scored = texts_of(tokenizer, encode(tokenizer, Row([ASK], answer, True)))
         assert scored == answer + "<|end|>2"
+
+
+# thoughts that a server has put aside ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
+def test_a_thought_beside_an_answer_is_part_of_what_was_rated(tmp_path, key):
+    told, other = say("assistant", "Paris.", **{key: "hm"}), say("assistant", "Rome.", **{key: " ho\n"})
+    rows = {
+        "conversation": [{"messages": [ASK, told], "label": True}],
+        "messages": [{"prompt": [ASK], "completion": [told], "label": True}],
+        "pair": [{"prompt": [ASK], "chosen": [told], "rejected": [other]}],
+        "log": [{"messages": [ASK], "choices": [{"message": told}], "label": True}],
+        "list": [{"prompt": "What?", "responses": [told, other], "ratings": [5, 1]}],
+        "judged": [{"messages": [{**ASK, "id": "a"}, {**told, "id": "b"}], "judged": "b", "label": True}],
+    }
+    for name, some in rows.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(some * 2))
+        mapping = ["answers=responses", "scores=ratings", "threshold=3"] if name == "list" else None
+        loaded = load_feedback(str(tmp_path / f"{name}.json"), workspace=str(tmp_path), mapping=mapping).rows
+        answers = {"Paris." if row.label else "Rome.": row.completion for row in loaded}
+        assert answers["Paris."] == THOUGHT + "Paris.", name
+        assert answers.get("Rome.") in (None, "<think>\nho\n</think>\n\nRome."), name
+
+
+# What this builds is written for templates that take texts.
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith(BLANK)])
+def test_an_earlier_thought_reaches_the_template_by_its_own_name(name):
+    tokenizer, all_names = tokenizer_for(name), {"reasoning_content": "hm", "reasoning": "hm", "thinking": "hm"}
+    calls = {} if name.removesuffix("_training") in WITHOUT_TOOL_ROLE else {"tool_calls": [CALL]}
+    for more in ({}, calls):
+        # gpt-oss takes no text beside a call's thought.
+        chat = [ASK, say("assistant", "" if more else "Which country?", reasoning_content="hm", **more), FRANCE]
+        found = encode_rows(tokenizer, [Row(chat, "Paris.", True)])[0]
+        prompt, ids = oracle(tokenizer, name, [ASK, {**chat[1], **all_names}, FRANCE], None)
+        assert list(found.prompt_ids[: len(ids)]) == ids, more
+
+
+# How they write a thought that is not in <think>…</think>, read off the templates by eye.
+OTHER_MARKS = {
+    "gemma4": "<|channel>thought\nhm\n<channel|>Paris.<turn|>",
+    "{# [THINK] #}" + TEMPLATES["llama3"]: "[THINK]hm[/THINK]Paris.<|eot_id|>",
+    TEMPLATES["llama3"]: THOUGHT + "Paris.<|eot_id|>",  # it knows none
+}
+
+
+@pytest.mark.parametrize("name", OTHER_MARKS)
+def test_a_thought_put_aside_stands_in_the_marks_of_a_model_that_knows_no_others(name):
+    tokenizer = tokenizer_for(name, thinks=False)
+    encoded = encode(tokenizer, Row([ASK], THOUGHT + "Paris.", True))
+    assert texts_of(tokenizer, encoded)[2] == OTHER_MARKS[name] and encoded.thought == "whole"
 
 
 # what the template is told -------------------------------------------------------------------------------------------

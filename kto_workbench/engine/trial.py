@@ -163,10 +163,21 @@ def cant_score(reason: str) -> ModelError:
     return ModelError(f"This model can't be trained: it can't score a row of text itself ({reason}).")
 
 
+def no_numbers(model: nn.Module) -> ModelError:
+    """The error of a model whose log-probabilities are no numbers: where that comes from its weights, it says which."""
+    for name, weight in base_of(model).state_dict().items():
+        if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
+            name = name.replace(".base_layer.", ".")
+            return ModelError(f"This model can't be trained: its weights hold NaN or infinity, first in {name}.")
+    return ModelError("This model can't be trained: its log-probabilities are no numbers.")
+
+
 def _check_steady(scorer: Scorer, rows: Rows) -> None:
     """The same rows twice."""
     with torch.no_grad():
         first, second = (scorer.score(rows.pairs[:3]).logps for _ in range(2))
+    if not bool(torch.isfinite(first).all()):
+        raise no_numbers(scorer.model)
     if apart(first, second, rows.pairs[:3]) > rounding(scorer.model)[0]:
         raise ModelError("This model can't be trained: it gives the same text another score each time.")
 
@@ -181,7 +192,7 @@ def _check_causal(scorer: Scorer, rows: Rows) -> None:
             for last in (row.completion_ids[-changed:], end)
         )
     if not bool(torch.isfinite(before).all()):
-        raise ModelError("This model can't be trained: its log-probabilities are no numbers.")
+        raise no_numbers(scorer.model)
     if (before - after).abs().mean() > rounding(scorer.model)[0]:
         raise ModelError(
             "This model can't be trained: it is no causal language model, a later token changes what it says before."

@@ -19,6 +19,7 @@ from kto_workbench.feedback.messages import (
     read_messages,
     read_text,
     split_answer,
+    whole_answer,
 )
 from kto_workbench.feedback.rows import Message
 from kto_workbench.feedback.trees import conversation_up_to
@@ -214,7 +215,7 @@ def _make_flat_adapter(known: Format) -> Callable[[Record], Adapted]:
             try:
                 if isinstance(thumb, RowProblem):
                     raise thumb
-                examples.append(finish(prompt, read_text(_content_of(answer), name), thumb, extras))
+                examples.append(finish(prompt, _read_listed(answer, name), thumb, extras))
             except RowProblem as problem:
                 left_out.append(problem)
         if not examples:
@@ -271,11 +272,13 @@ def _score(value: Any) -> float | None:
     return float(value) if isinstance(value, bool) else finite_number(value)
 
 
-def _content_of(answer: Any) -> Any:
-    """The text of an answer that is a message, or a list of one."""
+def _read_listed(answer: Any, name: str) -> str:
+    """The text of one of several answers, which may be a message, or a list of one."""
     if isinstance(answer, list) and len(answer) == 1 and is_messages(answer):
         answer = answer[0]
-    return answer.get("content") if isinstance(answer, dict) and "role" in answer else answer
+    if isinstance(answer, dict) and "role" in answer:
+        return whole_answer(read_messages(answer, name)[0])
+    return read_text(answer, name)
 
 
 def _is_turns(value: Any) -> bool:

@@ -15,7 +15,9 @@ ROLES = {
     "system": "system", "developer": "system",
     "tool": "tool", "observation": "tool", "function": "tool", "tool_response": "tool", "function_response": "tool",
 }  # fmt: skip
-_EXTRA_KEYS = ("tool_calls", "tool_call_id", "name", "reasoning_content")
+_EXTRA_KEYS = ("tool_calls", "tool_call_id", "name")
+# Where servers and logs put the thought that came before an answer; here it is called by the first of these names.
+_THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant|H|A): ?")
 _STEER = "<extra_id_1>"  # before each turn but the first, as in HelpSteer2
 _STEER_TURN = re.compile(rf"\n?{_STEER}(User|Assistant)\n")
@@ -113,11 +115,26 @@ def _read_message(message: Any, field: str) -> Message:
         raise RowProblem(field, f"{field} holds a message with the role {role!r}"[:120])
     if len(message) > 2 and _holds_images(message):
         raise RowProblem(field, f"{field} holds an image, which can't be read yet")
-    extra = {key: message[key] for key in _EXTRA_KEYS if message.get(key)} if len(message) > 2 else {}
+    extra = _read_extra(message, field) if len(message) > 2 else {}
     content = next((message[key] for key in ("content", "value", "text") if message.get(key) is not None), None)
     if content is None and "tool_calls" in extra:
         return {"role": "assistant", "content": "", **extra}
     return {"role": ROLES[role.lower()], "content": read_text(content, field), **extra}
+
+
+def _read_extra(message: dict[str, Any], field: str) -> Message:
+    extra = {key: message[key] for key in _EXTRA_KEYS if message.get(key)}
+    thought = next((found for key in _THOUGHT_KEYS if isinstance(found := message.get(key), str) and found.strip()), "")
+    return {**extra, _THOUGHT_KEYS[0]: read_text(thought, field)} if thought else extra
+
+
+def whole_answer(message: Message) -> str:
+    """What a model wrote: its thought, if a server has put that aside, and its text.
+
+    The thought stands in the marks that most models write; templates.py knows of others.
+    """
+    thought = message.get(_THOUGHT_KEYS[0])
+    return f"<think>\n{thought.strip()}\n</think>\n\n{message['content']}" if thought else message["content"]
 
 
 def _holds_images(message: dict[str, Any]) -> bool:
@@ -157,7 +174,7 @@ def split_answer(messages: list[Message], field: str) -> tuple[list[Message], st
         raise RowProblem(field, f"{field} ends with a tool call without text, which can't be trained on")
     if len(messages) == 1:
         raise RowProblem(field, f"{field} holds only the answer and no prompt")
-    return messages[:-1], last["content"]
+    return messages[:-1], whole_answer(last)
 
 
 def common_messages(chosen: list[Message], rejected: list[Message]) -> int:

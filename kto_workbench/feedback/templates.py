@@ -106,7 +106,8 @@ def render(
         return Turn(prompt, "", row.completion, "")
     manners = _manners(tokenizer, template_kwargs)
     between = manners.between if prompt.endswith(manners.tail) else ""
-    lead, answer, thought = _place(prompt, between, manners.parted, row.completion)
+    answer = _in_own_marks(tokenizer, row.completion)
+    lead, answer, thought = _place(prompt, between, manners.parted, answer)
     if not lead.strip() and answer[:1].isspace() or any(token in answer for token in manners.header if token in lead):
         lead = ""  # the answer brings it along
     # Tokenizers write a blank and the word behind it as one: it is the answer's.
@@ -161,6 +162,22 @@ def _literal(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(_literal, value)) + "]"
     return "none" if value is None else json.dumps(value)
+
+
+def _in_own_marks(tokenizer: "PreTrainedTokenizerBase", answer: str) -> str:
+    """An answer whose thought stands in the marks of most models, with those of a model that knows others alone."""
+    (opening, closed), *others = THOUGHTS.items()
+    thought, found, text = answer.removeprefix(opening).partition(closed.strip())
+    if not answer.startswith(opening) or not found:
+        return answer
+    written = json.dumps(tokenizer.chat_template, ensure_ascii=False) + " ".join(tokenizer.get_added_vocab())
+    if opening in written:
+        return answer
+    for own, end in others:
+        if own in written:
+            line = "\n" * end.startswith("\n")
+            return f"{own}{line}{thought.strip()}{end}{text.lstrip()}"
+    return answer
 
 
 def _place(prompt: str, between: str, parted: str, answer: str) -> tuple[str, str, Thought]:
@@ -290,6 +307,8 @@ def _render(
 ) -> str:
     manners = _manners(tokenizer, template_kwargs)
     plain = [{**message, "content": message.get("content") or ""} for message in messages]
+    if any("reasoning_content" in message for message in plain):
+        plain = _with_thoughts(tokenizer, plain)
     if not manners.system:
         plain = _system_before_user(plain)
     if manners.blocks:
@@ -339,6 +358,14 @@ def _in_blocks(messages: "list[Message]") -> "list[Message]":
         else message
         for message in messages
     ]
+
+
+def _with_thoughts(tokenizer: "PreTrainedTokenizerBase", messages: "list[Message]") -> "list[Message]":
+    """Messages whose thoughts are called as the template calls them."""
+    written = json.dumps(tokenizer.chat_template)
+    names = ("reasoning_content", "reasoning", "thinking")
+    name = next((name for name in names if re.search(rf"(\.|['\"]){name}\b", written)), names[0])
+    return [{name if key == names[0] else key: value for key, value in message.items()} for message in messages]
 
 
 def _with_arguments(messages: "list[Message]", read: Any) -> "list[Message]":

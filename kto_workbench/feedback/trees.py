@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from kto_workbench.feedback.messages import RowProblem, parse_json_text, read_messages
+from kto_workbench.feedback.messages import RowProblem, parse_json_text, read_messages, whole_answer
 from kto_workbench.feedback.rows import Message
 
 # What Open WebUI writes into an answer for the thoughts that came before it: its own markup, not the model's text.
@@ -42,7 +42,7 @@ def conversation_up_to(messages: Any, judged: Any, field: str) -> tuple[list[Mes
         for node in siblings
         if node is not path[-1] and node.get("role") == "assistant" and not _has_own_rating(node)
     ]
-    return before, answer["content"], [said["content"] for said in _read_all(rivals, field)]
+    return before, whole_answer(answer), [whole_answer(said) for said in _read_all(rivals, field)]
 
 
 def _has_own_rating(node: Mapping[str, Any]) -> bool:

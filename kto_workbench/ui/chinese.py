@@ -368,13 +368,18 @@ SENTENCES_ZH: dict[str, str] = {
     "缺少权重，或其形状不符：{1} 等，另有 {2} 个。",
     r"The files of model (.+) lack weights, or have some of another shape: (.+)\.": "模型 {0} 的文件"
     "缺少权重，或其形状不符：{1}。",
+    r"The adapter in (.+) brings embeddings for (.+) tokens, and this model has (.+): .*": "{0} 中的适配器带有 "
+    "{1} 个词元的嵌入，而此模型有 {2} 个：训练它之前添加过词元；请以含有这些词元的模型为起点。",
     r"The adapter in (.+) is no LoRA, but (.+)\.": "{0} 中的适配器不是 LoRA，而是 {1}。",
     r"This adapter can't be merged into the model: (.+)\.": "此适配器无法合并到模型中：{0}。",
     r"With this adapter in its weights the model would say something else, .*": "模型有些权重用在两处，"
     "合并此适配器后结果会不同；请改为导出适配器。",
-    r"Without its adapter this model is not its base: .*": "去掉适配器后，此模型与其基础模型不同："
-    "适配器在加上时改动了基础模型的权重（PiSSA、OLoRA 与 LoftQ 会如此），或训练了其中一部分；"
+    r"Without its adapter this model is not its base: (.+); convert .*": "去掉适配器后，此模型与其基础模型不同：{0}；"
     "请将它转换为普通的 LoRA 适配器，或合并后以合并的模型为起点。",
+    r"LoftQ rounds the base's own weights when the adapter is put on": "加上适配器时，LoftQ 会舍入基础模型自身的权重",
+    r"the adapter moved or replaced the base's own (.+) when it was put on, .*": "加上适配器时，基础模型自身的 {0} "
+    "被改动或替换（PiSSA 与 OLoRA 会如此）",
+    r"it says something else than the base": "它与基础模型的输出不同",
     r"The reference would change while this adapter learns, .*": "此适配器还训练基础模型自身的权重（例如偏置），"
     "因此参考模型会随训练改变；请合并后以合并的模型为起点。",
     r"(.+) holds fewer than two rows to train on: (.+)\.": "{0} 中可用于训练的数据不足两行：{1}。",
@@ -383,6 +388,8 @@ SENTENCES_ZH: dict[str, str] = {
     r"This model can't be trained: it can't score a row of text itself \((.+)\)\.": "无法训练此模型："
     "它自身无法给一行文本打分（{0}）。",
     r"This model can't be trained: it gives the same text another score .*": "无法训练此模型：同一文本每次得分不同。",
+    r"This model can't be trained: its weights hold NaN or infinity, first in (.+)\.": "无法训练此模型："
+    "其权重含有 NaN 或无穷大，首先出现在 {0}。",
     r"This model can't be trained: its log-probabilities are no numbers\.": "无法训练此模型：其对数概率不是数值。",
     r"This model can't be trained: it is no causal language model, .*": "无法训练此模型：它不是因果语言模型，"
     "后面的词元会改变前面的结果。",
