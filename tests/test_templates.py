@@ -8,6 +8,8 @@ import functools
 import json
 import logging
 import re
+from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -25,7 +27,9 @@ from kto_workbench.feedback.prompts import load_prompts
 from kto_workbench.feedback.rendering import encode, encode_rows
 from kto_workbench.feedback.rows import Problem
 from kto_workbench.feedback.templates import told
+from kto_workbench.ui import estimate
 from kto_workbench.ui.check import rendered_rows
+from kto_workbench.ui.data import refused_rows
 
 TEMPLATES = {path.stem: path.read_text("utf-8") for path in Path(trl.__file__).parent.glob("chat_templates/*.jinja")}
 NAMES = sorted(TEMPLATES)
@@ -492,6 +496,15 @@ def test_the_page_marks_what_is_scored_and_says_how_answers_stand_to_thoughts(wo
     assert drawn.index("No tools today") < drawn.index("with its thought")
     drawn = rendered_rows("zh", rows[:1], str(world / "model"), 512, "auto", '{"enable_thinking": false}')
     assert "&lt;think&gt;\n\n&lt;/think&gt;\n\n<mark>Paris." in drawn and "思考" not in drawn
+
+
+def test_the_page_counts_what_the_template_refuses(world):
+    look = estimate.look(load_feedback(str(world / "thumbs.jsonl"), workspace=world), str(world / "model"), 512, "auto")
+    assert look.rows == 12 and [row.line for row in look.refused] == [6] and len(look.lengths.prompt) == 11
+    said = unescape(refused_rows("en", "M", look))
+    assert "1 of 12 rows looked at can't be used with model M; line 6: the model" in said and "No tools today." in said
+    assert "第 6 行：模型的对话模板" in refused_rows("zh", "M", look)
+    assert refused_rows("en", "M", None) == "" == refused_rows("en", "M", replace(look, refused=()))
 
 
 def test_the_check_says_where_the_system_text_goes(tmp_path):

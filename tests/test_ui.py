@@ -3,6 +3,7 @@ view driven by tests/fake_training.py where only the view is meant.
 """
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from fake_training import record_at
 from playwright.sync_api import Error as PlaywrightError
 
 from kto_workbench.config import KTOConfig
+from kto_workbench.feedback.rendering import model_path
 from kto_workbench.runs import Run, list_runs
 from kto_workbench.runs.directory import new_run
 from kto_workbench.runs.shelf import title_of
@@ -88,7 +90,7 @@ def test_the_demo_is_loaded_when_the_page_opens(workbench, open_page, width):  #
     bars = page.locator("#data-balance [role=img]")
     assert bars.nth(0).get_attribute("aria-label") == "Counted: thumbs up 100, thumbs down 300"
     assert bars.nth(1).get_attribute("aria-label") == "With λ: thumbs up 3 × 100, thumbs down 1 × 300"
-    assert "Every row can be used" in page.inner_text("#data-problems")
+    assert "Every row can be read" in page.inner_text("#data-problems")
     wait_for(lambda: "median; 95 % have at most" in page.inner_text("#data-lengths"), 60)
     assert page.locator("#data-lengths dd").all_inner_texts()[0] == "374"  # different prompts among 400 rows
     screenshot(page, f"data-{width}")
@@ -144,7 +146,7 @@ def test_a_file_that_is_no_feedback_is_one_sentence(workbench, open_page, tmp_pa
     assert "holiday.json" in alert.inner_text()
     # Nothing of the demo stands beside it that could be taken for the file, and nothing can be trained on.
     wait_for(lambda: not page.locator("#data-cards dd").count(), 10)
-    assert "can be used" not in page.inner_text("#data-problems") and not page.locator("#data-rows .kto-row").count()
+    assert "can be read" not in page.inner_text("#data-problems") and not page.locator("#data-rows .kto-row").count()
     assert page.locator("#data-train").is_disabled()
     assert str(workbench.workspace) not in alert.inner_text()
     box, text = (page.locator(one).bounding_box() for one in ("#data-message", "#data-message .kto-message"))
@@ -177,12 +179,21 @@ def test_findings_are_shown_and_fixed_in_a_new_file(workbench, open_page, tmp_pa
     wait_for(lambda: page.locator("#data-rows mark").count() == 6, 60)
     assert page.locator("#data-rows mark").first.inner_text() == "Good day, 0!<|end|>"
     screenshot(page, "data-fixed-1280")
+    assert "Every row can be read" in page.inner_text("#data-problems") and not page.inner_text("#data-refused")
+    # What another model's template refuses is said beside it.
+    shutil.copytree(model_path("demo"), tmp_path / "picky")
+    (tmp_path / "picky" / "chat_template.jinja").write_text("{{ raise_exception('nothing today') }}")
+    page.get_by_role("tab", name="Train", exact=True).click()
+    page.fill("#train-model input", str(tmp_path / "picky"))
+    page.keyboard.press("Enter")
+    page.get_by_role("tab", name="Data", exact=True).click()
+    wait_for(lambda: "6 of 6 rows looked at can't be used" in page.inner_text("#data-refused"), 60)
 
 
 def test_chinese_browsers_get_chinese(workbench, open_page):  # noqa: F811
     page = open_page(workbench.url, locale="zh-CN", scheme="dark")
     assert page.get_by_role("tab", name="训练", exact=True).is_visible()
-    assert "点赞" in page.inner_text("#data-cards") and "所有行都可用" in page.inner_text("#data-problems")
+    assert "点赞" in page.inner_text("#data-cards") and "所有行都可读取" in page.inner_text("#data-problems")
     screenshot(page, "data-1280-zh-dark")
 
 

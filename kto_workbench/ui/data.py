@@ -64,6 +64,7 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
                 elem_id="data-ratio",
             )
             problems = gr.HTML(elem_id="data-problems", elem_classes="kto-bare")
+            refused = gr.HTML(elem_id="data-refused", elem_classes="kto-bare")
             check.build(bench, page, source, renewed, sources)
     with gr.Row(elem_classes="kto-toolbar"):
         side = gr.Radio(
@@ -129,16 +130,17 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
 
     def measure(
         source: str, model: str, max_length: float, template: str, template_kwargs: str, request: gr.Request
-    ) -> Iterator[str]:
+    ) -> Iterator[tuple[str, Any]]:
         language, seen_by = language_of(request), as_seen(model, max_length, template, template_kwargs)
         try:
             feedback = bench.feedback(source)
-            yield length_cards(language, feedback, say(language, "card.tokens.waiting"))
-            found = estimate.token_lengths(feedback, **seen_by)
+            yield length_cards(language, feedback, say(language, "card.tokens.waiting")), gr.skip()
+            found = estimate.look(feedback, **seen_by)
         except (WorkbenchError, OSError, ValueError):  # said elsewhere; there is nothing to measure
-            yield ""
+            yield "", ""
             return
-        yield length_cards(language, feedback, say(language, "card.tokens.unknown"), found)
+        lengths = length_cards(language, feedback, say(language, "card.tokens.unknown"), found and found.lengths)
+        yield lengths, refused_rows(language, seen_by["model"], found)
 
     def weigh(source: str, ratio: float, request: gr.Request) -> tuple[Any, ...]:
         try:
@@ -181,7 +183,8 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
         events = [page.load, *(widget.change for widget in seen)]
         gr.on(events, as_seen, seen, [seen_by], **quiet)
         # Not with the rest: the first look loads the tokenizer.
-        gr.on([*events, source.change, renewed.change], measure, [source, *seen], [lengths], show_progress="hidden")
+        measured = [*events, source.change, renewed.change]
+        gr.on(measured, measure, [source, *seen], [lengths, refused], show_progress="hidden")
 
     return DataTab(source, ratio, train, renewed, follow)
 
@@ -241,6 +244,16 @@ def length_cards(language: str, feedback: Feedback, otherwise: str, lengths: est
             hint = say(language, "card.tokens.hint", most=round(float(np.quantile(tokens, 0.95))))
         cards.append((say(language, f"card.{name}_tokens"), middle, hint))
     return html.cards(cards)
+
+
+def refused_rows(language: str, model: str, look: estimate.Look | None) -> str:
+    """What of the rows the model's template refuses; nothing, if it refuses none."""
+    if look is None or not look.refused:
+        return ""
+    first = look.refused[0]
+    told = {"count": len(look.refused), "rows": look.rows, "model": model, "line": first.line}
+    reason = retell(language, first.reason).rstrip("。")
+    return html.message(say(language, "data.refused", **told, reason=reason), "warning")
 
 
 def _chosen(feedback: Feedback, side: str) -> np.ndarray:

@@ -48,6 +48,18 @@ class Lengths:
         return most(self.kept_prompt), most(self.kept_completion), longest
 
 
+@dataclass(frozen=True)
+class Look:
+    """A sample of `rows` rows as a model sees them: `lengths` of those that its template takes, `refused` the others.
+
+    `lengths` is None without any.
+    """
+
+    lengths: Lengths | None
+    refused: tuple[Problem, ...]
+    rows: int
+
+
 _one_at_a_time = threading.Lock()
 
 
@@ -57,17 +69,18 @@ def _tokenizer(folder: str):
 
 
 @functools.lru_cache(maxsize=8)
-def _lengths(feedback: Feedback, folder: str, max_length: int, template: str, template_kwargs: str) -> Lengths | None:
+def _look(feedback: Feedback, folder: str, max_length: int, template: str, template_kwargs: str) -> Look:
     count = len(feedback.rows)
     chosen = np.sort(np.random.default_rng(0).choice(count, min(SAMPLE, count), replace=False))
     how = {"template": template, "template_kwargs": read_template_kwargs(template_kwargs)}
     encoded = encode_rows(_tokenizer(folder), feedback.rows.take(chosen), max_length, **how)
+    refused = tuple(row for row in encoded if isinstance(row, Problem))
     encoded = [row for row in encoded if not isinstance(row, Problem)]
     if not encoded:
-        return None
+        return Look(None, refused, len(chosen))
     kept = np.array([(len(row.prompt_ids), len(row.completion_ids)) for row in encoded])
     cut = np.array([(row.prompt_cut, row.completion_cut) for row in encoded])
-    return Lengths(*(kept + cut).T, *kept.T)
+    return Look(Lengths(*(kept + cut).T, *kept.T), refused, len(chosen))
 
 
 def token_lengths(
@@ -77,11 +90,20 @@ def token_lengths(
 
     Raises ModelError or, for template_kwargs that are no JSON object, ConfigError.
     """
+    found = look(feedback, model, max_length, template, template_kwargs)
+    return found and found.lengths
+
+
+def look(feedback: Feedback, model: str, max_length: int, template: str, template_kwargs: str = "") -> Look | None:
+    """Some rows as the model sees them; None without rows, or without the model's files.
+
+    Raises ModelError or, for template_kwargs that are no JSON object, ConfigError.
+    """
     folder = model_folder(model)
     if folder is None or not len(feedback.rows):
         return None
     with _one_at_a_time:  # loading a tokenizer takes a second or two, and pages ask together
-        return _lengths(feedback, str(folder), max_length, template, template_kwargs)
+        return _look(feedback, str(folder), max_length, template, template_kwargs)
 
 
 def different_prompts(feedback: Feedback) -> int:
