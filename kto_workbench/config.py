@@ -299,6 +299,12 @@ class KTOConfig(BaseModel):
         "each pass and is trained on float32 masters, so that small updates are not lost. Needs dtype bfloat16.",
         group="memory",
     )
+    fused_kernels: Literal["auto", "off"] = _option(
+        "auto",
+        "`auto`: on a GPU, the fused norms, rotary embeddings and SwiGLU of liger-kernel, if that is installed, knows "
+        "the model's family and agrees with the model's own layers; `off`: never.",
+        group="memory",
+    )
     device: Literal["auto", "cpu", "cuda", "mps"] = _option(
         "auto", "Where to train; `auto` takes a GPU if there is one.", group="memory"
     )

@@ -7,6 +7,7 @@ crew.py        the processes that share each batch
 passes.py      how many tokens go through the model at once
 head.py        log-probabilities without the full logits
 attention.py   attention over a packed batch
+fused_kernels.py  liger-kernel's norms, rotary embeddings and SwiGLU, on or off
 fused_lora.py  LoRA layers that add in place
 trial.py       which way of scoring is right for a model
 proof.py       that the reference is the base, and stays it

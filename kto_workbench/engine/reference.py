@@ -159,7 +159,7 @@ def cache_for(
         *([weights_key(model, str(start_adapter), cache)] if start_adapter else []),
         str(dtype),
         load_in_4bit,
-        scorer.name,
+        scorer.way,
         scorer.device.type,
         torch.__version__,
         transformers.__version__,

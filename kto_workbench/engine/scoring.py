@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from kto_workbench.engine import attention
 from kto_workbench.engine.attention import Ragged
 from kto_workbench.engine.batches import Pair
+from kto_workbench.engine.fused_kernels import Kernels
 from kto_workbench.engine.head import Head, token_logps
 from kto_workbench.engine.models import base_of, body_of, precision_of, rotary_limit
 from kto_workbench.engine.passes import split
@@ -47,6 +48,7 @@ class PaddedScorer(nn.Module):
     """
 
     name = "padded"
+    kernels = False  # whether the model computes with fused ones; see fused_kernels.py
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -55,6 +57,11 @@ class PaddedScorer(nn.Module):
         # Rows longer than this are read alone: they would change what shorter ones beside them are worth.
         self.limit = rotary_limit(base_of(model))
         self._wrapped: tuple[nn.Module, ...] = ()  # in a tuple, since what wraps a module is no part of it
+
+    @property
+    def way(self) -> str:
+        """How it scores, as far as that rounds otherwise."""
+        return f"{self.name}, fused kernels" if self.kernels else self.name
 
     @property
     def device(self) -> torch.device:
@@ -291,14 +298,18 @@ class LonelyScorer(PaddedScorer):
         self.limit = 0
 
 
-def make_scorer(model: nn.Module) -> PaddedScorer:
-    """The fastest scorer that a trial finds right for a model. Raises ModelError if none is."""
+def make_scorer(model: nn.Module, kernels: Kernels | None = None) -> PaddedScorer:
+    """The fastest scorer that a trial finds right for a model, with its fused kernels if they are right, too.
+
+    Raises ModelError if none is.
+    """
     causal_lm = base_of(model)
     return choose(
         model,
         packed=lambda: PackedScorer(model) if Head.of(causal_lm) else None,
         padded=lambda: PaddedScorer(model),
         alone=lambda: LonelyScorer(model),
+        kernels=kernels,
     )
 
 

@@ -20,6 +20,7 @@ from kto_workbench.config import KTOConfig
 from kto_workbench.engine import proof
 from kto_workbench.engine.batches import share_out
 from kto_workbench.engine.crew import ALONE, Crew
+from kto_workbench.engine.fused_kernels import find_kernels
 from kto_workbench.engine.memory import calibrate, recompute_activations
 from kto_workbench.engine.models import (
     adapter_off,
@@ -130,6 +131,7 @@ def _train(run: Run, config: KTOConfig, crew: Crew, *, progress: bool) -> bool:
         prepared = prepare(rows, tokenizer, config)
     for line in prepared.remarks:
         log.info(line)
+    kernels = find_kernels(base, device) if config.fused_kernels == "auto" else None
     witness = proof.ask(base) if config.tuning == "lora" else None
     start = run.start_adapter if config.start_adapter else None
     model = make_trainable(base, config, start)
@@ -141,10 +143,10 @@ def _train(run: Run, config: KTOConfig, crew: Crew, *, progress: bool) -> bool:
         as_reference = as_it_is  # what can't be switched back to later must be asked before the first step
     if config.gradient_checkpointing:
         checkpoint_activations(model)
-    scorer = make_scorer(model)
     if witness:
         proof.prove(model, witness, as_reference)
-    if len(ways := set(crew.gather(scorer.name))) > 1:
+    scorer = make_scorer(model, kernels)
+    if len(ways := set(crew.gather(scorer.way))) > 1:
         raise ModelError(f"The processes find different ways of scoring this model right ({', '.join(sorted(ways))}).")
 
     def make_room() -> bool:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from kto_workbench.engine import attention
 from kto_workbench.engine.batches import Pair
+from kto_workbench.engine.fused_kernels import Kernels
 from kto_workbench.engine.fused_lora import fuse, unfuse
 from kto_workbench.engine.models import attention_of, base_of, dropout_off, set_attention, vocabulary_of
 from kto_workbench.errors import ModelError
@@ -48,6 +49,7 @@ class Scorer(Protocol):
     """What is tried: see `scoring.py`."""
 
     name: str
+    kernels: bool
     model: nn.Module
 
     def score(self, pairs: Sequence[Pair], *, entropy: bool = False) -> Any:
@@ -75,7 +77,12 @@ class Way:
 
 
 def choose(
-    model: nn.Module, *, packed: Callable[[], Scorer | None], padded: Callable[[], Scorer], alone: Callable[[], Scorer]
+    model: nn.Module,
+    *,
+    packed: Callable[[], Scorer | None],
+    padded: Callable[[], Scorer],
+    alone: Callable[[], Scorer],
+    kernels: Kernels | None = None,
 ) -> Scorer:
     """The fastest right way of scoring a model, which is left ready for it. Raises ModelError if there is none.
 
@@ -84,6 +91,7 @@ def choose(
         packed: makes that scorer, or None for a head that it can't compute.
         padded: makes that scorer.
         alone: makes the one that takes a row at a time.
+        kernels: fused ones, turned off, that the model may compute with.
     """
     rows = Rows.of(model)
     with _short_windows(base_of(model)), dropout_off(model):
@@ -102,6 +110,16 @@ def choose(
             told[reason] = told.get(reason, "")
         else:
             raise ModelError(f"This model can't be scored: {'; '.join(told)}.")
+        if kernels:
+            kernels.turn(True)
+            with_kernels, reason = _try(way, model, rows, want, unrest)
+            if reason:
+                kernels.turn(False)
+                way.begin(model)
+                log.warning("liger-kernel is not used: %s.", reason)
+            else:
+                scorer = with_kernels
+                scorer.kernels = True
     if told:
         log.warning("This model is scored %s, which is slower: %s.", scorer.name, "; ".join(told))
     return scorer

@@ -53,6 +53,8 @@ OPTION_HELP_ZH: dict[str, str] = {
     "dtype": "冻结权重与激活的精度；`auto`：GPU 上为 bfloat16，CPU 上为 float32。",
     "adapter_dtype": "模型中适配器的精度。计算总以模型的精度进行；`bfloat16` 省去每次前向时的舍入，"
     "训练时另存 float32 主权重，因此微小的更新不会丢失。需要 dtype 为 bfloat16。",
+    "fused_kernels": "`auto`：在 GPU 上使用 liger-kernel 的融合归一化、旋转嵌入与 SwiGLU，"
+    "前提是已安装、支持该模型家族，且与模型自身的层结果一致；`off`：从不使用。",
     "device": "在哪里训练；`auto` 有 GPU 就用 GPU。",
     "processes": "分担每一批的进程数，每块 GPU 一个；它不改变任何数值。`auto`：有几块 GPU 就几个，CPU 上一个。",
     "sharding": "多进程时：`none` 各持整个模型（DDP，放得下时最快）；`fsdp2` 分摊权重、梯度和优化器状态。",

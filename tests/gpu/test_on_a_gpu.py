@@ -4,6 +4,7 @@ KTO_PLACE=cpu pytest tests/gpu -m "not gpu" rehearses on a CPU what can be rehea
 """
 
 import gc
+import importlib.util
 import json
 import os
 
@@ -17,10 +18,11 @@ from kto_workbench.config import KTOConfig
 from kto_workbench.doctor.device import TOLERANCE, apart, kernel_error
 from kto_workbench.engine import attention
 from kto_workbench.engine.batches import Batch, Pair
+from kto_workbench.engine.fused_kernels import find_kernels
 from kto_workbench.engine.generation import generate
 from kto_workbench.engine.masters import master_optimizer
 from kto_workbench.engine.memory import calibrate, peak_bytes, recompute_activations
-from kto_workbench.engine.models import add_lora, load_model
+from kto_workbench.engine.models import add_lora, base_of, load_model
 from kto_workbench.engine.passes import Budget
 from kto_workbench.engine.scoring import PaddedScorer, make_scorer
 from kto_workbench.engine.step import kto_step
@@ -124,6 +126,24 @@ def test_a_step_is_the_cpu_s(options):
     got = kto_step(make_scorer(there), far, make_config(**options), 40, train=True)
     assert got.loss.item() == pytest.approx(want.loss.item(), rel=1e-4)
     assert apart(gradients(there).cpu(), gradients(here)) < 1e-3
+
+
+@on_a_gpu
+@pytest.mark.skipif(importlib.util.find_spec("liger_kernel") is None, reason="needs liger-kernel")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "mistral-window", "gemma2"])
+def test_fused_kernels_are_taken_and_right(kind, dtype):
+    model, (pairs, mismatched) = adapted(kind, dtype), make_pairs()
+    found = []
+    for kernels in (None, find_kernels(base_of(model), PLACE)):
+        scorer = make_scorer(model, kernels)
+        model.zero_grad()
+        scores, other = scorer.score_both(pairs, mismatched)
+        scores.logps.sum().backward()
+        found.append((scorer.way, torch.cat([scores.logps.detach(), other]), gradients(model).clone()))
+    (own, want, want_gradient), (way, got, gradient) = found
+    assert (own, way) == ("packed", "packed, fused kernels")
+    assert apart(got, want) < TOLERANCE[dtype] and apart(gradient, want_gradient) < 10 * TOLERANCE[dtype]
 
 
 def test_four_bits_compute_what_their_weights_say(tmp_path):
