@@ -9,7 +9,7 @@
 
 The rooms, each of which imports only from those above it:
 
-    config, errors   every option once; every message to the user is a WorkbenchError
+    config, errors   every option once (objectives: who uses which); every message to the user is a WorkbenchError
     feedback         thumbs in: any file becomes rows; checks, balance and weights; the store of collected thumbs
     runs             a run's directory, the queue, child processes
     judging          who wins: rules, a judge behind an endpoint, win rates, evaluations kept with a run

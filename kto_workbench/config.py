@@ -22,6 +22,7 @@ from pydantic.fields import FieldInfo
 
 from kto_workbench import files
 from kto_workbench.errors import ConfigError
+from kto_workbench.objectives import OBJECTIVES, in_words, unused_by
 
 DEMO_MODEL = "demo"
 
@@ -125,11 +126,7 @@ class KTOConfig(BaseModel):
     )
 
     # kto
-    objective: Literal["kto", "sft"] = _option(
-        "kto",
-        "`kto` learns from both thumbs; `sft` only imitates the thumbs up, as a baseline to compare with.",
-        group="kto",
-    )
+    objective: Literal[*OBJECTIVES] = _option("kto", in_words(), group="kto", basic=True)
     beta: float = _option(
         0.1,
         "How sharply a reward saturates, and so how far the model may move from the reference; smaller moves further.",
@@ -233,8 +230,8 @@ class KTOConfig(BaseModel):
     )
     batch_size: int = _option(
         32,
-        "Examples of one optimizer step, over which z0 and the loss are taken. It is statistics, not memory: "
-        "see tokens_per_pass.",
+        "Examples of one optimizer step, over which z0 and the loss are taken; for objectives that learn from pairs, "
+        "pairs. It is statistics, not memory: see tokens_per_pass.",
         group="optimization",
         basic=True,
         source="Paper: at least 2, 8-128 recommended, 32 used.",
@@ -393,8 +390,14 @@ class KTOConfig(BaseModel):
             raise ValueError(
                 "options `desirable_weight` and `undesirable_weight` are both 0, so nothing would be learned"
             )
-        if self.objective == "sft" and self.sft_weight:
-            raise ValueError("option `sft_weight` belongs to objective `kto`; with objective `sft` leave it at 0")
+        unused = unused_by(self.objective)
+        for name, plain in (("z0", "batch"), ("sft_weight", 0.0)):
+            if name in unused and getattr(self, name) != plain:
+                said = plain if isinstance(plain, str) else f"{plain:g}"
+                raise ValueError(f"option `{name}` has no effect with objective `{self.objective}`; leave it at {said}")
+        # Of a uniform reference r − z0 is known, and r alone is not.
+        if self.objective != "kto" and self.reference == "uniform":
+            raise ValueError(f"option `reference` `uniform` goes with objective `kto`, not with `{self.objective}`")
         if self.lora_dropout and self.reference == "uniform":
             raise ValueError("option `reference` `uniform` needs lora_dropout 0")
         if self.tuning == "full":
@@ -420,6 +423,21 @@ class KTOConfig(BaseModel):
             super().__init__(**values)
         except ValidationError as error:
             raise ConfigError(_first_sentence(error)) from None
+
+    @property
+    def uses_rewards(self) -> bool:
+        """Whether answers have rewards."""
+        return OBJECTIVES[self.objective].reference
+
+    @property
+    def uses_reference(self) -> bool:
+        """Whether the reference's log-probabilities of the examples are needed at all."""
+        return self.uses_rewards and self.reference != "uniform"
+
+    @property
+    def uses_mismatched(self) -> bool:
+        """Whether each batch's mismatched pairs are scored, by policy and reference."""
+        return self.uses_reference and OBJECTIVES[self.objective].centre == "z0" and self.z0 == "batch"
 
     @property
     def reporters(self) -> tuple[str, ...]:

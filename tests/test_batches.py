@@ -2,10 +2,19 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kto_workbench.engine.batches import Batches, mismatched_pair, partners
+from kto_workbench.engine.batches import (
+    Batch,
+    Batches,
+    Pair,
+    behind_one_prompt,
+    mismatched_pair,
+    partners,
+    share_out,
+)
 from kto_workbench.engine.crew import Crew
 from kto_workbench.engine.examples import Examples
 from kto_workbench.feedback import Row
@@ -86,7 +95,7 @@ def test_mismatched_completion_is_cut_to_what_max_length_leaves():
     assert mismatched_pair((1, 2, 3, 4, 5), [20, 21], 4).completion_ids == (20,)
 
 
-def examples_of(rows, partner, refused=(), told=None):
+def examples_of(rows, partner, refused=(), told=None, couples=None):
     def encode(some):
         calls.append([row.line for row in some])
         return [
@@ -98,7 +107,7 @@ def examples_of(rows, partner, refused=(), told=None):
 
     calls = []
     told = [] if told is None else told
-    made = Examples(rows, None if partner is None else np.array(partner), encode, 16, told.append)
+    made = Examples(rows, None if partner is None else np.array(partner), encode, 16, told.append, couples)
     return made, calls
 
 
@@ -136,6 +145,35 @@ def test_a_crew_shares_everything_out_evenly(lengths, size):
     loads = [sum(lengths[i] for i in share) for share in shares]
     # Whoever has the most got its last example when it had the least: it has at most the mean and that example.
     assert max(loads) <= sum(lengths) / size + max(lengths, default=0)
+
+
+def test_couples_are_examples_of_two_rows():
+    couples = np.array([[2, 1], [0, 3]])
+    made, _ = examples_of(ROWS, None, couples=couples)
+    batch = made.batch([1, 0])
+    assert [p.completion_ids[0] for p in batch.pairs] == [100, 103, 102, 101]
+    assert batch.label.tolist() == [True, False] * 2 and (len(made), batch.size) == (2, 2)
+    # Row 3 is refused, and the couple with it.
+    told = []
+    made, _ = examples_of(ROWS, None, refused={3}, told=told, couples=couples)
+    assert len(made.batch([0, 1])) == 2 and len(told) == 1
+
+
+def test_two_answers_lose_the_same_of_their_prompt():
+    # The longer answer has cut the start off its prompt, behind a beginning of sequence that is kept.
+    a, b = behind_one_prompt(Pair((1, 5, 6, 7), (9,)), Pair((1, 7), (8, 8, 8)))
+    assert a == Pair((1, 7), (9,)) and b == Pair((1, 7), (8, 8, 8))
+    # What a template puts before an answer without a thought is no cut, and stays.
+    two = Pair((1, 5), (9,)), Pair((1, 5, 3, 4), (8,))
+    assert behind_one_prompt(*two) == two
+
+
+def test_a_crew_takes_couples_whole():
+    pairs = [Pair((i // 2,) * 3, (i,) * (i + 1)) for i in range(8)]
+    batch = Batch(pairs, [], torch.tensor([True, False] * 4), coupled=True)
+    shares = share_out(batch, Crew(0, 3))
+    assert sorted(i for share in shares for i in share) == list(range(8))
+    assert all(share[0::2] == [i - 1 for i in share[1::2]] for share in shares)
 
 
 def test_a_share_keeps_the_sums_of_the_whole():

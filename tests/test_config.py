@@ -21,6 +21,7 @@ from kto_workbench.config import (
     unknown_option,
 )
 from kto_workbench.errors import ConfigError
+from kto_workbench.objectives import OBJECTIVES, OPTIONS, as_markdown, unused_by, users_of
 from kto_workbench.shell.training import config_from
 
 # Scripts and outside checks hold on to these names.
@@ -34,7 +35,7 @@ CHOSEN = dict(
     model="some/model",
     mapping=("prompt=the question", "up=ok,fine"),
     template_kwargs={"enable_thinking": False, "date": "1 May"},
-    sft_weight=0.0,
+    objective="kto",  # the others use fewer options
     tuning="lora",  # full goes with none of the adapter's options
     lora_dropout=0.0,
     tokens_per_pass=4096,
@@ -75,6 +76,17 @@ def test_the_promised_names_are_options():
 def test_every_option_has_help_and_a_group():
     for name, field in options().items():
         assert field.description.endswith((".", ")")) and field.json_schema_extra["group"] in GROUPS, name
+
+
+def test_one_table_says_which_objective_uses_what():
+    of_group = {name for name, field in options().items() if field.json_schema_extra["group"] == "kto"}
+    assert {"objective", *OPTIONS} == of_group
+    assert users_of("z0") == ("kto",) and users_of("desirable_weight") == ("kto", "apo_zero_unpaired", "bco")
+    assert users_of("learning_rate") == tuple(OBJECTIVES) and not unused_by("kto") and unused_by("sft") == set(OPTIONS)
+    document = (Path(__file__).parents[1] / "docs" / "objectives.md").read_text(encoding="utf-8")
+    assert as_markdown() in document
+    (commands,) = _parser()._subparsers._group_actions
+    assert "(Objectives: kto, apo_zero_unpaired, bco.)" in " ".join(commands.choices["train"].format_help().split())
 
 
 @pytest.mark.parametrize("dash", [True, False], ids=["--batch-size", "--batch_size"])
@@ -179,7 +191,11 @@ def test_they_never_win_over_what_the_user_said(name):
         ({"desirable_weight": 1e300}, "Option `desirable_weight` should be at most 1000000, not 1e+300."),
         ({"seed": 2**32}, "Option `seed` should be at most 4294967295, not 4294967296."),
         ({"load_in_4bit": "maybe"}, "Option `load_in_4bit` should be true or false, not 'maybe'."),
-        ({"objective": "dpo"}, "Option `objective` should be `kto` or `sft`, not 'dpo'."),
+        (
+            {"objective": "orpo"},
+            "Option `objective` should be `kto`, `sft`, `dpo`, `apo_zero`, `apo_zero_unpaired`, `bco` or `ipo`, not "
+            "'orpo'.",
+        ),
         ({"z0": "never"}, "Option `z0` should be `batch`, `every` or `zero`, not 'never'."),
         ({"tokens_per_pass": "all"}, "Option `tokens_per_pass` should be `auto` or a whole number, not 'all'."),
         ({"tokens_per_pass": 0}, "Option `tokens_per_pass` must be `auto` or at least 1."),
@@ -214,7 +230,15 @@ def test_they_never_win_over_what_the_user_said(name):
         ),
         (
             {"objective": "sft", "sft_weight": 0.1},
-            "Option `sft_weight` belongs to objective `kto`; with objective `sft` leave it at 0.",
+            "Option `sft_weight` has no effect with objective `sft`; leave it at 0.",
+        ),
+        (
+            {"objective": "dpo", "z0": "zero"},
+            "Option `z0` has no effect with objective `dpo`; leave it at batch.",
+        ),
+        (
+            {"objective": "bco", "reference": "uniform"},
+            "Option `reference` `uniform` goes with objective `kto`, not with `bco`.",
         ),
         ({"lora_dropout": 0.1, "reference": "uniform"}, "Option `reference` `uniform` needs lora_dropout 0."),
     ],
@@ -239,7 +263,7 @@ def test_a_long_value_does_not_flood_the_sentence():
 
 
 def test_choices_are_known_to_flags_and_widgets():
-    assert option_choices(options()["objective"]) == ("kto", "sft")
+    assert option_choices(options()["objective"]) == tuple(OBJECTIVES)
     assert option_choices(options()["beta"]) == ()
     assert unknown_option("tempature") == "There is no option `tempature`; did you mean `temperature`?"
 

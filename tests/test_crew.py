@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from test_pairs import paired_file
 from test_training import adapter_of, make_config, world  # noqa: F401
 
 from kto_workbench import train
@@ -45,6 +46,8 @@ def records(run):
 def runs(world, tmp_path_factory):  # noqa: F811
     """The same training by one process, by two that each hold the model, and by two that share it out; and more."""
     workspace = tmp_path_factory.mktemp("crews")
+    # Odd shares: five pairs a batch for two processes, small passes.
+    paired = str(paired_file(workspace / "pairs.jsonl"))
     options = {
         "ddp": {},
         "fsdp2": {},
@@ -53,17 +56,23 @@ def runs(world, tmp_path_factory):  # noqa: F811
         "fsdp2-small-passes": {"tokens_per_pass": 24},
         "every": {"z0": "every", "kl_every": 4, "kl_sample": 6},
         "pair-batches": {"batch_size": 2},
+        "bco": {"objective": "bco", "tokens_per_pass": 24},
+        "dpo": {"objective": "dpo", "data": paired, "batch_size": 5, "tokens_per_pass": 24},
+        "dpo-fsdp2": {"objective": "dpo", "data": paired, "batch_size": 5},
         "full": {"tuning": "full", "learning_rate": 1e-3},
         "full-fsdp2": {"tuning": "full", "learning_rate": 1e-3},
     }
     made = {name: create_run(make_config(world, workspace, **{**OPTIONS, **o})) for name, o in options.items()}
-    how = {"fsdp2": "fsdp2", "fsdp2-small-passes": "fsdp2", "full-fsdp2": "fsdp2", "scarce": "scarce"}
+    how = {name: name for name in ("fsdp2", "scarce")}
+    how |= dict.fromkeys(("fsdp2-small-passes", "full-fsdp2", "dpo-fsdp2"), "fsdp2")
     done = torchrun(*(f"{run.path}:{how.get(name, '')}" for name, run in made.items()))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
     alone = {
         "alone": train(make_config(world, workspace, **OPTIONS), progress=False),
         "every-alone": train(make_config(world, workspace, **{**OPTIONS, **options["every"]}), progress=False),
         "pairs-alone": train(make_config(world, workspace, **{**OPTIONS, "batch_size": 2}), progress=False),
+        "bco-alone": train(make_config(world, workspace, **{**OPTIONS, "objective": "bco"}), progress=False),
+        "dpo-alone": train(make_config(world, workspace, **{**OPTIONS, **options["dpo"]}), progress=False),
         "full-alone": train(make_config(world, workspace, **{**OPTIONS, **options["full"]}), progress=False),
     }
     return made | alone
@@ -71,7 +80,8 @@ def runs(world, tmp_path_factory):  # noqa: F811
 
 TWINS = {
     "ddp": "alone", "fsdp2": "alone", "scarce": "alone", "small-passes": "alone", "fsdp2-small-passes": "alone",
-    "every": "every-alone", "pair-batches": "pairs-alone",
+    "every": "every-alone", "pair-batches": "pairs-alone", "bco": "bco-alone", "dpo": "dpo-alone",
+    "dpo-fsdp2": "dpo-alone",
 }  # fmt: skip
 
 

@@ -1,11 +1,22 @@
-"""The KTO objective against arithmetic done by hand."""
+"""The KTO objective and its kin against arithmetic done by hand."""
 
 import math
 
 import pytest
 import torch
 
-from kto_workbench.engine.objective import estimate_z0, kto_loss, sft_loss, uniform_reference_logps
+from kto_workbench.engine.objective import (
+    RunningMean,
+    apo_zero_loss,
+    apo_zero_unpaired_loss,
+    bco_loss,
+    dpo_loss,
+    estimate_z0,
+    ipo_loss,
+    kto_loss,
+    sft_loss,
+    uniform_reference_logps,
+)
 
 
 def sigmoid(x):
@@ -126,3 +137,76 @@ def test_uniform_reference_centres_rewards_on_the_models_own_answers():
     entropy = -(p * p.log()).sum()
     r = p.log() - uniform_reference_logps(p.log(), entropy.expand(2))
     assert (p * r).sum().item() == pytest.approx(0.0, abs=1e-6)
+
+
+# Two answers, or two pairs, with r_w = (2, −1) and r_l = (−3, 4) nats; β = 0.5.
+LIKED, DISLIKED = [-10.0, -6.0], [-10.0, -2.0]
+REFERENCE_LIKED, REFERENCE_DISLIKED = [-12.0, -5.0], [-7.0, -6.0]
+
+
+def of_pairs(loss, *more, beta=0.5):
+    sides = [torch.tensor(side) for side in (LIKED, DISLIKED, REFERENCE_LIKED, REFERENCE_DISLIKED, *more)]
+    losses, liked, disliked = loss(*sides, beta=beta)
+    assert liked.tolist() == pytest.approx([0.5 * 2, 0.5 * -1])
+    assert disliked.tolist() == pytest.approx([0.5 * -3, 0.5 * 4])
+    return losses.tolist()
+
+
+def test_dpo_by_hand():
+    # −log σ(0.5 · (2 − −3)) = −log σ(2.5) = log(1 + e^−2.5); −log σ(0.5 · (−1 − 4)) = log(1 + e^2.5)
+    assert of_pairs(dpo_loss) == pytest.approx([math.log(1 + math.exp(-2.5)), math.log(1 + math.exp(2.5))])
+
+
+def test_apo_zero_by_hand():
+    # (1 − σ(0.5 · 2)) + σ(0.5 · −3) = 0.268941 + 0.182426;  (1 − σ(0.5 · −1)) + σ(0.5 · 4) = 0.622459 + 0.880797
+    assert of_pairs(apo_zero_loss) == pytest.approx([0.268941 + 0.182426, 0.622459 + 0.880797], abs=1e-6)
+
+
+def test_ipo_by_hand_is_of_means_over_tokens():
+    # Lengths 4 and 2, 1 and 8: (2/4 − −3/2 − 1/(2 · 0.5))² = (0.5 + 1.5 − 1)² = 1;  (−1/1 − 4/8 − 1)² = 2.5² = 6.25
+    assert of_pairs(ipo_loss, [4.0, 1.0], [2.0, 8.0]) == pytest.approx([1.0, 6.25])
+
+
+@pytest.mark.parametrize("loss", [dpo_loss, apo_zero_loss])
+def test_pairs_push_the_liked_answer_up_and_the_disliked_one_down(loss):
+    liked, disliked = (torch.tensor([-3.0], requires_grad=True) for _ in range(2))
+    loss(liked, disliked, torch.tensor([-2.5]), torch.tensor([-4.0]), beta=0.5)[0].sum().backward()
+    assert liked.grad.item() < 0 < disliked.grad.item()
+    if loss is dpo_loss:
+        # r_w = −0.5, r_l = 1: dL/d log π_w = −β σ(−β (r_w − r_l)) = −0.5 σ(0.75), and as much the other way.
+        assert liked.grad.item() == pytest.approx(-0.5 * sigmoid(0.75)) == -disliked.grad.item()
+
+
+def test_ipo_pulls_back_what_is_too_far_apart():
+    # One token each: r_w − r_l = 4 > 1/(2 · 0.5) = 1, so the gradient 2 (4 − 1) lowers the liked answer.
+    liked = torch.tensor([4.0], requires_grad=True)
+    zero, one = torch.zeros(1), torch.ones(1)
+    ipo_loss(liked, zero, zero, zero, one, one, beta=0.5)[0].sum().backward()
+    assert liked.grad.item() == pytest.approx(2 * (4 - 1))
+
+
+def thumbs(loss, *more, **weights):
+    tensors = (torch.tensor([-10.0, -10.0]), torch.tensor([-12.0, -7.0]), torch.tensor([True, False]))
+    return loss(*tensors, *more, **{"beta": 0.5, "desirable_weight": 1.5, "undesirable_weight": 2.0, **weights})
+
+
+def test_apo_zero_unpaired_by_hand():
+    # r = (2, −3), β = 0.5: 1.5 · (1 − σ(1)) = 1.5 · 0.268941;  2 · σ(−1.5) = 2 · 0.182426
+    losses, rewards = thumbs(apo_zero_unpaired_loss)
+    assert losses.tolist() == pytest.approx([1.5 * 0.268941, 2 * 0.182426], abs=1e-6)
+    assert rewards.tolist() == [1.0, -1.5]
+
+
+def test_bco_by_hand():
+    # Rewards (1, −1.5), δ = 0.25: −1.5 log σ(1 − 0.25) = 1.5 log(1 + e^−0.75),
+    # −2 log σ(−(−1.5 − 0.25)) = 2 log(1 + e^−1.75)
+    losses, rewards = thumbs(bco_loss, 0.25)
+    want = [1.5 * math.log(1 + math.exp(-0.75)), 2 * math.log(1 + math.exp(-1.75))]
+    assert losses.tolist() == pytest.approx(want, rel=1e-6) and rewards.tolist() == [1.0, -1.5]
+
+
+def test_the_mean_of_all_rewards_so_far():
+    # 1 and 3, then 8: (1 + 3) / 2 = 2, (1 + 3 + 8) / 3 = 4; a mean of batch means would be (2 + 8) / 2 = 5.
+    two = RunningMean().with_more(torch.tensor(1.0 + 3.0), 2)
+    three = two.with_more(torch.tensor(8.0), 1)
+    assert (two.value.item(), two.count, three.value.item(), three.count) == (2.0, 2, 4.0, 3)

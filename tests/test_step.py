@@ -1,17 +1,19 @@
-"""One step: splits that change nothing, z0's choices, the reference's choices, and a real TRL as the oracle."""
+"""One step: splits that change nothing, z0's choices, the reference's choices; beside TRL in test_objectives_trl.py."""
 
 import pytest
 import torch
 from test_scoring import make_pairs
-from tiny_models import tiny_lora, tiny_model, tiny_tokenizer
+from tiny_models import tiny_lora
 
 from kto_workbench.config import KTOConfig
-from kto_workbench.engine.batches import Batch
+from kto_workbench.engine.batches import Batch, Pair
 from kto_workbench.engine.models import adapter_off
+from kto_workbench.engine.objective import RunningMean
 from kto_workbench.engine.passes import Budget, split
 from kto_workbench.engine.scoring import PaddedScorer, make_scorer
-from kto_workbench.engine.step import kto_step
+from kto_workbench.engine.step import kto_step, split_batch
 from kto_workbench.errors import ModelError
+from kto_workbench.objectives import OBJECTIVES
 
 LENGTHS = ((12, 5), (3, 9), (7, 1), (1, 4), (20, 3), (2, 2), (9, 9), (5, 5))
 
@@ -28,6 +30,15 @@ def make_batch(model, labels=(True, False, False, True, False, True, True, False
     with torch.no_grad(), adapter_off(model):
         scores, kl = scorer.score_both(pairs, mismatched)
     return Batch(pairs, mismatched, torch.tensor(labels), scores.logps, kl)
+
+
+def make_couples(model):
+    """Four prompts with a liked and a disliked answer each, the liked one first."""
+    pairs, _ = make_pairs(lengths=LENGTHS)
+    couples = [Pair(pairs[i - i % 2].prompt_ids, pair.completion_ids) for i, pair in enumerate(pairs)]
+    with torch.no_grad(), adapter_off(model):
+        reference = make_scorer(model).score(couples).logps
+    return Batch(couples, [], torch.tensor([True, False] * 4), reference, coupled=True)
 
 
 def gradients(model):
@@ -50,16 +61,21 @@ def test_fresh_adapter_gives_rewards_0_z0_0_and_half_the_weights():
 
 @pytest.mark.parametrize("tokens", [1, 20, 40, 75])
 @pytest.mark.parametrize(
-    "options", [{}, {"sft_weight": 0.5}, {"reference": "uniform"}, {"objective": "sft"}, {"z0": "zero"}]
-)
+    "options",
+    [
+        {}, {"sft_weight": 0.5}, {"reference": "uniform"}, {"z0": "zero"},
+        *({"objective": name} for name in OBJECTIVES if name != "kto"), {"objective": "ipo", "sft_weight": 0.5},
+    ],
+)  # fmt: skip
 def test_splitting_a_batch_into_passes_changes_nothing(tokens, options):
-    model = tiny_lora()
-    batch, config = make_batch(model), make_config(**options)
+    model, config = tiny_lora(), make_config(**options)
+    batch = make_couples(model) if OBJECTIVES[config.objective].paired else make_batch(model)
     whole, whole_gradient = run_step(model, batch, config)
     parts, parts_gradient = run_step(model, batch, config, tokens)
-    assert len(split([len(p) for p in batch.pairs], tokens)) > 1
+    assert len(split_batch(make_scorer(model), batch, tokens)) > 1
     for name in ("loss", "z0", "z0_raw", "rewards", "logps"):
         torch.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(parts.mean.value, whole.mean.value, rtol=1e-5, atol=1e-5)
     assert (parts_gradient - whole_gradient).norm() <= 1e-5 * whole_gradient.norm()
 
 
@@ -125,14 +141,46 @@ def test_sft_objective_is_the_mean_next_token_loss_of_thumbs_up():
     assert sums.loss.item() == pytest.approx(-logps[batch.label].sum().item() / tokens, rel=1e-5)
 
 
-def test_lora_dropout_does_not_reach_z0():
+def test_couples_go_through_the_model_together_and_batch_size_counts_them():
+    model = tiny_lora()
+    batch = make_couples(model)
+    assert (batch.size, len(batch)) == (4, 8) and batch.imitated == sum(LENGTHS[i][1] for i in (0, 2, 4, 6))
+    # A couple takes its prompt once: 12 + 5 + 9, 7 + 1 + 4, 20 + 3 + 2, 9 + 9 + 5 tokens; 37 hold 25 and 12 of them.
+    assert split_batch(make_scorer(model), batch, 37) == [[0, 1], [2, 3, 4, 5], [6, 7]]
+    # Without sharing twice: 38, 19, 45 and 32 tokens, the longest first.
+    assert split_batch(PaddedScorer(model), batch, 1) == [[4, 5], [0, 1], [6, 7], [2, 3]]
+    assert batch.take([2, 3]).examples == [[0, 1]] and batch.take([2, 3]).size == 4
+    sums, _ = run_step(model, batch, make_config(objective="dpo"))
+    # The mean of four losses, each from a couple of rewards.
+    liked, disliked = sums.rewards[0::2], sums.rewards[1::2]
+    assert sums.loss.item() == pytest.approx(-(liked - disliked).sigmoid().log().mean().item(), rel=1e-5)
+
+
+def test_bcos_mean_takes_in_the_batch_in_training_alone():
+    model = tiny_lora()
+    batch, before = make_batch(model), RunningMean(torch.tensor(0.5), 8)
+    config = make_config(objective="bco")
+    sums, _ = run_step(model, batch, config, mean=before)
+    delta = (8 * 0.5 + sums.rewards.sum().item()) / 16  # eight rewards before, and eight more
+    assert sums.mean.value.item() == pytest.approx(delta, rel=1e-5) and sums.mean.count == 16
+    sign = torch.where(batch.label, 1.0, -1.0)
+    weight = torch.where(batch.label, 1.2, 0.8)
+    want = lambda shift: -(weight * (sign * (sums.rewards - shift)).sigmoid().log()).mean().item()
+    assert sums.loss.item() == pytest.approx(want(delta), rel=1e-5)
+    held_out = kto_step(make_scorer(model), batch, config, None, train=False, mean=before)
+    assert held_out.mean == before and held_out.loss.item() == pytest.approx(want(0.5), rel=1e-5)
+
+
+@pytest.mark.parametrize("objective", ["kto", "bco"])
+def test_lora_dropout_does_not_reach_what_rewards_are_counted_from(objective):
     model = tiny_lora(lora_dropout=0.5)
-    batch, config = make_batch(model), make_config(lora_dropout=0.5)
+    batch, config = make_batch(model), make_config(lora_dropout=0.5, objective=objective)
     torch.manual_seed(0)
     a, _ = run_step(model, batch, config)
     torch.manual_seed(1)
     b, _ = run_step(model, batch, config)
     assert a.z0_raw.item() == pytest.approx(b.z0_raw.item(), rel=1e-5)
+    assert float(a.mean.value) == pytest.approx(float(b.mean.value), rel=1e-5)
     assert a.loss.item() != pytest.approx(b.loss.item(), rel=1e-4)  # while the gradient pass has its dropout
 
 
@@ -224,70 +272,3 @@ def test_where_not_even_one_sequence_fits_room_is_made_once():
 def test_split_fills_passes(tokens, passes):
     # Lengths 4, 2, 3, 1: 4 + 1 and 3 + 2 fill two passes of 5; one token a pass leaves each sequence alone.
     assert split([4, 2, 3, 1], tokens) == passes
-
-
-@pytest.mark.parametrize("labels", [(True, False, False, True), (True,) * 4, (False,) * 4])
-def test_loss_z0_and_gradient_equal_trl(labels, tmp_path):
-    from datasets import Dataset
-    from peft import LoraConfig
-    from trl import KTOConfig as TrlConfig
-    from trl import KTOTrainer as TrlTrainer
-
-    rows = [
-        {"prompt": "the cat sat", "completion": " on the mat", "label": labels[0]},
-        {"prompt": "what is red", "completion": " the sun is red yes", "label": labels[1]},
-        {"prompt": "hello", "completion": " bye bye", "label": labels[2]},
-        {"prompt": "who ran under the tree", "completion": " the dog", "label": labels[3]},
-    ]
-    trainer = TrlTrainer(
-        model=tiny_model("llama", attn_implementation="eager"),
-        args=TrlConfig(
-            output_dir=str(tmp_path),
-            per_device_train_batch_size=4,
-            beta=0.3,
-            desirable_weight=1.2,
-            undesirable_weight=0.8,
-            max_length=64,
-            report_to="none",
-            use_cpu=True,
-            activation_checkpointing=False,
-            bf16=False,
-        ),
-        # TRL pairs x_i with y_(i−1), we with y_(i+1): reversed rows make them the same pairs.
-        train_dataset=Dataset.from_list(rows[::-1]),
-        processing_class=tiny_tokenizer(),
-        peft_config=LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules="all-linear"),
-    )
-    ours = tiny_lora("llama")
-    trl_parameters = dict(trainer.model.named_parameters())
-    with torch.no_grad():
-        for name, parameter in ours.named_parameters():
-            if parameter.requires_grad:
-                trl_parameters[name].copy_(parameter)
-    examples = [trainer.train_dataset[i] for i in range(4)]
-    trl_loss = trainer.compute_loss(trainer.model, trainer.data_collator(examples))
-    trl_loss.backward()
-    trl_kl = trainer._metrics["train"]["kl"][-1]
-
-    from kto_workbench.engine.batches import Pair, mismatched_pair
-    from kto_workbench.feedback import Row
-    from kto_workbench.feedback.rendering import encode_rows
-
-    tokenizer = tiny_tokenizer(template=None)
-    encoded = encode_rows(tokenizer, [Row(r["prompt"], r["completion"], r["label"], line=1) for r in rows])
-    for ids, example in zip(encoded, examples[::-1], strict=True):
-        assert list(ids.prompt_ids) == example["prompt_ids"] and list(ids.completion_ids) == example["completion_ids"]
-    pairs = [Pair(e.prompt_ids, e.completion_ids) for e in encoded]
-    scorer = make_scorer(ours)
-    partners = encoded[1:] + encoded[:1]
-    mismatched = [
-        mismatched_pair(e.prompt_ids, other.completion_ids, 64) for e, other in zip(encoded, partners, strict=True)
-    ]
-    with torch.no_grad(), adapter_off(ours):
-        scores, kl = scorer.score_both(pairs, mismatched)
-    sums, gradient = run_step(ours, Batch(pairs, mismatched, torch.tensor(labels), scores.logps, kl), make_config())
-
-    assert sums.loss.item() == pytest.approx(trl_loss.item(), rel=1e-5)
-    assert sums.z0.item() == pytest.approx(float(trl_kl), rel=1e-4, abs=1e-6)
-    trl_gradient = torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None])
-    assert (gradient - trl_gradient).norm() <= 1e-4 * trl_gradient.norm()

@@ -1,5 +1,6 @@
 """The trainer's own parts: when the host waits for the device, window means, a bfloat16 adapter's optimizer."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -16,6 +17,7 @@ from kto_workbench.engine.batches import Batches
 from kto_workbench.engine.examples import Examples
 from kto_workbench.engine.masters import MasterAdamW, master_optimizer
 from kto_workbench.engine.memory import LiveBytes
+from kto_workbench.engine.objective import RunningMean
 from kto_workbench.engine.passes import Budget
 from kto_workbench.engine.reference import Reference, ReferenceCache
 from kto_workbench.engine.scoring import make_scorer
@@ -23,6 +25,7 @@ from kto_workbench.engine.step import StepSums
 from kto_workbench.engine.trainer import KTOTrainer, mean_metrics
 from kto_workbench.feedback import Row
 from kto_workbench.feedback.rendering import Encoded
+from kto_workbench.objectives import OBJECTIVES
 from kto_workbench.runs.memory import STEPPING
 
 
@@ -47,7 +50,10 @@ def make_trainer(model, tmp_path, **options):
     n = len(pairs)
     rows = [Row("", "", label=i % 2 == 0, line=i) for i in range(n)]
     encode = lambda some: [Encoded(pairs[row.line].prompt_ids, pairs[row.line].completion_ids) for row in some]
-    examples = Examples(rows, (np.arange(n) + 1) % n, encode, config.max_length)
+    couples = np.arange(n).reshape(-1, 2) if config.objective == "dpo" else None
+    partner = (np.arange(n) + 1) % n if config.uses_mismatched else None
+    examples = Examples(rows, partner, encode, config.max_length, couples=couples)
+    n = len(examples)
     batches, scorer = Batches(np.arange(n), np.arange(n), 8, 0), make_scorer(model)
     reference = Reference(scorer, ReferenceCache(tmp_path / "reference.sqlite"), Budget(None))
     if config.reference == "uniform":
@@ -56,8 +62,12 @@ def make_trainer(model, tmp_path, **options):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"tokens_per_pass": 40}, {"z0": "every", "kl_every": 2}, {"reference": "uniform"}]
-)
+    "options",
+    [
+        {}, {"tokens_per_pass": 40}, {"z0": "every", "kl_every": 2}, {"reference": "uniform"}, {"objective": "bco"},
+        {"objective": "dpo"},
+    ],
+)  # fmt: skip
 def test_a_training_step_waits_once_to_see_that_its_gradient_is_a_number(tmp_path, options):
     model = tiny_lora()
     trainer = make_trainer(model, tmp_path, **options)
@@ -79,6 +89,39 @@ def test_a_whole_training_waits_only_to_log_and_before_it_moves_a_weight(tmp_pat
     # reads a few numbers behind one wait: loss, gradient norm, and our metrics as one tensor.
     trained = sum(p.requires_grad for p in model.parameters())
     assert len(reads.seen) - 8 * trained - 8 <= 5 * (2 + 1)
+
+
+def test_of_pairs_the_share_is_counted_whose_liked_answer_has_the_higher_reward():
+    one = torch.tensor(0.5)
+    sums = lambda rewards: StepSums(
+        one, one, one, torch.tensor([True, False] * 2), torch.tensor(rewards), one.expand(4)
+    )
+    # (1 > −2), (0 < 3), (2 > 1), and a tie, which counts for nothing: 2 of 4.
+    found = mean_metrics([sums([1.0, -2.0, 0.0, 3.0]), sums([2.0, 1.0, 1.0, 1.0])], "dpo")
+    assert found["rewards/accuracies"] == 0.5 and found["rewards/margins"] == pytest.approx((4 - 3) / 4)
+
+
+def test_each_objective_logs_what_it_has_and_nothing_else():
+    one = torch.tensor(0.5)
+    step = StepSums(one, one, one, torch.tensor([True, False]), torch.zeros(2), torch.zeros(2), RunningMean(one, 2))
+    logged = {name: set(mean_metrics([step], name)) for name in OBJECTIVES}
+    assert logged["sft"] == {"loss", "logps/chosen"}
+    centres = {name: found & {"kl", "kl_raw", "delta"} for name, found in logged.items()}
+    assert centres.pop("kto") == {"kl", "kl_raw"} and centres.pop("bco") == {"delta"} and not any(centres.values())
+    assert {name for name, found in logged.items() if "rewards/accuracies" in found} == {"dpo", "apo_zero", "ipo"}
+    assert mean_metrics([step], "bco")["delta"] == 0.5
+
+
+def test_a_skipped_step_leaves_the_mean_of_rewards_alone(tmp_path):
+    model = tiny_lora()
+    trainer = make_trainer(model, tmp_path, objective="bco")
+    (inputs,) = trainer.get_train_dataloader()
+    trainer.training_step(model, inputs)
+    before = trainer._mean
+    batch = inputs["batch"]
+    spoiled = {"batch": dataclasses.replace(batch, reference_logps=torch.full_like(batch.reference_logps, torch.nan))}
+    trainer.training_step(model, spoiled)
+    assert trainer.skipped == 1 and trainer._mean is before and before.count == 8
 
 
 def test_window_means_are_sums_over_counts():

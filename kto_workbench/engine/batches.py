@@ -1,4 +1,4 @@
-"""Which rows are taken together, and who is whose mismatched partner.
+"""Which examples are taken together, and who is whose mismatched partner.
 
 Each row has one mismatched partner for the whole run, so that its reference log-probabilities can be kept; which rows
 are taken together is drawn anew each epoch, so that no row meets the same batch's z0 twice.
@@ -32,8 +32,9 @@ class Batch:
 
     `pairs` are (x_i, y_i), `mismatched` are (x_i, y_j) with j the partner of i (or empty, where no z0 is estimated from
     them), `label` [n] is bool and lies on the host; `reference_logps` and `reference_kl_logps` [n] are filled in before
-    the step where the objective uses them. `size` is m, the examples of the whole batch, and `imitated` its completion
-    tokens with a thumb up: the denominators of the batch's means.
+    the step where the objective uses them. Where it learns from pairs of answers, the batch is `coupled`: an example is
+    a couple of `pairs`, a liked answer and a disliked one behind it. `size` is m, the examples of the whole batch, and
+    `imitated` its completion tokens with a thumb up: the denominators of the batch's means.
     """
 
     pairs: list[Pair]
@@ -41,20 +42,27 @@ class Batch:
     label: Tensor
     reference_logps: Tensor | None = None
     reference_kl_logps: Tensor | None = None
+    coupled: bool = False
     size: int = 0
     imitated: int = 0
 
     def __post_init__(self) -> None:
         if not self.size:
-            self.size = len(self.pairs)
+            self.size = len(self.examples)
             up = self.label.tolist()
             self.imitated = sum(len(pair.completion_ids) for pair, good in zip(self.pairs, up, strict=True) if good)
 
     def __len__(self) -> int:
         return len(self.pairs)
 
+    @property
+    def examples(self) -> list[list[int]]:
+        """The numbers of each example's pairs, which go through the model together: one, or the two of a couple."""
+        step = 2 if self.coupled else 1
+        return [list(range(i, i + step)) for i in range(0, len(self.pairs), step)]
+
     def take(self, numbers: Sequence[int]) -> "Batch":
-        """A share of the batch."""
+        """A share of the batch: these of its pairs, couples being whole."""
         some = lambda values: [values[i] for i in numbers] if values else []
         part = lambda values: None if values is None else values[list(numbers)]
         return Batch(
@@ -63,6 +71,7 @@ class Batch:
             self.label[list(numbers)],
             part(self.reference_logps),
             part(self.reference_kl_logps),
+            self.coupled,
             self.size,
             self.imitated,
         )
@@ -100,14 +109,14 @@ def partners(prompts: np.ndarray, seed: int) -> np.ndarray:
 
 
 class Batches(Sampler[list[int]]):
-    """Each epoch's batches of row numbers, as even as possible, none larger than `batch_size`.
+    """Each epoch's batches of example numbers, as even as possible, none larger than `batch_size`.
 
     Args:
-        numbers: [n] the rows to draw.
+        numbers: [n] the examples to draw: rows, or couples of them.
         prompts: [n] a number for each one's prompt.
-        batch_size: rows in a batch at most.
+        batch_size: examples in a batch at most.
         seed: of the shuffles; each epoch has one of its own, so that any can be drawn without those before it.
-        together: rows that answer the same prompt follow each other, so that they are mostly in the same batch.
+        together: examples that answer the same prompt follow each other, so that they are mostly in the same batch.
     """
 
     def __init__(
@@ -148,11 +157,22 @@ def mismatched_pair(prompt_ids: tuple[int, ...], completion_ids: Sequence[int], 
     return Pair(prompt_ids, tuple(completion_ids[: max(1, max_length - len(prompt_ids))]))
 
 
-def share_out(pairs: Sequence[Pair], crew: Crew) -> list[list[int]]:
+def behind_one_prompt(liked: Pair, disliked: Pair) -> tuple[Pair, Pair]:
+    """Two answers behind the same of their prompt: what was cut off its start for one is cut off for the other, too.
+
+    What a template has put between prompt and answer may still differ.
+    """
+    shorter, longer = sorted((liked.prompt_ids, disliked.prompt_ids), key=len)
+    if longer[len(longer) - len(shorter) + 1 :] != shorter[1:]:  # the first may be a kept beginning of sequence
+        return liked, disliked
+    return Pair(shorter, liked.completion_ids), Pair(shorter, disliked.completion_ids)
+
+
+def share_out(batch: Batch, crew: Crew) -> list[list[int]]:
     """Which of a batch's pairs each process takes: about equal tokens, answers to one prompt together."""
     groups: dict[tuple[int, ...], list[int]] = {}
-    for i, pair in enumerate(pairs):
-        groups.setdefault(pair.prompt_ids, []).append(i)
+    for example in batch.examples:
+        groups.setdefault(batch.pairs[example[0]].prompt_ids, []).extend(example)
     together = list(groups.values())
-    costs = [len(prompt) + sum(len(pairs[i].completion_ids) for i in group) for prompt, group in groups.items()]
+    costs = [len(prompt) + sum(len(batch.pairs[i].completion_ids) for i in group) for prompt, group in groups.items()]
     return [sorted(i for g in share for i in together[g]) for share in crew.share(costs)]

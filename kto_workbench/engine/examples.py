@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from kto_workbench.engine.batches import Batch, Pair, mismatched_pair
+from kto_workbench.engine.batches import Batch, Pair, behind_one_prompt, mismatched_pair
 from kto_workbench.feedback.rendering import Encoded
 from kto_workbench.feedback.rows import Problem, Row
 
@@ -18,7 +18,7 @@ KEPT_TOKENS = 2**24  # 64 MiB of ids
 
 
 class Examples(Dataset):
-    """Rows of feedback as batches of token ids.
+    """Rows of feedback, or couples of them, as batches of token ids.
 
     Args:
         rows: all of them.
@@ -26,7 +26,8 @@ class Examples(Dataset):
             mismatched pairs.
         encode: token ids of rows, or what is wrong with a row.
         max_length: of prompt and completion together, in tokens.
-        on_problem: told of each row that can't be used; it is left out of its batch.
+        on_problem: told of each row that can't be used; it is left out of its batch, and the other of its couple, too.
+        couples: [k, 2] rows, the liked and the disliked answer to a prompt; the examples are then couples, not rows.
     """
 
     def __init__(
@@ -36,20 +37,23 @@ class Examples(Dataset):
         encode: Callable[[Sequence[Row]], Sequence[Encoded | Problem]],
         max_length: int,
         on_problem: Callable[[Problem], None] = lambda problem: None,
+        couples: np.ndarray | None = None,
     ) -> None:
         self.rows, self.partner, self.encode, self.max_length = rows, partner, encode, max_length
-        self.on_problem = on_problem
+        self.on_problem, self.couples = on_problem, couples
         self._ids: dict[int, tuple[np.ndarray, np.ndarray] | None] = {}
         self._kept = 0
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.rows if self.couples is None else self.couples)
 
     def __getitems__(self, numbers: Sequence[int]) -> Batch:
         return self.batch(numbers)
 
     def batch(self, numbers: Sequence[int]) -> Batch:
-        """The examples of these rows, without those that can't be used."""
+        """The examples of these numbers, without those that can't be used."""
+        if self.couples is not None:
+            return self._batch_of_couples(self.couples[list(numbers)].tolist())
         others = [] if self.partner is None else self.partner[list(numbers)].tolist()
         self._visit([*numbers, *others])
         usable = [number for number in numbers if self._ids[number] is not None]
@@ -60,6 +64,16 @@ class Examples(Dataset):
         label = torch.tensor([self.rows[number].label for number in usable], dtype=torch.bool)
         self._forget()
         return Batch(pairs, mismatched, label)
+
+    def _batch_of_couples(self, couples: Sequence[tuple[int, int]]) -> Batch:
+        self._visit([number for couple in couples for number in couple])
+        pairs: list[Pair] = []
+        for liked, disliked in couples:
+            if self._ids[liked] is not None and self._ids[disliked] is not None:
+                pairs += behind_one_prompt(Pair(*self._pair(liked)), Pair(*self._pair(disliked)))
+        self._forget()
+        label = torch.tensor([True, False] * (len(pairs) // 2), dtype=torch.bool)
+        return Batch(pairs, [], label, coupled=True)
 
     def mismatched(self, numbers: Sequence[tuple[int, int]]) -> list[Pair]:
         """The prompt of one row with the completion of another, for each two that can be used."""

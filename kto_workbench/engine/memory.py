@@ -48,7 +48,7 @@ def calibrate(
         Tokens a pass, at least those of the longest sequence; None where the whole batch fits into one.
     """
     longer = _longer(batch)
-    longest = max(map(len, longer))
+    longest = max(_lengths(scorer, batch))
     fits = _fitting(scorer, batch, config, free)
     if fits < longest and make_room():
         fits = _fitting(scorer, batch, config.replace(gradient_checkpointing=True), free)
@@ -69,7 +69,7 @@ def recompute_activations(model: nn.Module) -> bool:
 
 def _fitting(scorer: PaddedScorer, batch: Batch, config: KTOConfig, free: int | None) -> int:
     """How many tokens fit into a pass, going by its longest sequence and its two longest; 0 where not even one does."""
-    lengths = list(map(len, _longer(batch)))
+    lengths = _lengths(scorer, batch)
     trained = [p for p in scorer.model.parameters() if p.requires_grad]
     to_come = optimizer_bytes(config, sum(p.numel() for p in trained), trained[0].element_size())
     available = (free_memory(scorer.device) if free is None else free) * (1 - KEPT_FREE) - to_come
@@ -77,8 +77,9 @@ def _fitting(scorer: PaddedScorer, batch: Batch, config: KTOConfig, free: int | 
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     measured: list[tuple[int, int]] = []
     try:
-        for n in (1, 2):
-            measured.append(_dry_step(scorer, batch, config, order[:n]))
+        for n in (1, 2)[: len(order)]:
+            some = [i for example in order[:n] for i in batch.examples[example]]
+            measured.append(_dry_step(scorer, batch, config, some))
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -94,7 +95,7 @@ def _fitting(scorer: PaddedScorer, batch: Batch, config: KTOConfig, free: int | 
 
 
 def _dry_step(scorer: PaddedScorer, batch: Batch, config: KTOConfig, numbers: list[int]) -> tuple[int, int]:
-    """Tokens and peak bytes of a step over some of a batch's examples."""
+    """Tokens and peak bytes of a step over some of a batch's pairs."""
     some = batch.take(numbers)
     some.reference_logps = some.reference_kl_logps = torch.zeros(len(numbers), device=scorer.device)
     devices = [scorer.device] if scorer.device.type == "cuda" else []
@@ -104,6 +105,12 @@ def _dry_step(scorer: PaddedScorer, batch: Batch, config: KTOConfig, numbers: li
     finally:
         scorer.model.zero_grad(set_to_none=True)
     return scorer.tokens(_longer(some)), peak
+
+
+def _lengths(scorer: PaddedScorer, batch: Batch) -> list[int]:
+    """Tokens of each example, all of which must go through the model at once."""
+    longer = _longer(batch)
+    return [scorer.tokens([longer[i] for i in example]) for example in batch.examples]
 
 
 def _longer(batch: Batch) -> list[Pair]:

@@ -13,12 +13,13 @@ from transformers import PreTrainedTokenizerBase
 from kto_workbench.config import KTOConfig
 from kto_workbench.engine.batches import Batch, Batches, partners
 from kto_workbench.engine.examples import Examples
-from kto_workbench.engine.step import uses_mismatched
 from kto_workbench.errors import DataError
 from kto_workbench.feedback import Row
 from kto_workbench.feedback.held_out import hold_out, prompt_key, prompt_numbers
+from kto_workbench.feedback.pairs import find_pairs, require_pairs
 from kto_workbench.feedback.rendering import encode_rows
 from kto_workbench.feedback.rows import Problem, Rows
+from kto_workbench.objectives import OBJECTIVES
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +44,13 @@ def prepare(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: KTOConfig) -
         template_kwargs=config.template_kwargs,
     )
     prompts = prompt_numbers(rows)
-    # Drawn from all rows, so that one more that can't be used holds out no others.
+    couples = find_pairs(rows, config.seed, prompts) if OBJECTIVES[config.objective].paired else None
+    if couples is not None:
+        require_pairs(len(couples), config.data, config.objective)
+    # Drawn from all rows, so that one more that can't be used holds out no others; and so that every objective holds
+    # out the same prompts.
     train, held = hold_out(prompts, config.eval_fraction, config.seed)
-    survey = _Survey(rows, encode, config.max_length)
+    survey = _Survey(rows, encode, config.max_length, couples)
     train, held = (part[~np.isin(part, survey.refused)] for part in (train, held))
     if len(train) < 2:
         raise DataError(f"{config.data} holds fewer than two rows to train on: {survey.first_refusals}.")
@@ -54,18 +59,32 @@ def prepare(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: KTOConfig) -
         if len(train) < 2:
             raise DataError(f"{config.data} has fewer than two thumbs up to imitate.")
 
-    partner = _partners(prompts, train, held, config.seed) if uses_mismatched(config) else None
-    examples = Examples(rows, partner, encode, config.max_length, _say_a_few())
+    partner = _partners(prompts, train, held, config.seed) if config.uses_mismatched else None
+    examples = Examples(rows, partner, encode, config.max_length, _say_a_few(), couples)
+    to_watch, longest = held if len(held) else train, survey.longest
+    others = [rows[number].asked for number in held[:OTHERS].tolist()]
+    remark = f"{len(train)} rows to train on, {len(held)} of other prompts held out to evaluate."
+    if couples is not None:
+        train, held = (np.flatnonzero(np.isin(couples, part).all(axis=1)) for part in (train, held))
+        if not len(train):
+            raise DataError(
+                f"All pairs of {config.data} (there are {len(couples)}) are held out to evaluate; lower "
+                "`eval_fraction`."
+            )
+        prompts = prompts[couples[:, 0]]
+        remark = (
+            f"{len(couples)} pairs of {len(rows)} rows: {len(train)} to train on, {len(held)} of other prompts held "
+            "out to evaluate."
+        )
     batches = functools.partial(Batches, seed=config.seed, batch_size=config.batch_size, together=config.group_prompts)
-    remarks = [f"{len(train)} rows to train on, {len(held)} of other prompts held out to evaluate.", *survey.remarks]
     return Prepared(
         examples,
         batches(train, prompts[train]),
         batches(held, prompts[held]) if len(held) else None,
-        examples.batch(survey.longest[: config.batch_size]),
-        _worth_watching(rows, held if len(held) else train),
-        [rows[number].asked for number in held[:OTHERS].tolist()],
-        remarks,
+        examples.batch(longest[: config.batch_size]),
+        _worth_watching(rows, to_watch),
+        others,
+        [remark, *survey.remarks],
     )
 
 
@@ -101,16 +120,26 @@ def _partners(prompts: np.ndarray, train: np.ndarray, held: np.ndarray, seed: in
 class _Survey:
     """A look at the rows as token ids, at some of them where there are many.
 
-    `refused`: numbers of rows that the template refuses; `longest`: of the others, the longest first; `remarks`.
+    `refused`: numbers of rows that the template refuses; `longest`: of the examples without them, rows or couples, the
+    longest first; `remarks`.
     """
 
-    def __init__(self, rows: Rows, encode: Callable[[Sequence[Row]], Sequence[Any]], max_length: int) -> None:
-        some = range(0, len(rows), -(-len(rows) // SURVEYED_ROWS))
+    def __init__(
+        self,
+        rows: Rows,
+        encode: Callable[[Sequence[Row]], Sequence[Any]],
+        max_length: int,
+        couples: np.ndarray | None,
+    ) -> None:
+        examples = np.arange(len(rows))[:, None] if couples is None else couples
+        every = -(-examples.size // SURVEYED_ROWS)
+        some = examples[::every].ravel().tolist()
         encoded = dict(zip(some, encode([rows[number] for number in some]), strict=True))
         problems = {number: e for number, e in encoded.items() if isinstance(e, Problem)}
         usable = {number: e for number, e in encoded.items() if number not in problems}
         self.refused = np.array([*problems], dtype=np.int64)
-        self.longest = sorted(usable, key=lambda number: -len(usable[number]))
+        whole = [n for n in range(0, len(examples), every) if all(row in usable for row in examples[n].tolist())]
+        self.longest = sorted(whole, key=lambda n: -sum(len(usable[row]) for row in examples[n].tolist()))
         self.first_refusals = "; ".join(f"line {p.line}: {p.reason}" for p in [*problems.values()][:3])
         self.remarks = []
         of = f"of {len(some)} rows" + (" looked at" if len(some) < len(rows) else "")

@@ -1,4 +1,4 @@
-"""One KTO step over a batch: z0 over the whole batch first, then loss and gradient pass by pass."""
+"""One step over a batch, whatever the objective: first z0 over the whole batch, then loss and gradient pass by pass."""
 
 import contextlib
 from collections.abc import Sequence
@@ -12,8 +12,10 @@ from kto_workbench.engine import objective
 from kto_workbench.engine.batches import Batch, Pair
 from kto_workbench.engine.crew import ALONE, Crew
 from kto_workbench.engine.models import dropout_off
-from kto_workbench.engine.passes import without_gradient
+from kto_workbench.engine.objective import RunningMean
+from kto_workbench.engine.passes import split, without_gradient
 from kto_workbench.engine.scoring import PaddedScorer, Scores, to_device
+from kto_workbench.objectives import OBJECTIVES
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class StepSums:
     """What a step adds to the log, as sums and counts on the device: means are taken over the whole logging window.
 
     `loss` [1], `z0` [1] and `z0_raw` [1] (before clamping) are the step's own; `label` [m] bool, `rewards` [m] with β,
-    `logps` [m].
+    `logps` [m]. `mean` is that of all rewards up to this step's, where the objective counts them from it.
     """
 
     loss: Tensor
@@ -30,20 +32,12 @@ class StepSums:
     label: Tensor
     rewards: Tensor
     logps: Tensor
-
-
-def uses_reference(config: KTOConfig) -> bool:
-    """Whether the reference's log-probabilities of the examples are needed at all."""
-    return config.objective == "kto" and config.reference != "uniform"
-
-
-def uses_mismatched(config: KTOConfig) -> bool:
-    """Whether each batch's mismatched pairs are scored, by policy and reference."""
-    return uses_reference(config) and config.z0 == "batch"
+    mean: RunningMean = RunningMean()
 
 
 # What a process goes through the model with when it has nothing to do and the others wait for it.
 FILLER = Pair((0,), (0,))
+OF_COUPLES = {"dpo": objective.dpo_loss, "apo_zero": objective.apo_zero_loss, "ipo": objective.ipo_loss}
 
 
 def kto_step(
@@ -54,6 +48,7 @@ def kto_step(
     *,
     train: bool,
     z0: Tensor | None = None,
+    mean: RunningMean | None = None,
     crew: Crew = ALONE,
     at_least: int = 1,
 ) -> StepSums:
@@ -66,6 +61,7 @@ def kto_step(
         tokens_per_pass: of a pass with gradient; None for one pass; without effect on the result.
         train: False computes the metrics alone.
         z0: scalar that was estimated elsewhere (z0 `every`), in nats before clamping; else None.
+        mean: of all rewards before this step (objective `bco`); None where there were none.
         crew: the processes that share the batch.
         at_least: passes, where other processes take so many.
 
@@ -75,45 +71,54 @@ def kto_step(
     device = scorer.device
     label = batch.label.to(device, non_blocking=True)
     lengths = to_device([len(pair.completion_ids) for pair in batch.pairs], device).float()
-    mismatched = uses_mismatched(config)
-    entropy = config.objective == "kto" and config.reference == "uniform"
-    passes = scorer.split(batch.pairs, tokens_per_pass if train else without_gradient(tokens_per_pass))
+    mean, mismatched = mean or RunningMean(), config.uses_mismatched
+    passes = split_batch(scorer, batch, tokens_per_pass if train else without_gradient(tokens_per_pass))
     passes += [[]] * (at_least - len(passes))
 
-    # z0 first, of the whole batch. The mismatched completions of one pass go on from the prompts of its gradient pass,
-    # whose graph is kept until z0 is known; those of the others take passes without gradient. Dropout would get into
-    # prompts of a gradient pass, so then all of them do.
-    together = mismatched and not (train and config.lora_dropout)
-    apart = [i for part in passes[1:] for i in part] if together else list(range(len(batch)))
+    # First what rewards are counted from, of the whole batch: z0, from mismatched completions, or the mean reward.
+    # Those of the first pass are scored with its gradient pass, whose graph is kept until that is known (mismatched
+    # ones go on from its prompts); those of the others take passes without gradient. Dropout would get into what a
+    # gradient pass finds, so then all of them do.
+    together = not (train and config.lora_dropout)
+
+    def score_first() -> tuple[Tensor, Scores | None]:
+        logps, scores = torch.empty(len(batch), device=device), None
+        apart = [i for part in passes[1:] for i in part] if together else list(range(len(batch)))
+        of = batch.mismatched if mismatched else batch.pairs
+        logps[to_device(apart, device)] = score_without_gradient(scorer, [of[i] for i in apart], tokens_per_pass, crew)
+        if together:
+            part = passes[0]
+            with torch.set_grad_enabled(train):
+                scores, kl_logps = scorer.score_both(
+                    _pick(batch.pairs, part), _pick(batch.mismatched, part) if mismatched else ()
+                )
+            found = kl_logps if mismatched else scores.logps.detach()
+            logps[to_device(part, device)] = found[: len(part)]
+        return logps, scores
+
     first: Scores | None = None
     z0_raw = torch.zeros((), device=device) if z0 is None else z0
-    if mismatched:
-
-        def score_mismatched() -> tuple[Tensor, Scores | None]:
-            kl_logps, scores = torch.empty(len(batch), device=device), None
-            others = [batch.mismatched[i] for i in apart]
-            kl_logps[to_device(apart, device)] = score_without_gradient(scorer, others, tokens_per_pass, crew)
-            if together:
-                with torch.set_grad_enabled(train):
-                    part = passes[0]
-                    scores, logps = scorer.score_both(_pick(batch.pairs, part), _pick(batch.mismatched, part))
-                kl_logps[to_device(part, device)] = logps[: len(part)]
-            return kl_logps, scores
-
+    takes_mean = train and OBJECTIVES[config.objective].centre == "mean"
+    if mismatched or takes_mean:
         with _gradients_kept(crew, train):
-            kl_logps, first = crew.agreed(score_mismatched, device)
-        z0_raw = crew.sum(objective.sum_of_log_ratios(kl_logps, batch.reference_kl_logps)) / batch.size
+            logps, first = crew.agreed(score_first, device)
+        if mismatched:
+            z0_raw = crew.sum(objective.sum_of_log_ratios(logps, batch.reference_kl_logps)) / batch.size
+        else:
+            total = crew.sum(config.beta * objective.sum_of_log_ratios(logps, batch.reference_logps))
+            mean = mean.with_more(total, batch.size)
     z0_now = z0_raw.clamp(min=0)
 
     loss = torch.zeros((), device=device)
     rewards, logps = torch.zeros(len(batch), device=device), torch.zeros(len(batch), device=device)
+    entropy = config.reference == "uniform"
 
     def go_through(part: list[int], scores: Scores | None) -> None:
         with torch.set_grad_enabled(train):
             scores = scores or scorer.score(_pick(batch.pairs, part), entropy=entropy)
             scores = scores.first(len(part))  # what stood in for nothing counts for nothing
             at = to_device(part, device)
-            part_loss, part_rewards = _loss_of_pass(scores, batch, label[at], at, z0_now, lengths[at], config)
+            part_loss, part_rewards = _loss_of_pass(scores, batch, label[at], at, z0_now, mean, lengths[at], config)
         rewards[at], logps[at] = part_rewards, scores.logps.detach()
         loss.add_(part_loss.detach())
         if train:
@@ -130,7 +135,15 @@ def kto_step(
         # The gradients that each process has gathered are averaged behind a pass that adds nothing to them, which is
         # too small to run out of memory: so nobody waits for one that has.
         (0.0 * scorer.score([FILLER]).logps.sum()).backward()
-    return StepSums(loss, z0_now, z0_raw, label, rewards, logps)
+    return StepSums(loss, z0_now, z0_raw, label, rewards, logps, mean)
+
+
+def split_batch(scorer: PaddedScorer, batch: Batch, tokens_per_pass: int | None) -> list[list[int]]:
+    """Which of a batch's pairs go through the model together, as lists of their numbers; couples stay whole."""
+    if not batch.coupled:
+        return scorer.split(batch.pairs, tokens_per_pass)
+    lengths = [scorer.tokens(_pick(batch.pairs, couple)) for couple in batch.examples]
+    return [[i for n in part for i in batch.examples[n]] for part in split(lengths, tokens_per_pass)]
 
 
 def _gradients_kept(crew: Crew, train: bool) -> contextlib.AbstractContextManager[None]:
@@ -138,32 +151,61 @@ def _gradients_kept(crew: Crew, train: bool) -> contextlib.AbstractContextManage
 
 
 def _loss_of_pass(
-    scores: Scores, batch: Batch, label: Tensor, at: Tensor, z0: Tensor, lengths: Tensor, config: KTOConfig
+    scores: Scores,
+    batch: Batch,
+    label: Tensor,
+    at: Tensor,
+    z0: Tensor,
+    mean: RunningMean,
+    lengths: Tensor,
+    config: KTOConfig,
 ) -> tuple[Tensor, Tensor]:
-    """What the examples `at` add to the batch's mean loss, and their rewards."""
-    sft_weight = 1.0 if config.objective == "sft" else config.sft_weight
+    """What the pairs `at` add to the batch's mean loss, and their rewards."""
     loss = torch.zeros((), device=scores.logps.device)
     rewards = torch.zeros_like(scores.logps.detach())
-    if config.objective == "kto":
-        if scores.entropy is not None:
-            reference = objective.uniform_reference_logps(scores.logps, scores.entropy)
-        else:
-            reference = batch.reference_logps[at]
-        losses, rewards = objective.kto_loss(
-            scores.logps,
-            reference,
-            label,
-            z0,
-            beta=config.beta,
-            desirable_weight=config.desirable_weight,
-            undesirable_weight=config.undesirable_weight,
-        )
+    if config.objective != "sft":
+        losses, rewards = _losses_and_rewards(scores, batch, label, at, z0, mean, lengths, config)
         loss = losses.sum() / batch.size
+    sft_weight = 1.0 if config.objective == "sft" else config.sft_weight
     if sft_weight:
         # The mean is over the whole batch's tokens; this pass adds its part of it.
         share = (lengths * label).sum() / max(batch.imitated, 1)
         loss = loss + sft_weight * share * objective.sft_loss(scores.logps, lengths, label)
     return loss, rewards
+
+
+def _losses_and_rewards(
+    scores: Scores,
+    batch: Batch,
+    label: Tensor,
+    at: Tensor,
+    z0: Tensor,
+    mean: RunningMean,
+    lengths: Tensor,
+    config: KTOConfig,
+) -> tuple[Tensor, Tensor]:
+    """The loss of each example, and the reward of each pair."""
+    logps = scores.logps
+    if scores.entropy is None:
+        reference = batch.reference_logps[at]
+    else:
+        reference = objective.uniform_reference_logps(logps, scores.entropy)
+    if batch.coupled:
+        sides = [values[side::2] for values in (logps, reference) for side in (0, 1)]
+        if config.objective == "ipo":
+            sides += [lengths[0::2], lengths[1::2]]
+        losses, *rewards = OF_COUPLES[config.objective](*sides, beta=config.beta)
+        return losses, torch.stack(rewards, dim=1).flatten()
+    how = {
+        "beta": config.beta,
+        "desirable_weight": config.desirable_weight,
+        "undesirable_weight": config.undesirable_weight,
+    }
+    if config.objective == "bco":
+        return objective.bco_loss(logps, reference, label, mean.value, **how)
+    if config.objective == "apo_zero_unpaired":
+        return objective.apo_zero_unpaired_loss(logps, reference, label, **how)
+    return objective.kto_loss(logps, reference, label, z0, **how)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""KTO on transformers.Trainer: its checkpoints, resume, schedulers and reporting, our step.
+"""KTO and its kin on transformers.Trainer: its checkpoints, resume, schedulers and reporting, our step.
 
 What the Trainer wraps and hands back is the scorer, a module whose forward is scoring; its rows are rows of feedback,
 and a batch of its loader is the whole batch of a step, of which each process takes its share.
@@ -33,13 +33,14 @@ from kto_workbench.engine.crew import ALONE, Crew, shard, shared_like, whole
 from kto_workbench.engine.examples import Examples
 from kto_workbench.engine.masters import master_optimizer
 from kto_workbench.engine.models import base_of, check_not_repacked, fill_in_adapter, round_adapter
-from kto_workbench.engine.objective import sum_of_log_ratios
+from kto_workbench.engine.objective import RunningMean, sum_of_log_ratios
 from kto_workbench.engine.passes import Budget
 from kto_workbench.engine.reference import Reference
 from kto_workbench.engine.scoring import PaddedScorer
-from kto_workbench.engine.step import StepSums, kto_step, score_without_gradient, uses_reference
+from kto_workbench.engine.step import StepSums, kto_step, score_without_gradient, split_batch
 from kto_workbench.errors import ConfigError, WorkbenchError
 from kto_workbench.files import disk_refusal
+from kto_workbench.objectives import OBJECTIVES
 from kto_workbench.runs.checkpoints import seal, unseal
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class NoNumbers(WorkbenchError):
 
 
 class KTOTrainer(Trainer):
-    """Trains a model with KTO on rows of feedback.
+    """Trains a model on rows of feedback, with KTO or another objective.
 
     Args:
         scorer: of the model, with its adapter, or with all its weights trainable.
@@ -69,8 +70,9 @@ class KTOTrainer(Trainer):
     Logged at each logging step, class means being sums ÷ counts over the whole logging window:
         loss, kl (= z0, without β), kl_raw (z0 before it is clamped), rewards/chosen, rewards/rejected, rewards/margins
         (with β), logps/chosen, logps/rejected (sums over completion tokens), grad_norm, learning_rate, epoch,
-        tokens_per_second, memory_bytes (peak of the device, or of this process on a CPU), seconds. Evaluation logs the
-        same names behind `eval_`.
+        tokens_per_second, memory_bytes (peak of the device, or of this process on a CPU), seconds. Of these only what
+        the objective has, and for `bco` delta (the mean reward, with β), for pairs of answers rewards/accuracies (the
+        share of them whose liked answer has the higher reward). Evaluation logs the same names behind `eval_`.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class KTOTrainer(Trainer):
         self.skipped = self._skipped_in_a_row = 0
         self.on_skipped: Callable[[int, int], None] = lambda step, skipped: None
         self._z0: Tensor | None = None
+        self._mean = RunningMean()
         self._eval_batches: list[Batch] = []
         arguments = training_arguments(config, output_dir, scorer.device, len(batches), held_out is not None)
         if config.optim.startswith("paged") and scorer.device.type != "cuda":
@@ -147,7 +150,7 @@ class KTOTrainer(Trainer):
         """Add the gradient of one batch's mean loss; returns that loss, detached."""
         batch: Batch = inputs["batch"]
         model.train()
-        z0 = self._estimate_z0_now_and_then() if self.config.z0 == "every" else None
+        z0 = self._estimate_z0_now_and_then()
         sums = self._step(batch, train=True, z0=z0, undo=lambda: model.zero_grad(set_to_none=True))
         self._tokens += sum(len(pair) for pair in batch.pairs)
         if not self._is_sound(sums.loss):
@@ -155,12 +158,13 @@ class KTOTrainer(Trainer):
             self._skip()
             return torch.zeros_like(sums.loss)
         self._skipped_in_a_row = 0
+        self._mean = sums.mean
         self._window.append(sums)
         return sums.loss
 
     def _step(self, batch: Batch, *, undo: Callable[[], None] = lambda: None, **options: Any) -> StepSums:
         """Take the process's share of a step over a batch, its reference filled in."""
-        shares = share_out(batch.pairs, self.crew)
+        shares = share_out(batch, self.crew)
         mine = batch.take(shares[self.crew.rank]) if self.crew.size > 1 else batch
         if self.reference:
             self.reference.fill_in(mine)
@@ -168,11 +172,13 @@ class KTOTrainer(Trainer):
         def work(tokens: int | None) -> StepSums:
             most = 1
             if self.crew.in_step:
-                everyone = [[batch.pairs[i] for i in share] for share in shares]
-                most = max(len(self.scorer.split(pairs, tokens)) for pairs in everyone)
-            return kto_step(self.scorer, mine, self.config, tokens, crew=self.crew, at_least=most, **options)
+                most = max(len(split_batch(self.scorer, batch.take(share), tokens)) for share in shares)
+            return kto_step(
+                self.scorer, mine, self.config, tokens, mean=self._mean, crew=self.crew, at_least=most, **options
+            )
 
-        return self._within_budget(work, batch.pairs, undo)
+        examples = [[batch.pairs[i] for i in example] for example in batch.examples]
+        return self._within_budget(work, examples, undo)
 
     def _is_sound(self, loss: Tensor) -> bool:
         """Whether the loss and every gradient are numbers; waits for the device, or a bad step could not be undone."""
@@ -197,13 +203,15 @@ class KTOTrainer(Trainer):
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return inputs  # the step moves what it needs
 
-    def _within_budget(self, work: Any, pairs: Sequence[Pair], undo: Any = lambda: None) -> Any:
-        longest = max(map(len, pairs), default=1)
+    def _within_budget(self, work: Any, examples: Sequence[Sequence[Pair]], undo: Any = lambda: None) -> Any:
+        """Do work on examples, each of which must go through the model at once."""
+        longest = max(map(self.scorer.tokens, examples), default=1)
+        pairs = [pair for example in examples for pair in example]
         return self.budget.run(work, max(self.scorer.tokens(pairs), longest), longest, undo)
 
     def _estimate_z0_now_and_then(self) -> Tensor | None:
-        """z0 before clamping from a sample of mismatched pairs, drawn anew each `kl_every` steps."""
-        if not uses_reference(self.config):
+        """With z0 `every`: z0 before clamping, from mismatched pairs that are drawn anew each `kl_every` steps."""
+        if self.config.z0 != "every" or not self.config.uses_reference:
             return None
         step = self.state.global_step
         if self._z0 is None or step % self.config.kl_every == 0:
@@ -219,7 +227,7 @@ class KTOTrainer(Trainer):
                 return self.crew.agreed(score, self.scorer.device)
 
             reference = self.reference.logps(mine)
-            policy = self._within_budget(work, pairs)
+            policy = self._within_budget(work, [[pair] for pair in pairs])
             self._z0 = self.crew.sum(sum_of_log_ratios(policy, reference)) / len(pairs)
         return self._z0
 
@@ -229,10 +237,10 @@ class KTOTrainer(Trainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """The training metrics on the held-out batches."""
-        z0 = self._estimate_z0_now_and_then() if self.config.z0 == "every" else None
+        z0 = self._estimate_z0_now_and_then()
         with torch.no_grad():
             sums = [self._step(batch, train=False, z0=z0) for batch in self._held_out_batches()]
-        found = self._everyones(sums).metrics()
+        found = self._everyones(sums).metrics(self.config.objective)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -251,7 +259,7 @@ class KTOTrainer(Trainer):
         if "loss" in logs and self._window:
             # The one place where the host waits for the device.
             window = self._everyones(self._window)
-            metrics = window.metrics()
+            metrics = window.metrics(self.config.objective)
             now = time.perf_counter()
             logs |= metrics
             logs["tokens_per_second"] = self._tokens / max(now - self._window_started, 1e-9)
@@ -260,7 +268,8 @@ class KTOTrainer(Trainer):
             self._window, self._tokens, self._window_started = [], 0, now
             if self.config.load_in_4bit:
                 check_not_repacked(self.scorer.model)
-            self.on_rows(self.state.global_step, self.state.max_steps, window.rows())
+            if self.config.uses_rewards:
+                self.on_rows(self.state.global_step, self.state.max_steps, window.rows(self.config.objective))
         elif "loss" in logs:  # every step since the last record was skipped
             logs["loss"] = float("nan")
         if "loss" in logs and self.skipped:
@@ -314,7 +323,8 @@ class KTOTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         z0 = None if self._z0 is None else float(self._z0)
-        state = {"z0": z0, "tokens_per_pass": self.budget.tokens, "skipped": self.skipped}
+        mean = {"value": float(self._mean.value), "count": self._mean.count}
+        state = {"z0": z0, "mean": mean, "tokens_per_pass": self.budget.tokens, "skipped": self.skipped}
         try:
             if self.crew.leads:
                 unseal(folder)
@@ -347,6 +357,8 @@ class KTOTrainer(Trainer):
             state = json.loads((Path(resume_from_checkpoint) / STATE_FILE).read_text())
             if state["z0"] is not None:
                 self._z0 = torch.tensor(state["z0"], device=self.scorer.device)
+            if mean := state.get("mean"):
+                self._mean = RunningMean(torch.tensor(mean["value"], device=self.scorer.device), mean["count"])
             self.budget.tokens = state["tokens_per_pass"]
             self.skipped = state.get("skipped", 0)
 
@@ -396,20 +408,24 @@ def save_tuned(model: nn.Module, folder: Path, crew: Crew = ALONE) -> None:
 
 @dataclass(frozen=True)
 class RowRewards:
-    """A logging window's rows on the host: `rewards` with β, `labels` True for thumbs up; `z0` is its mean in nats."""
+    """A logging window's rows on the host: `rewards` with β, `labels` True for thumbs up; `z0` is its mean in nats.
 
-    z0: float
+    `z0` is None where the objective has none.
+    """
+
+    z0: float | None
     rewards: list[float]
     labels: list[bool]
 
 
 @dataclass(frozen=True)
 class Window:
-    """A logging window on the host: its steps' `losses`, `z0` and `z0_raw`, and its rows."""
+    """A logging window on the host: its steps' `losses`, `z0`, `z0_raw` and mean rewards `deltas`, and its rows."""
 
     losses: list[float]
     z0: list[float]
     z0_raw: list[float]
+    deltas: list[float]
     rewards: list[float]
     logps: list[float]
     labels: list[bool]
@@ -418,48 +434,57 @@ class Window:
     def read(cls, steps: Sequence[StepSums]) -> "Window":
         """Read steps from the device behind a single wait."""
         label = torch.cat([s.label for s in steps])
-        scalars = torch.stack([torch.stack([s.loss, s.z0, s.z0_raw]) for s in steps], dim=1)
+        delta = [torch.as_tensor(s.mean.value, device=s.loss.device) for s in steps]
+        numbers = [torch.stack([s.loss, s.z0, s.z0_raw, d]) for s, d in zip(steps, delta, strict=True)]
+        scalars = torch.stack(numbers, dim=1)
         rows = torch.stack([torch.cat([s.rewards for s in steps]), torch.cat([s.logps for s in steps]), label.float()])
         read, n, m = torch.cat([scalars.double().flatten(), rows.double().flatten()]).tolist(), len(steps), len(label)
-        cut = [read[i * n : i * n + n] for i in range(3)] + [read[3 * n + i * m : 3 * n + i * m + m] for i in range(3)]
-        return cls(*cut[:5], [up == 1.0 for up in cut[5]])
+        cut = [read[i * n : i * n + n] for i in range(4)] + [read[4 * n + i * m : 4 * n + i * m + m] for i in range(3)]
+        return cls(*cut[:6], [up == 1.0 for up in cut[6]])
 
     @classmethod
     def joined(cls, windows: "Sequence[Window]") -> "Window":
         """Those of several processes: each has a part of each step's loss, and rows of its own."""
         losses = [math.fsum(parts) for parts in zip(*(w.losses for w in windows), strict=True)]
         together = lambda name: [value for w in windows for value in getattr(w, name)]
-        return cls(losses, windows[0].z0, windows[0].z0_raw, *map(together, ("rewards", "logps", "labels")))
+        first = windows[0]
+        return cls(losses, first.z0, first.z0_raw, first.deltas, *map(together, ("rewards", "logps", "labels")))
 
-    def metrics(self) -> dict[str, float]:
-        """Class means are sums ÷ counts over all of the window; NaN where a class is absent."""
+    def metrics(self, objective: str = "kto") -> dict[str, float]:
+        """What the objective logs; class means are sums ÷ counts over the whole window, NaN where a class is absent."""
         up = [i for i, good in enumerate(self.labels) if good]
         down = [i for i, good in enumerate(self.labels) if not good]
         mean = lambda values, some: math.fsum(values[i] for i in some) / len(some) if some else math.nan
         chosen, rejected = mean(self.rewards, up), mean(self.rewards, down)
-        return {
+        found = {
             "loss": _mean(self.losses),
             "kl": _mean(self.z0),
             "kl_raw": _mean(self.z0_raw),
+            "delta": _mean(self.deltas),
             "rewards/chosen": chosen,
             "rewards/rejected": rejected,
             "rewards/margins": chosen - rejected,
             "logps/chosen": mean(self.logps, up),
             "logps/rejected": mean(self.logps, down),
         }
+        if OBJECTIVES[objective].paired:
+            sides = zip(self.rewards[0::2], self.rewards[1::2], strict=True)
+            found["rewards/accuracies"] = _mean([float(liked > disliked) for liked, disliked in sides])
+        return {name: found[name] for name in OBJECTIVES[objective].metrics}
 
-    def rows(self) -> RowRewards:
+    def rows(self, objective: str = "kto") -> RowRewards:
         """Its rows' rewards."""
-        return RowRewards(_mean(self.z0), self.rewards, self.labels)
+        z0 = _mean(self.z0) if OBJECTIVES[objective].centre == "z0" else None
+        return RowRewards(z0, self.rewards, self.labels)
 
 
 def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
+    return math.fsum(values) / len(values) if values else math.nan
 
 
-def mean_metrics(steps: Sequence[StepSums]) -> dict[str, float]:
+def mean_metrics(steps: Sequence[StepSums], objective: str = "kto") -> dict[str, float]:
     """The metrics of a window of steps."""
-    return Window.read(steps).metrics()
+    return Window.read(steps).metrics(objective)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -41,7 +41,6 @@ from kto_workbench.engine.recorder import STATUS_SECONDS, Heartbeat, Recorder, R
 from kto_workbench.engine.reference import Reference, ReferenceCache, cache_for
 from kto_workbench.engine.sampler import Sampler
 from kto_workbench.engine.scoring import PaddedScorer, make_scorer
-from kto_workbench.engine.step import uses_reference
 from kto_workbench.engine.trainer import KTOTrainer, NoNumbers, save_tuned, total_steps
 from kto_workbench.errors import ConfigError, ModelError, WorkbenchError
 from kto_workbench.feedback import load_feedback
@@ -165,7 +164,7 @@ def _train(run: Run, config: KTOConfig, crew: Crew, *, progress: bool) -> bool:
         message=f"Out of memory once: going on with {tokens} tokens a pass."
     )
     reference = None
-    if uses_reference(config):
+    if config.uses_reference:
         cache = _reference_cache(run, config, scorer, dtype)
         reference = Reference(scorer, cache, budget, as_reference=as_reference, crew=crew)
 
@@ -230,7 +229,7 @@ def _visit_all(run: Run, config: KTOConfig, prepared: Prepared, reference: Refer
             told = time.time()
             run.set_status(message=f"Computing the reference: {number} of {total} batches.")
         batch = prepared.examples.batch(rows)
-        reference.fill_in(batch.take(share_out(batch.pairs, crew)[crew.rank]))
+        reference.fill_in(batch.take(share_out(batch, crew)[crew.rank]))
 
 
 def _note_reference(run: Run, reference: Reference) -> None:

@@ -6,6 +6,7 @@
 Rows in = rows kept + problems, always. A row of a pair file is one row in, and becomes two rows of feedback.
 """
 
+import functools
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -27,6 +28,7 @@ from kto_workbench.feedback.formats import Example, Format, parse_mapping, recog
 from kto_workbench.feedback.joins import open_feedback, split_names
 from kto_workbench.feedback.messages import RowProblem, dump_json
 from kto_workbench.feedback.named import NAMES
+from kto_workbench.feedback.pairs import find_pairs
 from kto_workbench.feedback.rows import SCHEMA, Problems, Rows
 from kto_workbench.feedback.sources import Source
 
@@ -67,6 +69,11 @@ class Feedback:
     def rows_kept(self) -> int:
         """Rows of the source that gave at least one row of feedback."""
         return self.rows_in - len(self.problems)
+
+    @functools.cached_property
+    def n_pairs(self) -> int:
+        """How many pairs there are, a liked and a disliked answer to one prompt, each answer in one at most."""
+        return len(find_pairs(self.rows))
 
     def balance(self) -> Balance:
         """Thumbs up against thumbs down, and the weights λ that follow."""

@@ -65,6 +65,7 @@ class CheckReport:
             "problems": [{"line": p.line, "field": p.field, "reason": p.reason} for p in feedback.problems],
             "n_desirable": balance.n_desirable,
             "n_undesirable": balance.n_undesirable,
+            "n_pairs": feedback.n_pairs,
             "desirable_weight": balance.desirable_weight,
             "undesirable_weight": balance.undesirable_weight,
             "weight_range": {side: list(bounds) for side, bounds in balance.weight_range.items()},
@@ -85,6 +86,7 @@ class CheckReport:
             ("columns", ", ".join(f"{part} ← {_said(column)}" for part, column in feedback.mapping.items())),
             ("rows", f"{feedback.rows_in:,} in the file, {kept}"),
             ("thumbs", f"{up:,} thumbs up / {down:,} thumbs down ({up}/{down})"),
+            ("pairs", f"{feedback.n_pairs:,} pairs of {len(feedback):,} rows, for objectives that learn from pairs"),
             ("weights", f"λ_D {balance.desirable_weight:.4g}, λ_U {balance.undesirable_weight:.4g}"),
             ("", balance.advice),
         ]

@@ -16,7 +16,9 @@ from kto_workbench.errors import ConfigError, RunError
 from kto_workbench.feedback import load_feedback, suggest_weights
 from kto_workbench.feedback.joins import BETWEEN, split_names
 from kto_workbench.feedback.named import NAMES
+from kto_workbench.feedback.pairs import require_pairs
 from kto_workbench.feedback.rendering import check_model_folder
+from kto_workbench.objectives import OBJECTIVES, unused_by
 from kto_workbench.runs import schemas
 from kto_workbench.runs.children import end, identity, reap, start_apart
 from kto_workbench.runs.directory import COMMANDS, Run, Status, find_run, new_run
@@ -37,10 +39,14 @@ def create_run(config: KTOConfig) -> Run:
         raise ConfigError(f"Option `report_to` should name any of {', '.join(REPORTERS)}, not {unknown!r}.")
     check_model_folder(config.model)
     feedback = load_feedback(config.data, workspace=config.workspace, mapping=config.mapping)
+    if OBJECTIVES[config.objective].paired:
+        require_pairs(feedback.n_pairs, config.data, config.objective)
     balance = feedback.balance()
     weights = suggest_weights(balance.n_desirable, balance.n_undesirable)
     desirable = weights[0] if config.desirable_weight is None else config.desirable_weight
     undesirable = weights[1] if config.undesirable_weight is None else config.undesirable_weight
+    if "desirable_weight" in unused_by(config.objective):  # no number that nothing would come of
+        desirable = undesirable = None
     # The run must find everything from any folder; names stay names.
     data = config.data if config.data in NAMES else _absolute(config.data)
     model = _absolute(config.model) if _is_folder(config.model) else config.model
@@ -63,6 +69,7 @@ def create_run(config: KTOConfig) -> Run:
             "rows": balance.n_desirable + balance.n_undesirable,
             "n_desirable": balance.n_desirable,
             "n_undesirable": balance.n_undesirable,
+            **({"pairs": feedback.n_pairs} if OBJECTIVES[config.objective].paired else {}),
             "problems": len(feedback.problems),
             "sha256": _sha256(Path(data)) if Path(data).is_file() else None,
         },

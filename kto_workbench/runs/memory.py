@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kto_workbench.config import KTOConfig
+from kto_workbench.objectives import OBJECTIVES
 
 # How far the tensors of a training may lie from the estimate.
 SPREAD = 0.2
@@ -113,7 +114,8 @@ class Tokens:
     @classmethod
     def at_most(cls, config: KTOConfig) -> "Tokens":
         """Every row as long as max_length, half of it completion: what is not known to be less."""
-        half = config.batch_size * config.max_length // 2
+        answers = config.batch_size * (2 if OBJECTIVES[config.objective].paired else 1)
+        half = answers * config.max_length // 2
         return cls(half, half, config.max_length)
 
 
@@ -210,7 +212,7 @@ def estimate_memory(
     t = min(whole, max(limit, tokens.longest))
     share = t / max(whole, 1)
     in_one, c = t == whole, round(tokens.completion * share)
-    kl = config.objective == "kto" and config.reference != "uniform" and config.z0 == "batch"
+    kl = config.uses_mismatched
     h, i, kv, layers, size = shape.hidden, shape.intermediate, shape.kv, shape.layers, dtype_bytes
 
     full_tuning = config.tuning == "full"

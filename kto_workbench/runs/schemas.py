@@ -29,6 +29,7 @@ class DataFacts(TypedDict, total=False):
     rows: Count
     n_desirable: Count
     n_undesirable: Count
+    pairs: Count
     problems: Count
     sha256: str
 

@@ -13,6 +13,7 @@ from kto_workbench import files
 from kto_workbench.config import KTOConfig, load_config, option_choices, options
 from kto_workbench.errors import ConfigError, WorkbenchError
 from kto_workbench.feedback.named import NAMES
+from kto_workbench.objectives import OPTIONS, users_of
 from kto_workbench.runs.directory import Run, find_run
 from kto_workbench.shell.common import as_json, last_metrics, workspace_of
 
@@ -39,9 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             if field.annotation is bool:
                 many = {"nargs": "?", "const": "true"}
             metavar = "|".join(option_choices(field)) or name.rsplit("_", 1)[-1].upper()
-            parser.add_argument(
-                *flags, dest=name, default=None, metavar=metavar, help=field.description.replace("%", "%%"), **many
-            )
+            used = f" (Objectives: {', '.join(users_of(name))}.)" if name in OPTIONS else ""
+            help = field.description.replace("%", "%%") + used
+            parser.add_argument(*flags, dest=name, default=None, metavar=metavar, help=help, **many)
 
 
 def train(arguments: argparse.Namespace) -> int:

@@ -3,6 +3,16 @@
 Data alone; words.py puts it to use. A test fails where a translation and what it translates no longer meet.
 """
 
+OBJECTIVES_ZH: dict[str, str] = {
+    "kto": "同时从点赞与点踩中学习，奖励从参考点 z0 算起",
+    "sft": "只模仿点赞，作为对照基线",
+    "dpo": "从成对的回答（同一提示的一赞一踩）中学习哪个更好",
+    "apo_zero": "也从成对的回答中学习，但分别要求赞的更可能、踩的更不可能",
+    "apo_zero_unpaired": "即 z0 固定为 0 的 `kto`",
+    "bco": "以奖励是否高于迄今全部奖励的平均值来区分点赞与点踩",
+    "ipo": "从成对的回答中学习，直到两者每个词元相差 1/(2β) nat 为止，不再拉大",
+}
+
 OPTION_HELP_ZH: dict[str, str] = {
     "model": "作为起点的因果语言模型：文件夹、Hub 名称或 `demo`。",
     "mapping": "数据中哪一列起什么作用（未能自动识别时），写作 `部分=列`，如 `prompt=question label=ok`；"
@@ -15,7 +25,7 @@ OPTION_HELP_ZH: dict[str, str] = {
     "template_kwargs": '另外告诉对话模板的内容，为一个 JSON 对象，例如 `{"enable_thinking": false}`：'
     "训练、检查与回答时一律使用，并写入导出的模板。",
     "seed": "适配器、批次与观察回答的随机种子：种子相同，训练相同。",
-    "objective": "`kto` 同时从点赞与点踩中学习；`sft` 只模仿点赞，作为对照基线。",
+    "objective": "；".join(f"`{name}` {learns}" for name, learns in OBJECTIVES_ZH.items()) + "。",
     "beta": "奖励饱和得多快，也就是模型可以离参考模型多远；越小走得越远。",
     "desirable_weight": "λ_D，点赞的权重。留空则由类别比例决定，使 (λ_D · 点赞数) / (λ_U · 点踩数) = 1。",
     "undesirable_weight": "λ_U，点踩的权重。留空则由类别比例决定。",
@@ -38,7 +48,8 @@ OPTION_HELP_ZH: dict[str, str] = {
     "lora_targets": "哪些层加适配器：`all-linear`，或用逗号分隔的名称。只加注意力层学得较少。",
     "load_in_4bit": "QLoRA：冻结的模型以 4 位保存（NF4，双重量化）：约四分之一的内存，稍慢。",
     "learning_rate": "峰值学习率。",
-    "batch_size": "一个优化步的样本数，z0 与损失都在其上计算。它关乎统计而非内存：见 tokens_per_pass。",
+    "batch_size": "一个优化步的样本数（成对目标则为对数），z0 与损失都在其上计算。"
+    "它关乎统计而非内存：见 tokens_per_pass。",
     "num_train_epochs": "遍历数据的次数。",
     "group_prompts": "同一提示的多个回答放进同一批，这样提示只需经过模型一次。关闭：每行单独抽取。",
     "max_steps": "无论轮数，到此步数即停；-1 表示由 num_train_epochs 决定。",
@@ -83,6 +94,11 @@ NOTES_ZH: dict[str, tuple[str, str]] = {
     "both_fall": (
         "两类奖励都在下降（点赞 {chosen:.2g}，点踩 {rejected:.2g}）：人们喜欢的回答也变得更不可能。",
         "试试更低的学习率、更大的 λ_D，或加一点 sft_weight。",
+    ),
+    "both_fall_pairs": (
+        "两类奖励都在下降（点赞 {chosen:.2g}，点踩 {rejected:.2g}），点踩下降得更快："
+        "`dpo` 与 `ipo` 只看两者之差，这很常见。",
+        "若受欢迎的回答不应变得更不可能，试试目标 `apo_zero`，或加一点 sft_weight。",
     ),
     "rejected_only": (
         "差值 {margin:.2g} 几乎全部来自点踩一侧；点赞只提高了 {chosen:.2g}。",
@@ -331,7 +347,14 @@ SENTENCES_ZH: dict[str, str] = {
     r"Option `processes` must be .*": "选项 `processes` 必须是 `auto`，或至少为 1。",
     r"Option `max_steps` must be .*": "选项 `max_steps` 至少为 1；-1 表示由 `num_train_epochs` 决定。",
     r"Options `desirable_weight` and `undesirable_weight` are both 0.*": "两个权重都是 0，什么也学不到。",
-    r"Option `sft_weight` belongs to objective `kto`; .*": "选项 `sft_weight` 属于目标 `kto`；目标为 `sft` 时应为 0。",
+    r"Option `(.+)` has no effect with objective `(.+)`; leave it at (.+)\.": "选项 `{0}` 对目标 `{1}` 不起作用；"
+    "请保持 {2}。",
+    r"Option `reference` `uniform` goes with objective `kto`, not with `(.+)`\.": "选项 `reference` 的 `uniform` "
+    "只用于目标 `kto`，不用于 `{0}`。",
+    r"(.+) has no prompt with both a thumb up and a thumb down, .* objective `(.+)` learns; .*": "{0} 中没有哪个提示"
+    "既有点赞又有点踩，因此没有成对的回答可供目标 `{1}` 学习；`kto` 不需要成对。",
+    r"All pairs of (.+) \(there are (.+)\) are held out to evaluate; .*": "{0} 的全部 {1} 对都被留出用于评估；"
+    "请降低 `eval_fraction`。",
     r"Option `reference` `uniform` needs lora_dropout 0\.": "选项 `reference` 为 `uniform` 时，lora_dropout 须为 0。",
     r"Option `(.+)` is for tuning `lora`; .*": "选项 `{0}` 只用于微调方式 `lora`；微调全部权重时请保持默认值。",
     r"Option `start_adapter` needs `reference` beside it: .*": "设置 `start_adapter` 时须写明 `reference`："

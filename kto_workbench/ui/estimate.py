@@ -18,6 +18,7 @@ from kto_workbench.errors import ConfigError
 from kto_workbench.feedback import Feedback
 from kto_workbench.feedback.rendering import encode_rows, load_tokenizer
 from kto_workbench.feedback.rows import Problem
+from kto_workbench.objectives import OBJECTIVES
 from kto_workbench.runs import Run
 from kto_workbench.runs.machine import ask_driver, free_memory
 from kto_workbench.runs.settings import model_folder
@@ -133,7 +134,7 @@ def _memory(language: str, config: KTOConfig, feedback: Feedback) -> str:
     estimate = estimate_memory(
         config,
         shape,
-        Tokens(*lengths.largest_batch(min(config.batch_size, len(feedback.rows)))) if lengths else None,
+        Tokens(*lengths.largest_batch(min(_answers(config), len(feedback.rows)))) if lengths else None,
         device="cuda" if gpu is not None else "cpu",
         dtype_bytes=2 if half else 4,
         free=free - process,
@@ -159,9 +160,15 @@ def _time(language: str, config: KTOConfig, feedback: Feedback, runs: list[Run])
     pace = next((found for run in runs if (found := _seconds_per_row(run, config)) is not None), None)
     if pace is None:
         return ""
-    rows = len(feedback.rows) * (1 - config.eval_fraction)
-    steps = config.max_steps if config.max_steps > 0 else math.ceil(rows / config.batch_size) * config.num_train_epochs
-    return say(language, "expected.time", time=html.time_left(language, pace * config.batch_size * steps))
+    examples = feedback.n_pairs if OBJECTIVES[config.objective].paired else len(feedback.rows)
+    batches = math.ceil(examples * (1 - config.eval_fraction) / config.batch_size)
+    steps = config.max_steps if config.max_steps > 0 else batches * config.num_train_epochs
+    return say(language, "expected.time", time=html.time_left(language, pace * _answers(config) * steps))
+
+
+def _answers(config: KTOConfig) -> int:
+    """How many answers a batch has: a pair has two."""
+    return config.batch_size * (2 if OBJECTIVES[config.objective].paired else 1)
 
 
 def _seconds_per_row(run: Run, config: KTOConfig) -> float | None:
@@ -175,7 +182,7 @@ def _seconds_per_row(run: Run, config: KTOConfig) -> float | None:
         return None
     if Path(trained.model) != Path(config.model) and trained.model != config.model:
         return None
-    return (status.ended - status.training_started) / steps / trained.batch_size
+    return (status.ended - status.training_started) / steps / _answers(trained)
 
 
 @dataclass(frozen=True)

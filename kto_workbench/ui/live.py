@@ -15,12 +15,13 @@ import numpy as np
 import pandas as pd
 
 from kto_workbench.errors import WorkbenchError
+from kto_workbench.objectives import OBJECTIVES
 from kto_workbench.runs import Run, Status
 from kto_workbench.runs.shelf import title_of
 from kto_workbench.ui import html
 from kto_workbench.ui.words import LANGUAGES, label, language_of, retell, say
 from kto_workbench.ui.workbench import RUNS_OFFERED, Workbench
-from kto_workbench.views.curves import CHARTS, HELD_OUT, LAID_OVER, chart_points, downsample, points
+from kto_workbench.views.curves import CHARTS, HELD_OUT, LAID_OVER, chart_points, curves_of, downsample, points
 from kto_workbench.views.drawing import bounds, ticks
 from kto_workbench.views.notes import notes_on
 from kto_workbench.views.records import Records, records_of
@@ -36,6 +37,8 @@ EXPLAINED_BY = {
     "learning_rate": "loss",
     "grad_norm": "beta",
 }
+# Where the run's objective has no z0.
+TITLES_WITHOUT_Z0 = {"rewards": "chart.rewards.alone", "z0": "chart.kl"}
 HEIGHTS = {"rewards": 300, "z0": 220, "other": 220}
 PIXELS_A_LABEL = 40  # as vega counts
 OTHER_CHARTS = [chart for chart in CHARTS if chart not in ("rewards", "z0")]
@@ -114,15 +117,18 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
             updates[now] = gr.Button(interactive=status.state == "running")
         if shown.changed("curves", drawn):
             beta = config.beta
+            how = {"smoothing": smoothing, "objective": config.objective}
             updates[rewards_key], updates[rewards] = draw(
-                records, "rewards", part, language, beta, smoothing, ["rewards"]
+                records, "rewards", part, language, beta, family=["rewards"], **how
             )
             updates[noted] = html.notes(language, notes_on(records.train, records.eval, config))
-            updates[z0_key], updates[z0] = draw(records, "z0", part, language, beta, smoothing, ["z0"])
+            updates[z0_key], updates[z0] = draw(records, "z0", part, language, beta, family=["z0"], **how)
             updates[kl_told] = about_kl(language, records)
         if shown.changed("other", (*drawn, chart)):
             known = chart if chart in OTHER_CHARTS else "loss"
-            updates[other_key], updates[other] = draw(records, known, part, language, 1.0, smoothing, OTHER_CHARTS)
+            updates[other_key], updates[other] = draw(
+                records, known, part, language, 1.0, smoothing, OTHER_CHARTS, config.objective
+            )
         if shown.changed("samples", (_size(found.path / "samples.jsonl"), language)):
             updates[watched] = html.samples(language, found.samples())
         titles = {
@@ -247,9 +253,18 @@ def _zoom(event: gr.SelectData) -> Any:
 
 
 def draw(
-    records: Records, chart: str, part: str, language: str, beta: float, smoothing: float, family: Sequence[str]
+    records: Records,
+    chart: str,
+    part: str,
+    language: str,
+    beta: float,
+    smoothing: float,
+    family: Sequence[str],
+    objective: str = "kto",
 ) -> tuple[str, pd.DataFrame]:
     """A chart's heading with its legend, and its curves as the long table that gr.LinePlot draws.
+
+    Curves that mean nothing with the run's objective are left out.
 
     The legend tells the values of the newest step as they were logged, as the Runs tab does; only curves are smoothed.
 
@@ -264,14 +279,16 @@ def draw(
     curves = chart_points(columns, chart, beta=beta, smoothing=smoothing, sampled=records.sampled)
     name = {curve.name: say(language, f"curve.{curve.name}") for other in family for curve in CHARTS[other]}
     keys = []
-    for curve in CHARTS[chart]:
+    meant = curves_of(chart, objective)
+    for curve in meant:
         source = records.sampled if curve.name == "kl_sampled" else columns
         values = points(source, curve, beta)[1]
         keys.append((name[curve.name], curve.color, float(values[-1]) if len(values) else None))
     for other in family:
         if laid_over := LAID_OVER.get(other):
             name[f"held out {laid_over}"] = say(language, "curve.held_out", curve=name[laid_over])
-    if part == "both" and (laid_over := LAID_OVER.get(chart)):
+    laid_over = LAID_OVER.get(chart)
+    if part == "both" and laid_over in {curve.name for curve in meant}:
         curve = next(curve for curve in CHARTS[chart] if curve.name == laid_over)
         held_out = downsample(*points(records.eval, curve, beta), HELD_OUT_POINTS)
         if len(held_out[0]):
@@ -280,7 +297,8 @@ def draw(
     steps = columns["step"]
     when = say(language, "live.at_step", step=int(steps[-1])) if len(steps) and np.isfinite(steps[-1]) else ""
     more = html.learn_link(language, EXPLAINED_BY[chart]) if chart in EXPLAINED_BY else ""
-    head = html.chart_head(say(language, f"chart.{chart}"), keys, when=when, more=more)
+    title = f"chart.{chart}" if OBJECTIVES[objective].centre == "z0" else TITLES_WITHOUT_Z0.get(chart, f"chart.{chart}")
+    head = html.chart_head(say(language, title), keys, when=when, more=more)
     drawn = {key: steps_values for key, steps_values in curves.items() if len(steps_values[0])}
     # Never nothing at all: a LinePlot that is emptied while it takes its size ends in a script error.
     first = min((steps[0] for steps, _ in drawn.values()), default=0)

@@ -1,6 +1,9 @@
 """Train: the fields that matter, the rest folded away, what Start will run, and below it the live run."""
 
+import contextlib
+import functools
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +12,8 @@ from gradio.components import Component
 
 from kto_workbench.config import KTOConfig, config_to_yaml
 from kto_workbench.errors import WorkbenchError
-from kto_workbench.feedback import suggest_weights
+from kto_workbench.feedback import Feedback, suggest_weights
+from kto_workbench.objectives import OBJECTIVES, OPTIONS, unused_by
 from kto_workbench.runs import create_run, resume, start
 from kto_workbench.runs.launch import stop as stop_training
 from kto_workbench.runs.settings import Suggestion, row_lengths, suggest_settings
@@ -24,6 +28,7 @@ log = logging.getLogger(__name__)
 EXPECT_SECONDS = 30.0
 LINES = (
     ("model",),
+    ("objective",),
     ("tuning", "load_in_4bit"),
     ("beta", "learning_rate"),
     ("desirable_weight", "undesirable_weight"),
@@ -100,18 +105,22 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
     asked = {*keyed, data.source}
 
     def config_from(values: dict[Component, Any]) -> KTOConfig:
-        chosen = {name: values[widget] for widget, name in keyed.items()}
+        # What the objective does not use is not shown, and at its default.
+        unused = unused_by(values[widgets["objective"]])
+        chosen = {name: values[widget] for widget, name in keyed.items() if name not in unused}
         chosen["data"], chosen["workspace"] = values[data.source], str(bench.workspace)
         chosen["mapping"] = "\n".join(bench.mapping(values[data.source]))
         return fields.read(chosen)
 
     def preview(values: dict[Component, Any], request: gr.Request) -> tuple[str, str, Any, Any]:
         language = language_of(request)
+        pairs_of = functools.partial(bench.feedback, values[data.source])
         try:
             config = config_from(values)
         except WorkbenchError as error:
             return html.message(retell(language, error)), "", gr.skip(), gr.skip()
-        return "", start_and_reference(language, config), fields.command(config), config_to_yaml(config)
+        told = start_and_reference(language, config) + objective_and_pairs(language, config, pairs_of)
+        return "", told, fields.command(config), config_to_yaml(config)
 
     def expect(values: dict[Component, Any], request: gr.Request) -> str:
         try:
@@ -171,6 +180,10 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
             **{widgets[name]: fields.to_widget(name, new) for name, new in changed.items()},
         }
 
+    def show_used(objective: str) -> list[Any]:
+        unused = unused_by(objective)
+        return [gr.update(visible=name not in unused) for name in OPTIONS]
+
     def suggestions(now: tuple[str, str], source: str, template: str) -> list[Suggestion]:
         try:
             lengths = None if now[0] == "demo" else row_lengths(bench.feedback(source), now[0], template)
@@ -215,6 +228,7 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
         [*keyed, followed, suggested_before, why],
         **quiet,
     )
+    widgets["objective"].change(show_used, [widgets["objective"]], [widgets[name] for name in OPTIONS], **quiet)
     changes = [widget.change for widget in keyed] + [data.source.change, opened]
     gr.on(changes, preview, asked, [told, goes_on, command, yaml], trigger_mode="always_last", **quiet)
     # Memory is freed and runs end while the page is open.
@@ -254,6 +268,20 @@ def start_and_reference(language: str, config: KTOConfig) -> str:
         return ""
     on = say(language, "round.on", start=config.start_adapter)
     return html.message(f"{on} {say(language, f'round.on.{config.reference}')}", "info")
+
+
+def objective_and_pairs(language: str, config: KTOConfig, feedback: Callable[[], Feedback]) -> str:
+    """What another objective than KTO does, and how many pairs the feedback has where it learns from those."""
+    if config.objective == "kto":
+        return ""
+    said = say(language, f"objective.{config.objective}")
+    kind = "info"
+    if OBJECTIVES[config.objective].paired:
+        with contextlib.suppress(WorkbenchError):
+            found = feedback()
+            kind = "info" if found.n_pairs else "warning"
+            said += " " + say(language, "train.pairs", pairs=found.n_pairs, rows=len(found))
+    return html.message(said, kind)
 
 
 def _basic_fields(defaults: dict[str, Any]) -> dict[str, Component]:

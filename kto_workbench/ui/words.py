@@ -15,10 +15,12 @@ from gradio.i18n import I18nData
 
 from kto_workbench.config import options
 from kto_workbench.feedback.findings import Finding
+from kto_workbench.objectives import OBJECTIVES
 from kto_workbench.runs.settings import TEXTS as SETTINGS
 from kto_workbench.ui.chinese import (
     FINDINGS_ZH,
     NOTES_ZH,
+    OBJECTIVES_ZH,
     OPTION_HELP_ZH,
     PIECES_ZH,
     REASONS_ZH,
@@ -171,6 +173,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "check.thought.skipped": ("; without the thought that the model begins with", "；没有模型通常先写的思考过程"),
     "check.thought.doubled": ("; with a second thought behind a closed one", "；在已结束的思考之后又有一段思考"),
     # train
+    "train.pairs": ("{pairs:,} pairs of {rows:,} rows.", "{rows:,} 行中有 {pairs:,} 对。"),
     "train.new": ("<h2>Settings of the next run</h2>", "<h2>下一次训练的设置</h2>"),
     "train.more": ("More options", "更多选项"),
     "train.presets": ("Presets", "预设"),
@@ -219,6 +222,9 @@ WORDS: dict[str, tuple[str, str]] = {
     "live.chart": ("Third chart", "第三张图"),
     "chart.rewards": ("Rewards, and β·z0 between them", "奖励，以及其间的 β·z0"),
     "chart.z0": ("Reference point z0, and the KL, in nats", "参考点 z0 与 KL（单位 nat）"),
+    "chart.rewards.alone": ("Rewards", "奖励"),
+    "chart.kl": ("KL, in nats", "KL（单位 nat）"),
+    "chart.accuracies": ("Pairs told right (objectives of pairs)", "判断正确的成对回答比例（成对目标）"),
     "chart.z0.why": (
         "The KL is ± {error} (one standard error, {count} answers). z0 looks at answers that other rows happen to "
         "bring, and never below 0; the KL is measured on what the tuned model itself would say.",
@@ -236,6 +242,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "curve.margin": ("margin", "差值"),
     "curve.held_out": ("{curve}, held out", "{curve}（留出）"),
     "curve.beta_z0": ("β·z0", "β·z0"),
+    "curve.delta": ("δ, the mean reward", "δ，平均奖励"),
+    "curve.accuracies": ("share of pairs", "成对比例"),
     "curve.z0": ("z0", "z0"),
     "curve.z0_raw": ("before clamping at 0", "截断到 0 之前"),
     "curve.kl_sampled": ("KL of its own answers", "自身回答的 KL"),
@@ -741,6 +749,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "group.samples": ("<h3>Answers to watch while training</h3>", "<h3>训练时观察的回答</h3>"),
     # what the unfolded options do, in one line; the whole help is in config.py
     "short.model": ("demo, a folder, or a hub id", "demo、文件夹或 Hub 名称"),
+    "short.objective": ("what thumbs are for", "反馈如何使用"),
     "short.data": ("the feedback", "反馈数据"),
     "short.beta": ("smaller: further away", "越小，离参考模型越远"),
     "short.desirable_weight": ("weight, from the data", "权重，随数据而定"),
@@ -757,6 +766,7 @@ WORDS: dict[str, tuple[str, str]] = {
 # Names of options where the option's own name says too little; the others are called as in YAML.
 OPTION_NAMES: dict[str, tuple[str, str]] = {
     "model": ("Model", "模型"),
+    "objective": ("Objective", "目标"),
     "beta": ("β", "β"),
     "desirable_weight": ("λ_D, thumbs up", "λ_D，点赞"),
     "undesirable_weight": ("λ_U, thumbs down", "λ_U，点踩"),
@@ -783,6 +793,8 @@ def _with_options() -> dict[str, tuple[str, str]]:
             words[f"note.{kind}.{part}"] = texts
     for kind, english in SETTINGS.items():
         words[f"suggest.{kind}"] = (english, SETTINGS_ZH[kind])
+    for name, objective in OBJECTIVES.items():
+        words[f"objective.{name}"] = (f"{name} {objective.learns}.", f"{name} {OBJECTIVES_ZH[name]}。")
     for name, field in options().items():
         words[f"option.{name}"] = OPTION_NAMES.get(name, (name, name))
         words[f"help.{name}"] = (field.description or "", OPTION_HELP_ZH.get(name, field.description or ""))

@@ -14,6 +14,7 @@ import yaml
 from kto_workbench.config import DEMO_MODEL, KTOConfig
 from kto_workbench.judging.records import newest_evaluation
 from kto_workbench.judging.report import in_words
+from kto_workbench.objectives import OBJECTIVES, unused_by
 from kto_workbench.runs import Run
 from kto_workbench.runs.shelf import about_run
 from kto_workbench.views.figure import in_words_kl, plot
@@ -33,7 +34,9 @@ METRICS = {
     "rewards/chosen": "reward of thumbs up",
     "rewards/rejected": "reward of thumbs down",
     "rewards/margins": "margin",
+    "rewards/accuracies": "pairs told right",
     "kl": "z0, in nats",
+    "delta": "δ, the mean reward",
 }
 USES = {
     "adapter": """from peft import AutoPeftModelForCausalLM
@@ -66,7 +69,11 @@ def card(run: Run, format: str) -> str:
         _data(run.data(), config),
         "## Training\n\n![rewards, margin, z0 and loss over the steps](curves.png)\n",
         _table(
-            {name: getattr(config, name) for name in SETTINGS if config.tuning == "lora" or name not in ADAPTER_ONLY}
+            {
+                name: getattr(config, name)
+                for name in SETTINGS
+                if (config.tuning == "lora" or name not in ADAPTER_ONLY) and name not in unused_by(config.objective)
+            }
         ),
         _outcome(run),
         _evaluation(run),
@@ -97,7 +104,7 @@ def _base(config: KTOConfig) -> str:
 
 
 def _what(config: KTOConfig, run: Run) -> str:
-    method = "KTO (Kahneman-Tversky Optimization)" if config.objective == "kto" else "supervised fine-tuning"
+    method = f"{config.objective.upper()} ({OBJECTIVES[config.objective].title})"
     how = (
         "all its weights" if config.tuning == "full" else "a QLoRA adapter" if config.load_in_4bit else "a LoRA adapter"
     )
@@ -118,11 +125,17 @@ def _data(data: dict[str, Any], config: KTOConfig) -> str:
         "rows": f"{data.get('rows', 0):,}",
         "thumbs up": f"{data.get('n_desirable', 0):,}",
         "thumbs down": f"{data.get('n_undesirable', 0):,}",
-        "λ of a thumb up, of a thumb down": f"{config.desirable_weight:.4g}, {config.undesirable_weight:.4g}",
+        "pairs": f"{data['pairs']:,}" if data.get("pairs") else None,
+        "λ of a thumb up, of a thumb down": _weights(config),
         "held out by prompt": f"{config.eval_fraction:.0%}",
         "SHA-256": data.get("sha256") or "",
     }
     return f"## Data\n\n{_table(facts)}"
+
+
+def _weights(config: KTOConfig) -> str | None:
+    weights = (config.desirable_weight, config.undesirable_weight)
+    return None if None in weights else ", ".join(f"{weight:.4g}" for weight in weights)
 
 
 def _outcome(run: Run) -> str:
@@ -134,6 +147,8 @@ def _outcome(run: Run) -> str:
         return ""
     lines = ["At the end:\n", "| | training rows | held-out rows |", "|---|---|---|"]
     for name, words in METRICS.items():
+        if name not in OBJECTIVES[run.config().objective].metrics:
+            continue
         lines.append(f"| {words} | {_number(train.get(name))} | {_number(held.get(f'eval_{name}'))} |")
     if kl := in_words_kl(records_of(run).sampled):
         lines += ["", kl]

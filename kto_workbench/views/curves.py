@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kto_workbench.objectives import METRICS, OBJECTIVES
 from kto_workbench.views.records import Columns
 
 
@@ -33,6 +34,7 @@ CHARTS: dict[str, tuple[Curve, ...]] = {
         Curve("rejected", "rewards/rejected", DOWN),
         Curve("margin", "rewards/margins", PLAIN),
         Curve("beta_z0", "kl", REFERENCE, scaled=True),
+        Curve("delta", "delta", REFERENCE),
     ),
     "z0": (
         Curve("z0", "kl", REFERENCE),
@@ -40,12 +42,20 @@ CHARTS: dict[str, tuple[Curve, ...]] = {
         Curve("kl_sampled", "kl_sampled", SAMPLED),  # in Records.sampled
     ),
     "loss": (Curve("loss", "loss", PLAIN),),
+    "accuracies": (Curve("accuracies", "rewards/accuracies", PLAIN),),
     "logps": (Curve("chosen", "logps/chosen", UP), Curve("rejected", "logps/rejected", DOWN)),
     "learning_rate": (Curve("learning_rate", "learning_rate", PLAIN),),
     "grad_norm": (Curve("grad_norm", "grad_norm", PLAIN),),
     "tokens_per_second": (Curve("tokens_per_second", "tokens_per_second", PLAIN),),
     "memory": (Curve("memory", "memory_gigabytes", PLAIN),),
 }
+
+
+def curves_of(chart: str, objective: str) -> tuple[Curve, ...]:
+    """The curves of a chart that mean something in a training with this objective."""
+    missing = set(METRICS) - set(OBJECTIVES[objective].metrics)
+    return tuple(curve for curve in CHARTS[chart] if curve.column not in missing)
+
 
 # By chart: the curve that held-out rows are laid over; a chart with all of them twice could not be read.
 LAID_OVER = {"rewards": "margin", "loss": "loss"}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kto_workbench.objectives import OBJECTIVES
 from kto_workbench.runs import Run
 from kto_workbench.runs.shelf import title_of
 from kto_workbench.views.curves import CHARTS, DOWN, FAINT, PLAIN, UP, Points, points, smooth
@@ -24,6 +25,7 @@ NAMES = {
     "rejected": "thumbs down (rejected)",
     "margin": "margin",
     "beta_z0": "β·z0",
+    "delta": "δ, the mean reward",
     "z0": "z0",
     "z0_raw": "z0 before clamping at 0",
     "kl_sampled": "KL, of its own answers",
@@ -46,9 +48,9 @@ def plot(run: Run | Sequence[Run], smoothing: float = 0.6) -> "Figure":
     runs = [run] if isinstance(run, Run) else list(run)
     figure = Figure(figsize=(10, 6.4), layout="constrained")
     axes = figure.subplots(2, 2)
-    for (left, right), row in zip(axes, (("rewards", "margin"), ("z0", "loss")), strict=True):
-        _decorate(left, row[0])
-        _decorate(right, row[1])
+    objectives = [one.config().objective for one in runs]
+    for axis, chart in zip(axes.flat, ("rewards", "margin", "z0", "loss"), strict=True):
+        _decorate(axis, chart, title_of_chart(chart, *objectives))
     for index, one in enumerate(runs):
         _draw(axes, one, index if len(runs) > 1 else None, smoothing)
     for axis in axes.flat:
@@ -56,7 +58,9 @@ def plot(run: Run | Sequence[Run], smoothing: float = 0.6) -> "Figure":
         if handles:
             axis.legend(fontsize=8, frameon=False)
         else:
-            axis.text(0.5, 0.5, "nothing logged yet", transform=axis.transAxes, ha="center", color=PLAIN)
+            rewards = any(OBJECTIVES[name].reference for name in objectives)
+            said = "nothing logged yet" if rewards or axis not in axes[0] else "sft counts no rewards"
+            axis.text(0.5, 0.5, said, transform=axis.transAxes, ha="center", color=PLAIN)
     figure.suptitle(_title(runs), fontsize=11, x=0.01, ha="left")
     # A notebook shows the picture even where nobody has imported pyplot.
     figure._repr_png_ = lambda: _png(figure)
@@ -75,11 +79,19 @@ TITLES = {
     "z0": "Reference point z0, and the KL (nats, without β)",
     "loss": "Loss",
 }
+# Where the objective has no z0.
+TITLES_WITHOUT_Z0 = {"rewards": "Rewards", "z0": "KL (nats)"}
 SEVERAL = (UP, DOWN, "#8b6bd8", "#3c78c8", "#b0479a", "#6b8e23")
 
 
-def _decorate(axis: "Axes", chart: str) -> None:
-    axis.set_title(TITLES[chart], fontsize=10, loc="left")
+def title_of_chart(chart: str, *objectives: str) -> str:
+    """What a chart of runs with these objectives shows."""
+    z0 = any(OBJECTIVES[name].centre == "z0" for name in objectives)
+    return TITLES[chart] if z0 else (TITLES | TITLES_WITHOUT_Z0)[chart]
+
+
+def _decorate(axis: "Axes", chart: str, title: str) -> None:
+    axis.set_title(title, fontsize=10, loc="left")
     axis.set_xlabel("step", fontsize=9)
     axis.tick_params(labelsize=8)
     axis.grid(color="#8884", linewidth=0.6)
@@ -95,7 +107,7 @@ def _draw(axes: np.ndarray, run: Run, position: int | None, smoothing: float) ->
     places = [*((margin if curve.name == "margin" else rewards, curve) for curve in CHARTS["rewards"])]
     places += [*((z0, curve) for curve in reversed(CHARTS["z0"][:2])), (loss, CHARTS["loss"][0])]
     for axis, curve in places:
-        if several and curve.name in ("beta_z0", "z0_raw"):
+        if several and curve.name in ("beta_z0", "delta", "z0_raw"):
             continue  # three runs of four lines each would be a thicket
         # One colour a run: its rejected rewards are the dashed ones.
         dashed = several and curve.name == "rejected"
@@ -151,11 +163,15 @@ def _title(runs: Sequence[Run]) -> str:
     if len(runs) != 1:
         return f"{len(runs)} runs"
     config = runs[0].config()
-    return (
-        f"{title_of(runs[0])}   model {_end_of(config.model)}   data {_end_of(config.data)}   β {config.beta:g}   "
-        f"λ_D {config.desirable_weight or 1:.3g}   λ_U {config.undesirable_weight or 1:.3g}   "
-        f"learning rate {config.learning_rate:g}"
-    )
+    parts = [title_of(runs[0]), f"model {_end_of(config.model)}", f"data {_end_of(config.data)}"]
+    if config.objective != "kto":
+        parts.append(config.objective)
+    used = OBJECTIVES[config.objective].options
+    if "beta" in used:
+        parts.append(f"β {config.beta:g}")
+    if "desirable_weight" in used:
+        parts += [f"λ_D {config.desirable_weight or 1:.3g}", f"λ_U {config.undesirable_weight or 1:.3g}"]
+    return "   ".join([*parts, f"learning rate {config.learning_rate:g}"])
 
 
 def _end_of(path: str) -> str:

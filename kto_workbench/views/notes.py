@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from kto_workbench.config import KTOConfig
+from kto_workbench.objectives import OBJECTIVES
 from kto_workbench.runs import Run
 from kto_workbench.views.records import Columns, records_of
 
@@ -31,6 +32,11 @@ TEXTS: dict[str, tuple[str, str]] = {
         "Both rewards fall (thumbs up {chosen:.2g}, thumbs down {rejected:.2g}): "
         "what people liked becomes less likely, too.",
         "Try a lower learning rate, a larger λ_D, or some sft_weight.",
+    ),
+    "both_fall_pairs": (
+        "Both rewards fall (liked answers {chosen:.2g}, disliked ones {rejected:.2g}), the disliked ones faster: only "
+        "their difference counts for `dpo` and `ipo`, so this is common.",
+        "Where what people liked should not become less likely, try objective `apo_zero`, or some sft_weight.",
     ),
     "rejected_only": (
         "The margin of {margin:.2g} comes almost only from the rejected side; thumbs up have gained {chosen:.2g}.",
@@ -122,7 +128,7 @@ def _nan(train: Columns, config: KTOConfig) -> Note | None:
 def _mismatch(train: Columns, config: KTOConfig) -> Note | None:
     chosen, rejected = _rewards(train)
     z0 = recent(train, "kl")
-    if min(chosen, rejected, config.beta * z0) > 1.5 and abs(chosen - rejected) < 0.5 * (chosen + rejected):
+    if np.min([chosen, rejected, config.beta * z0]) > 1.5 and abs(chosen - rejected) < 0.5 * (chosen + rejected):
         return Note("mismatch", {"chosen": chosen, "rejected": rejected, "z0": z0})
     return None
 
@@ -130,7 +136,8 @@ def _mismatch(train: Columns, config: KTOConfig) -> Note | None:
 def _both_fall(train: Columns, config: KTOConfig) -> Note | None:
     chosen, rejected = _rewards(train)
     if chosen < -0.5 and rejected < -0.5:
-        return Note("both_fall", {"chosen": chosen, "rejected": rejected})
+        kind = "both_fall_pairs" if OBJECTIVES[config.objective].paired else "both_fall"
+        return Note(kind, {"chosen": chosen, "rejected": rejected})
     return None
 
 
@@ -142,7 +149,7 @@ def _far(train: Columns, config: KTOConfig) -> Note | None:
 def _rejected_only(train: Columns, config: KTOConfig) -> Note | None:
     chosen, rejected = _rewards(train)
     margin = chosen - rejected
-    if margin > 1.0 and chosen < 0.05 * margin:
+    if margin > 1.0 and chosen < 0.05 * margin and not OBJECTIVES[config.objective].paired:
         return Note("rejected_only", {"margin": margin, "chosen": chosen})
     return None
 
@@ -156,7 +163,7 @@ def _still(train: Columns) -> Note | None:
 
 def _z0_zero(train: Columns, config: KTOConfig) -> Note | None:
     z0 = train["kl"]
-    if config.z0 == "zero" or config.objective != "kto" or "kl" not in train:
+    if config.z0 == "zero" or "kl" not in train:
         return None
     above = np.flatnonzero(~(z0 <= 0))
     since = above[-1] + 1 if len(above) else 0

@@ -2,14 +2,15 @@
 
 from html import escape
 
+from kto_workbench.config import KTOConfig
 from kto_workbench.judging.records import newest_evaluation
 from kto_workbench.judging.report import in_words
 from kto_workbench.runs import Run
 from kto_workbench.views.curves import CHARTS, chart_points
 from kto_workbench.views.drawing import Line, line_chart
-from kto_workbench.views.figure import NAMES, TITLES, in_words_kl
+from kto_workbench.views.figure import NAMES, in_words_kl, title_of_chart
 from kto_workbench.views.notes import find_notes
-from kto_workbench.views.records import records_of
+from kto_workbench.views.records import Records, records_of
 
 CSS = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1e293b; max-width: 860px; margin: 32px auto; padding: 0 20px; }
@@ -30,7 +31,7 @@ def write_report(run: Run, name: str = "") -> str:
     facts = {"State": status.state, "Steps": f"{status.step} of {status.total_steps}", **_feedback(run)}
     facts |= {key: value for key, value in config.model_dump().items() if value not in (None, (), "")}
     rows = "".join(f"<tr><td>{escape(str(key))}</td><td>{escape(str(value))}</td></tr>" for key, value in facts.items())
-    charts = "".join(_chart(records, chart, config.beta) for chart in ("rewards", "z0", "loss"))
+    charts = "".join(_chart(records, chart, config) for chart in ("rewards", "z0", "loss"))
     notes = "".join(f'<p class="note">{escape(note.text)}</p>' for note in find_notes(run))
     title = escape(name or run.id)
     return (
@@ -46,15 +47,16 @@ def _feedback(run: Run) -> dict[str, str]:
     return {"Thumbs": f"{data.get('n_desirable', 0)} up, {data.get('n_undesirable', 0)} down"} if data else {}
 
 
-def _chart(records, chart: str, beta: float) -> str:
-    curves = chart_points(records.train, chart, beta=beta, smoothing=0.6, sampled=records.sampled)
+def _chart(records: Records, chart: str, config: KTOConfig) -> str:
+    curves = chart_points(records.train, chart, beta=config.beta, smoothing=0.6, sampled=records.sampled)
+    title = title_of_chart(chart, config.objective)
     color = {curve.name: curve.color for curve in CHARTS[chart]}
     lines = [Line(NAMES[name], *points, color[name]) for name, points in curves.items() if len(points[0])]
     if not lines:
         return ""
     keys = "".join(f'<span><i style="background:{line.color}"></i>{escape(line.name)}</span>' for line in lines)
     why = f"<p><small>{escape(in_words_kl(records.sampled))}</small></p>" if chart == "z0" else ""
-    return f'<h2>{TITLES[chart]}</h2><div class="keys">{keys}</div>{line_chart(lines, title=TITLES[chart])}{why}'
+    return f'<h2>{title}</h2><div class="keys">{keys}</div>{line_chart(lines, title=title)}{why}'
 
 
 def _evaluation(run: Run) -> str:
