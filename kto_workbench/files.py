@@ -55,9 +55,20 @@ def read_text(path: Path, *, at_most: int = MOST_BYTES, links: bool = False) -> 
         return "", "is not UTF-8 text"
 
 
-def read_json(path: Path, schema: TypeAdapter[T], *, at_most: int = MOST_BYTES) -> tuple[T | None, str]:
+def read_end(path: Path, at_most: int) -> str:
+    """The end of a log in at most so many bytes, whatever they are; "" if it can't be read."""
+    try:
+        offset = max(0, path.lstat().st_size - at_most)
+    except (OSError, ValueError):
+        return ""
+    return read_bytes(path, at_most=at_most, offset=offset)[0].decode("utf-8", errors="replace")
+
+
+def read_json(
+    path: Path, schema: TypeAdapter[T], *, at_most: int = MOST_BYTES, links: bool = False
+) -> tuple[T | None, str]:
     """A JSON object as the schema wants it, None if it can't be read; null counts as a value that was left out."""
-    data, problem = read_bytes(path, at_most=at_most + 1)
+    data, problem = read_bytes(path, at_most=at_most + 1, links=links)
     if not problem and len(data) > at_most:
         problem = "is too large to be read"
     if problem:

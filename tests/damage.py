@@ -136,42 +136,39 @@ def _short(value: Any) -> str:
     return _json(value).decode()[:3000] if isinstance(value, int) else str(value)[:3000]
 
 
+TEXTS = {
+    "empty": b"", "null": b"null", "list": b"[]", "number": b"3", "text": b'"x"', "nested": deep().encode(),
+    "nested in a field": b'{"state": ' + deep().encode() + b"}", "half": b'{"state": "fin', "zeros": bytes(3000),
+    "no UTF-8": b"\xff\xfe\x00a", "many digits": b'{"step": ' + b"9" * 5000 + b"}", "NaN": b'{"step": NaN}',
+    "surrogate": b'{"state": "\\ud800", "step": 1}', "paused": b'{"state": "paused"}', "gone": b"gone_option: 1\n",
+    "aliases": b"a: &a [x, x]\nb: &b [*a, *a]\nmodel: [*b, *b]\n", "loop": b"model: &a [*a]\n",
+    "long line": b'{"step": 1, "x": "' + b"y" * 300_000 + b'"}\n', "tab": b"\t\x01\n",
+}  # fmt: skip
+WAYS = {
+    "missing": _gone,
+    "folder": _folder,
+    "link outside": lambda path: _linked(path, os.path.abspath(_outside(path))),
+    "link loop": lambda path: _linked(path, path.name),
+    "link to nothing": lambda path: _linked(path, "nowhere"),
+    "link to a folder": lambda path: _linked(path, ".."),
+    "link to a device": lambda path: _linked(path, "/dev/zero"),
+    "pipe": _pipe,
+    "huge": _sparse,
+    **{name: lambda path, data=data: _written(path, data) for name, data in TEXTS.items()},
+}
+
+
 def damage(path: Path, draw: random.Random) -> str:
     """Spoil one file; returns how, in a word."""
-    texts = {
-        "empty": b"", "null": b"null", "list": b"[]", "number": b"3", "text": b'"x"', "nested": deep().encode(),
-        "nested in a field": b'{"state": ' + deep().encode() + b"}", "half": b'{"state": "fin', "zeros": bytes(3000),
-        "no UTF-8": b"\xff\xfe\x00a", "many digits": b'{"step": ' + b"9" * 5000 + b"}", "NaN": b'{"step": NaN}',
-        "surrogate": b'{"state": "\\ud800", "step": 1}', "paused": b'{"state": "paused"}', "gone": b"gone_option: 1\n",
-        "aliases": b"a: &a [x, x]\nb: &b [*a, *a]\nmodel: [*b, *b]\n", "loop": b"model: &a [*a]\n",
-        "long line": b'{"step": 1, "x": "' + b"y" * 300_000 + b'"}\n', "tab": b"\t\x01\n",
-    }  # fmt: skip
-    ways = {
-        "missing": lambda: _gone(path),
-        "folder": lambda: _folder(path),
-        "link outside": lambda: _linked(path, os.path.abspath(_outside(path))),
-        "link loop": lambda: _linked(path, path.name),
-        "link to nothing": lambda: _linked(path, "nowhere"),
-        "link to a folder": lambda: _linked(path, ".."),
-        "link to a device": lambda: _linked(path, "/dev/zero"),
-        "pipe": lambda: _pipe(path),
-        "huge": lambda: _sparse(path),
-        "torn": lambda: _torn(path, draw),
-        "flipped": lambda: _flipped(path, draw),
-    }
     what = draw.random()
-    if what < 0.5:
-        if path.is_file():
-            _other_values(path, draw)
-            return "other values"
-        _gone(path)
-        return "missing"
-    if what < 0.75:
-        name = draw.choice(list(texts))
-        _written(path, texts[name])
-        return name
-    name = draw.choice(list(ways))
-    ways[name]()
+    if what < 0.4 and path.is_file():
+        _other_values(path, draw)
+        return "other values"
+    if what < 0.5 and path.is_file():
+        draw.choice([_torn, _flipped])(path, draw)
+        return "torn or flipped"
+    name = draw.choice(list(WAYS))
+    WAYS[name](path)
     return name
 
 
@@ -201,6 +198,9 @@ def lively_workspace(folder: Path) -> tuple[Path, Run, Run]:
         ("uploads/mine.jsonl", '{"prompt": "a", "completion": "b", "label": true}\n' * 4),
         ("presets/mine.yaml", "beta: 0.2\nmodel: demo\n"),
         ("prompts/mine.txt", "One?\nTwo?\n"),
+        ("uploads/.mine.jsonl.mapping", "prompt=prompt\ncompletion=completion\nlabel=label\n"),
+        ("endpoints.yaml", "mine:\n  url: http://127.0.0.1:9/v1\n  model: m\n"),
+        ("answering.log", "awake\n"),
     ):
         path = workspace / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -218,6 +218,7 @@ def _fill(run: Run) -> None:
     for step in (1, 6, 12):
         run.record_rewards({"step": step, "z0": 0.1, "rewards": [0.1, -0.2, 0.3], "labels": [True, False, True]})
     (run.path / "reference.json").write_text('{"reused": 3, "computed": 5, "seconds": 1.5}\n')
+    (run.path / "suggestions.json").write_text('[{"prompt": "Hi"}, {"prompt": [{"role": "user", "content": "Hi"}]}]\n')
     (run.path / "log.txt").write_text("12:00:00 begun\n12:00:01 done\n")
     for folder in ("checkpoints/checkpoint-4", "checkpoints/checkpoint-8", "adapter", "evaluations", "export"):
         (run.path / folder).mkdir(parents=True)
@@ -262,7 +263,8 @@ def _fill(run: Run) -> None:
 
 RUN_FILES = (
     "config.yaml", "status.json", "data.json", "reference.json", "about.json", "metrics.jsonl", "samples.jsonl",
-    "rewards.jsonl", "votes.jsonl", "log.txt", "commands", "checkpoints", "evaluations", "adapter", "export",
+    "rewards.jsonl", "votes.jsonl", "suggestions.json", "log.txt", "commands", "checkpoints", "evaluations", "adapter",
+    "export",
     "checkpoints/checkpoint-8", "checkpoints/checkpoint-8/trainer_state.json",
     "checkpoints/checkpoint-8/adapter_model.safetensors", "adapter/adapter_config.json",
     "adapter/adapter_model.safetensors", "evaluations/20260101-000000-000001.json",
@@ -271,5 +273,5 @@ RUN_FILES = (
 )  # fmt: skip
 WORKSPACE_FILES = (
     "feedback.sqlite", "uploads/mine.jsonl", "presets/mine.yaml", "prompts/mine.txt", "uploads", "presets", "prompts",
-    "trash", "cache", "device.lock",
+    "trash", "cache", "device.lock", "endpoints.yaml", "answering.log", "uploads/.mine.jsonl.mapping", "runs",
 )  # fmt: skip

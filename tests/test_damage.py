@@ -14,7 +14,7 @@ from typing import Any
 
 import gradio as gr
 import pytest
-from damage import RUN_FILES, SECRET, WORKSPACE_FILES, damage, deep, lively_workspace
+from damage import RUN_FILES, SECRET, WAYS, WORKSPACE_FILES, damage, deep, lively_workspace
 from pages import Page
 
 from kto_workbench import KTOConfig
@@ -209,6 +209,25 @@ def one_case(asked: Asked, seed: int, much: tuple[int, int]) -> None:
 def test_no_damage_breaks_a_verb_or_an_event(asked, seeds, much, cases):
     for seed in seeds:
         one_case(asked, seed, much)
+        cases(1)
+
+
+@pytest.mark.reliability("Whatever became of a file, every verb and event answers in a sentence")
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", [*(f"run/{name}" for name in RUN_FILES), *WORKSPACE_FILES])
+def test_no_way_of_damage_breaks_any_event(asked, name, cases):
+    """Everything of which a thousand draws ask a part: each file, in each way, and all events and verbs after each."""
+    path = asked.run.path / name[4:] if name.startswith("run/") else asked.workspace / name
+    for number, (way, spoil) in enumerate(WAYS.items()):
+        spoil(path)
+        try:
+            ask(asked, random.Random(number), len(asked.events), len(asked.verbs()))
+        except BaseException as error:
+            error.add_note(f"{name}: {way}")
+            raise
+        finally:
+            asked.mend([path])
         cases(1)
 
 

@@ -1,7 +1,11 @@
 """Endpoints: who names them, what their file may hold, and one client against servers that mean well and ill."""
 
+import concurrent.futures
+import contextlib
 import json
+import socket
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -20,6 +24,8 @@ from kto_workbench.runs.endpoints import (
     read_endpoints,
     remove_endpoint,
 )
+
+pytestmark = pytest.mark.reliability("An endpoint is asked at its own address alone, and no longer than its time")
 
 KEY = "sk-very-secret-123"
 SAMPLING = dict(seed=5, temperature=0.5, max_new_tokens=32)
@@ -178,6 +184,19 @@ def test_only_http_addresses_are_asked(url):
         Endpoint(url, "m")
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        "169.254.169.254", "169.254.0.1:80", "2852039166", "0xA9FEA9FE", "169.254.43518", "0251.254.169.254",
+        "[fe80::1]", "[fe80::1%25eth0]", "[::ffff:169.254.169.254]", "[64:ff9b::a9fe:a9fe]", "[2002:a9fe:a9fe::]",
+        "[fd00:ec2::254]", "100.100.100.200", "224.0.0.1", "[ff02::1]",
+    ],
+)  # fmt: skip
+def test_where_clouds_keep_credentials_no_endpoint_is(host):
+    with pytest.raises(ConfigError, match="No endpoint is at"):
+        Endpoint(f"http://{host}/latest", "m")
+
+
 def test_addresses():
     assert (
         completions_url(" https://x/v1/ ")
@@ -192,6 +211,8 @@ def test_addresses():
         with pytest.raises(ConfigError, match="^Name the environment variable that holds the key, .*, not the key.$"):
             Endpoint("http://x/v1", "m", variable)
     assert is_loopback("http://127.0.0.1:8/v1") and is_loopback("http://[::1]/v1")
+    for host in ("10.0.0.1", "192.168.1.1", "100.64.0.7", "[fd12::1]", "[::1]", "8.8.8.8", "metadata", "0.0.0.0", "1"):
+        Endpoint(f"http://{host}/v1", "m")  # a machine of one's own network
     assert is_loopback("http://localhost/v1") and not is_loopback("http://127.0.0.1.example/v1")
 
 
@@ -299,6 +320,101 @@ def test_a_reply_without_end_and_one_that_drips_are_cut_off(chatty, monkeypatch)
     monkeypatch.setattr(completions, "REPLY_SECONDS", 0.2)
     with pytest.raises(WorkbenchError, match=r"^The endpoint .* failed: it broke off \(ReadTimeout\).$"):
         list(answers(Endpoint(server.url, "m"), ["Hi"], **SAMPLING))
+
+
+@pytest.fixture
+def dripping():
+    """A server that begins to answer, and goes on with one of `drops` again and again: `dripping(first, drop)`."""
+    ended, listeners = threading.Event(), []
+
+    def pour(listener, first, drop):
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with connection, contextlib.suppress(OSError):
+                    connection.sendall(first)
+                    while drop and not ended.wait(0.005):
+                        connection.sendall(drop)
+                    ended.wait(30)
+
+    def started(first, drop):
+        listener = socket.create_server(("127.0.0.1", 0))
+        listeners.append((listener, threading.Thread(target=pour, args=(listener, first, drop), daemon=True)))
+        listeners[-1][1].start()
+        return f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+
+    yield started
+    ended.set()
+    for listener, thread in listeners:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
+
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "drop"),
+    [
+        (b"", b""),
+        (HEAD[:9], b""),
+        (HEAD + b"x-slow: ", b"z"),
+        (HEAD, b"x: y\r\n"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (HEAD + b"\r\ndata: ", b" "),
+        (HEAD + b"\r\n", b": alive\n\n"),
+        (HEAD + b"transfer-encoding: chunked\r\n\r\n", b"1\r\n\n\r\n"),
+        (HEAD + b"transfer-encoding: chunked\r\n\r\n1", b"0"),
+    ],
+)
+def test_an_exchange_ends_in_time_whatever_drips(dripping, first, drop, monkeypatch):
+    monkeypatch.setattr(completions, "REPLY_SECONDS", 0.3)
+    url = dripping(first, drop)
+    began = time.monotonic()
+    with pytest.raises(WorkbenchError, match=r"failed.*: it broke off \((ReadTimeout|RemoteProtocolError)\)\.$"):
+        list(answers(Endpoint(url, "m"), ["Hi"], **SAMPLING))
+    with Client(Endpoint(url, "m")) as client, pytest.raises(WorkbenchError):
+        client.ask([{"role": "user", "content": "Hi"}], max_tokens=1)
+    monkeypatch.setattr(completions, "SILENT_SECONDS", 0.3)
+    with Client(Endpoint(url, "m")) as client:
+        with contextlib.suppress(WorkbenchError):  # whoever begins to answer is there
+            client.reach()
+    assert time.monotonic() - began < 30  # a thousand times less than it would drip
+
+
+def test_who_leaves_waits_for_no_answer(dripping):
+    said = []
+
+    def ask(client):
+        try:
+            client.ask([{"role": "user", "content": "Hi"}], max_tokens=1)
+        except concurrent.futures.CancelledError as error:
+            said.append(error)
+
+    with Client(Endpoint(dripping(b"", b""), "m")) as client:
+        asking = [threading.Thread(target=ask, args=(client,)) for _ in range(3)]
+        for thread in asking:
+            thread.start()
+    for thread in asking:
+        thread.join(30)
+    assert len(said) == 3
+    with pytest.raises(concurrent.futures.CancelledError):
+        client.reach()
+
+
+def test_a_name_that_leads_where_no_endpoint_is_gets_nothing(chatty, monkeypatch):
+    """The address is looked at when the line stands, so no second lookup can lead elsewhere."""
+    monkeypatch.setenv("OWN_API_KEY", KEY)
+    server = chatty(echo)
+    named = Endpoint(server.url.replace("127.0.0.1", "localhost"), "m", "OWN_API_KEY", "mine")
+    monkeypatch.setattr(completions, "is_off_limits", lambda host: host == "127.0.0.1")
+    sentence = r"^The endpoint mine refused: it is at 127\.0\.0\.1, where no endpoint is\.$"
+    with pytest.raises(WorkbenchError, match=sentence):
+        list(answers(named, ["Hi"], **SAMPLING))
+    with Client(named) as client, pytest.raises(WorkbenchError, match=sentence):
+        client.reach()
+    assert not server.headers
 
 
 def test_a_bomb_is_not_unpacked(chatty):

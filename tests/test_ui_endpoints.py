@@ -2,25 +2,33 @@
 
 import json
 import shutil
+import threading
 
 import httpx
 import pytest
 from browser import Served
 from conftest import wait_for
+from test_endpoints import chatty, echo  # noqa: F401
 from test_judging import prefers_please, serve  # noqa: F401
 
 from kto_workbench.judging.records import list_records
 from kto_workbench.runs import Run
+from kto_workbench.runs.endpoints import Endpoint, add_endpoint
+from kto_workbench.ui.answers import ASKED_AT_ONCE
+
+pytestmark = pytest.mark.reliability("An endpoint is asked at its own address alone, and no longer than its time")
 
 KEY = "sk-of-this-server"
 
 
-@pytest.fixture
-def served(trained, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def served(trained, tmp_path_factory):
     """A page with one run, whose server has a key in its environment."""
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    shutil.copytree(trained.path, tmp_path / "workspace" / "runs" / trained.id)
-    served = Served(tmp_path / "workspace", tmp_path / "server.log")
+    folder = tmp_path_factory.mktemp("endpoints")
+    shutil.copytree(trained.path, folder / "workspace" / "runs" / trained.id)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENAI_API_KEY", KEY)
+        served = Served(folder / "workspace", folder / "server.log")
     yield served
     served.stop()
 
@@ -67,3 +75,45 @@ def test_a_visitor_can_not_have_the_servers_key_sent_to_an_address_of_their_own(
     for record in list_records(run):  # whatever was begun has come to its end
         wait_for(lambda record=record: record.read()["state"] not in ("starting", "running"))
     assert not theirs.headers and KEY not in json.dumps(theirs.asked)
+
+
+def test_who_waits_for_a_slow_endpoint_holds_up_nobody_else(served, chatty):  # noqa: F811
+    asked, enough = threading.Semaphore(0), threading.Event()
+
+    def never(handler, body):
+        asked.release()
+        enough.wait(60)
+
+    slow, quick = chatty(never), chatty(echo)
+    for name, server in (("slow", slow), ("quick", quick)):
+        add_endpoint(Endpoint(server.url, "m", name=name), served.workspace)
+    try:
+        with httpx.Client(base_url=served.url, timeout=20) as client:
+            config = client.get("/config").json()
+            parts = {part["id"]: part["props"] for part in config["components"]}
+            of = lambda one, side: {parts[number].get("elem_id") for number in one[side]}
+            event = next(
+                one
+                for one in config["dependencies"]
+                if one["queue"] and {"feedback-chat", "feedback-run"} <= of(one, "inputs")
+            )
+
+            def say(session, name):
+                chat = [{"role": "user", "content": [{"type": "text", "text": "one two"}]}]
+                wanted = {"feedback-chat": chat, "feedback-run": f"endpoint:{name}"}
+                data = [
+                    wanted.get(parts[number].get("elem_id"), parts[number].get("value")) for number in event["inputs"]
+                ]
+                body = {"data": data, "fn_index": event["id"], "session_hash": session}
+                assert client.post("/gradio_api/queue/join", json=body).status_code == 200
+
+            for number in range(ASKED_AT_ONCE - 1):
+                say(f"waiting {number}", "slow")
+            for _ in range(ASKED_AT_ONCE - 1):
+                assert asked.acquire(timeout=20)
+            say("served", "quick")
+            with client.stream("GET", "/gradio_api/queue/data?session_hash=served") as stream:
+                said = next(line for line in stream.iter_lines() if '"process_completed"' in line)
+            assert json.loads(said[5:])["success"] and "one two" in quick.asked[0]["messages"][-1]["content"]
+    finally:
+        enough.set()

@@ -133,10 +133,9 @@ class EndpointJudge:
         open_ones = [i for i, text in enumerate(said) if text is None]
         done = cached = len(chats) - len(open_ones)
         on_progress(done, len(chats))
-        with self._client as client:
-            pool = ThreadPoolExecutor(self.workers)
+        with ThreadPoolExecutor(self.workers) as pool, self._client as client:
+            waiting = {pool.submit(client.ask, chats[i], max_tokens=self.max_tokens): i for i in open_ones}
             try:
-                waiting = {pool.submit(client.ask, chats[i], max_tokens=self.max_tokens): i for i in open_ones}
                 for future in as_completed(waiting):
                     i = waiting[future]
                     said[i] = future.result()
@@ -145,7 +144,7 @@ class EndpointJudge:
                     done += 1
                     on_progress(done, len(chats))
             finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+                pool.shutdown(wait=False, cancel_futures=True)  # what has begun ends with the client
         return said, cached
 
 

@@ -6,24 +6,28 @@
     for event in answers(endpoint, ["Hello!"], seed=0, temperature=0.7, max_new_tokens=128):
         print(event["prompt"], event["text"], event["done"])
 
-Nobody is trusted here: redirects are not followed, so that the key stays with the address it was named for; a reply has
-a longest size and a longest time, however it trickles; what is no answer is a sentence.
+Nobody is trusted here: redirects are not followed, so that the key stays with the address it was named for; wherever a
+name leads to, link-local addresses and those where clouds keep credentials are not asked; a reply has a longest size,
+and an exchange a longest time on the clock, from the name's lookup to the last byte, however any of it trickles; what
+is no answer is a sentence. Exchanges run on an event loop in a thread of its own, where they can be ended from outside.
 """
 
+import asyncio
+import concurrent.futures
 import contextlib
 import json
 import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from typing import Any, TypeVar
 
 import httpx
 
 from kto_workbench.errors import ConfigError, WorkbenchError
 from kto_workbench.feedback.templates import part_tools, prompt_messages
-from kto_workbench.runs.endpoints import Endpoint, completions_url, is_loopback, read_key
+from kto_workbench.runs.endpoints import Endpoint, completions_url, is_loopback, is_off_limits, read_key
 
 WORKERS = 4
 ATTEMPTS = 5
@@ -36,6 +40,7 @@ LONGEST_WAIT = 30.0
 OPTIONAL = ("max_tokens", "temperature", "seed", "stream")
 
 Chat = Sequence[dict[str, Any]]
+T = TypeVar("T")
 
 
 class Client:
@@ -60,10 +65,17 @@ class Client:
             raise ConfigError(f"{endpoint.url!r} is not the address of an endpoint.") from None
         self._key = read_key(endpoint.key_env)
         self._left_out: set[str] = set()
+        self._ended = threading.Event()
+        self._starting = threading.Lock()
+        self._under_way: set[asyncio.Task[Any]] = set()
 
     def __enter__(self) -> "Client":
+        self._ended.clear()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
         headers = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
-        self._http = httpx.Client(
+        self._http = httpx.AsyncClient(
             timeout=httpx.Timeout(SILENT_SECONDS, connect=CONNECT_SECONDS),
             headers=headers | ({"Authorization": f"Bearer {self._key}"} if self._key else {}),
             follow_redirects=False,  # they would lead the key elsewhere
@@ -72,14 +84,61 @@ class Client:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._http.close()
+        with self._starting:
+            self._ended.set()
+        asyncio.run_coroutine_threadsafe(self._leave(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _leave(self) -> None:
+        """End what is still under way: whoever asked for it is not waited for."""
+        for one in self._under_way:
+            one.cancel()
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+        await self._http.aclose()
+
+    def _by(self, until: float, exchange: Coroutine[Any, Any, T]) -> T:
+        """What comes of an exchange, which ends by then. Raises httpx.HTTPError, and CancelledError from `_leave`."""
+
+        async def bounded() -> T:
+            self._under_way.add(asyncio.current_task())
+            try:
+                async with asyncio.timeout(until - time.monotonic()):
+                    return await exchange
+            except TimeoutError:
+                raise httpx.ReadTimeout("The reply takes too long.") from None
+            finally:
+                self._under_way.discard(asyncio.current_task())
+
+        with self._starting:
+            if self._ended.is_set():
+                exchange.close()
+                raise concurrent.futures.CancelledError
+            waiting = asyncio.run_coroutine_threadsafe(bounded(), self._loop)
+        return waiting.result()
+
+    def _stream(self, method: str, url: str, **settings: Any) -> Any:
+        return self._http.stream(method, url, extensions={"trace": self._look}, **settings)
+
+    async def _look(self, event: str, about: dict[str, Any]) -> None:
+        """Leave an address that nobody means, once its name has led there and before anything is sent."""
+        if event == "connection.connect_tcp.complete":
+            found = about["return_value"].get_extra_info("server_addr")
+            if is_off_limits(found[0]):
+                await about["return_value"].aclose()
+                raise self._refused(f"it is at {found[0]}, where no endpoint is")
 
     def reach(self) -> None:
         """Raise WorkbenchError if nobody answers at the address, or the key is refused; costs no tokens."""
-        try:
-            with self._http.stream("GET", self.url.removesuffix("chat/completions") + "models") as response:
+
+        async def asked() -> None:
+            async with self._stream("GET", self.url.removesuffix("chat/completions") + "models") as response:
                 if response.status_code in (401, 403):
-                    raise self._refused(f"HTTP {response.status_code}{self._told(_read(response))}")
+                    raise self._refused(f"HTTP {response.status_code}{self._told(await _read(response))}")
+
+        try:
+            self._by(time.monotonic() + SILENT_SECONDS, asked())
         except httpx.HTTPError:
             raise self._nobody() from None
 
@@ -115,11 +174,10 @@ class Client:
             body = self._body(chat, wanted)
             said = _Said(on_text)
             try:
-                with self._http.stream("POST", self.url, content=json.dumps(body)) as response:
-                    if response.status_code == 200:
-                        return self._reply(response, said, until)
-                    reason = f"HTTP {response.status_code}{self._told(_read(response, until))}"
-                    status, after = response.status_code, response.headers.get("retry-after", "")
+                status, told, after = self._by(until, self._exchange(body, said))
+                if status == 200:
+                    return said.text
+                reason = f"HTTP {status}{told}"
             except httpx.ConnectError:
                 raise self._nobody() from None
             except httpx.HTTPError as error:
@@ -136,7 +194,7 @@ class Client:
                     wait = min(max(wait, float(after)), LONGEST_WAIT)
             failed += 1
             if failed < self.attempts:
-                time.sleep(wait)
+                self._ended.wait(min(wait, until - time.monotonic()))
         raise WorkbenchError(f"The endpoint {self.endpoint.label} failed {failed} times: {reason}.")
 
     def _body(self, chat: Chat, wanted: dict[str, Any]) -> dict[str, Any]:
@@ -153,20 +211,28 @@ class Client:
         self._left_out |= unwanted
         return bool(unwanted)
 
-    def _reply(self, response: httpx.Response, said: "_Said", until: float) -> str:
-        """The text of a reply, streamed or whole; a server may send it whole though a stream was asked for."""
+    async def _exchange(self, body: dict[str, Any], said: "_Said") -> tuple[int, str, str]:
+        """Ask once: the status, and of a refusal what the server says about it, and when to ask again."""
+        async with self._stream("POST", self.url, content=json.dumps(body)) as response:
+            if response.status_code == 200:
+                await self._take(response, said)
+                return 200, "", ""
+            after = response.headers.get("retry-after", "")
+            return response.status_code, self._told(await _read(response)), after
+
+    async def _take(self, response: httpx.Response, said: "_Said") -> None:
+        """A reply, streamed or whole; a server may send it whole though a stream was asked for."""
         if response.headers.get("content-type", "").startswith("text/event-stream"):
-            for event in _events(response, until):
+            async for event in _events(response):
                 if isinstance(event, dict) and event.get("error"):
                     raise self._refused(f"it broke off{self._told(json.dumps(event).encode())}")
                 said.add(event)
         else:
-            said.take_whole(_read(response, until))
+            said.take_whole(await _read(response))
         if not said.understood:
             raise WorkbenchError(
                 f"What is at {self.endpoint.label} does not answer like an OpenAI-compatible endpoint."
             )
-        return said.text
 
     def _told(self, body: bytes) -> str:
         """What the server says about its refusal, without the key, should it repeat that."""
@@ -280,9 +346,9 @@ class _Said:
         self.text = content if isinstance(content, str) else ""
 
 
-def _events(response: httpx.Response, until: float) -> Iterator[Any]:
+async def _events(response: httpx.Response) -> AsyncIterator[Any]:
     """The JSON values of a stream of server-sent events, up to its [DONE]."""
-    for line in _lines(_pieces(response, until)):
+    async for line in _lines(response):
         data = line.removeprefix(b"data:").strip()
         if not line.startswith(b"data:") or not data:
             continue
@@ -292,28 +358,27 @@ def _events(response: httpx.Response, until: float) -> Iterator[Any]:
             yield json.loads(data)
 
 
-def _lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
+async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
     rest = bytearray()
-    for piece in pieces:
+    async for piece in _pieces(response):
         rest += piece
         if b"\n" in piece:
             *lines, last = bytes(rest).split(b"\n")
             rest = bytearray(last)
-            yield from lines
+            for line in lines:
+                yield line
     yield bytes(rest)
 
 
-def _read(response: httpx.Response, until: float | None = None) -> bytes:
-    return b"".join(_pieces(response, until or time.monotonic() + SILENT_SECONDS))
+async def _read(response: httpx.Response) -> bytes:
+    return b"".join([piece async for piece in _pieces(response)])
 
 
-def _pieces(response: httpx.Response, until: float) -> Iterator[bytes]:
+async def _pieces(response: httpx.Response) -> AsyncIterator[bytes]:
     """What comes over the line, as it is: nothing is unpacked that could be a bomb. Raises httpx.HTTPError."""
     size = 0
-    for piece in response.iter_raw():
+    async for piece in response.aiter_raw():
         size += len(piece)
         if size > LONGEST_REPLY:
             raise httpx.DecodingError("The reply is too long.")
-        if time.monotonic() > until:
-            raise httpx.ReadTimeout("The reply takes too long.")
         yield piece

@@ -170,7 +170,10 @@ class Run:
         text, problem = files.read_text(path, at_most=MOST_BYTES)
         if problem:
             raise ConfigError(f"Can't read the config file {path}: it {problem}.")
-        return _config_of(text, path)
+        found = _config_of(text, path)
+        if isinstance(found, str):
+            raise ConfigError(found)
+        return found
 
     def data(self) -> dict[str, Any]:
         """What the feedback was when the run was made: file, rows, n_desirable, n_undesirable, sha256."""
@@ -243,11 +246,7 @@ class Run:
 
     def log(self, lines: int = 40) -> str:
         """The last lines of what the training process printed."""
-        try:
-            offset = max(0, self.log_path.lstat().st_size - LOG_BYTES)
-        except (OSError, ValueError):
-            return ""
-        text = files.read_bytes(self.log_path, at_most=LOG_BYTES, offset=offset)[0].decode("utf-8", errors="replace")
+        text = files.read_end(self.log_path, LOG_BYTES)
         # A progress bar overwrites its line with carriage returns: its last state is the one to show.
         ended = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
         return "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in ended[-lines:])
@@ -440,9 +439,12 @@ def find_run(name: str | Path, workspace: str | Path = "workspace") -> Run:
 
 
 @functools.lru_cache(maxsize=2048)
-def _config_of(text: str, path: Path) -> KTOConfig:
-    """A config that was read before is not read again: a list of a thousand runs asks for a thousand."""
-    return parse_config(text, path)
+def _config_of(text: str, path: Path) -> KTOConfig | str:
+    """A config, or why it is none. What was read before is not read again: a list of a thousand runs asks for each."""
+    try:
+        return parse_config(text, path)
+    except ConfigError as error:
+        return str(error)
 
 
 def _step_of(record: dict[str, Any]) -> float:

@@ -12,13 +12,15 @@ The key itself is read from the environment when it is needed (runs/completions.
 import contextlib
 import os
 import re
+import socket
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address, ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import yaml
 
+from kto_workbench import files
 from kto_workbench.errors import ConfigError
 from kto_workbench.runs.jsonlines import write_atomically
 
@@ -26,6 +28,11 @@ FILE_NAME = "endpoints.yaml"
 FIELDS = ("url", "model", "key_env")
 _NAME = re.compile(r"[A-Za-z0-9][\w.\-]{0,59}", re.ASCII)
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
+# Where machines of a cloud are told their credentials, beside the link-local addresses (169.254.169.254 and fe80::).
+_METADATA = [
+    ip_address(one) for one in ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254")
+]
+_NAT64 = ip_network("64:ff9b::/96")
 
 
 @dataclass(frozen=True)
@@ -57,13 +64,15 @@ class Endpoint:
 def read_endpoints(workspace: str | Path) -> dict[str, Endpoint]:
     """The workspace's endpoints by name, in the order of its file. Raises ConfigError for a file that can't be read."""
     path = Path(workspace) / FILE_NAME
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    text, problem = files.read_text(path)
+    if problem == files.MISSING:
         return {}
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or "it is not YAML"
-        raise ConfigError(f"Can't read the endpoints in {path}: {reason}.") from None
+    try:
+        found = None if problem else yaml.safe_load(text)
+    except (ValueError, RecursionError, yaml.YAMLError):
+        problem = "is not YAML"
+    if problem:
+        raise ConfigError(f"Can't read the endpoints in {path}: it {problem}.")
     if found is None:
         return {}
     if not isinstance(found, dict):
@@ -107,6 +116,10 @@ def completions_url(url: str) -> str:
         )
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigError("An endpoint's address should hold no name, password or query; name the key's variable.")
+    if is_off_limits(parts.hostname):
+        raise ConfigError(
+            f"No endpoint is at {parts.hostname}: machines are told there what they are, and their secrets."
+        )
     return url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
 
 
@@ -128,6 +141,21 @@ def is_loopback(url: str) -> bool:
     with contextlib.suppress(ValueError):
         return ip_address(host).is_loopback
     return host == "localhost"
+
+
+def is_off_limits(host: str) -> bool:
+    """Whether this is an address that no endpoint has, but that others would like to have asked; False for a name."""
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        try:
+            address = ip_address(socket.inet_aton(host))  # in old spellings: 2852039166, 0xa9.254.43518
+        except (OSError, ValueError):
+            return False
+    if isinstance(address, IPv6Address):  # those that only wrap an older one
+        packed = ip_address(int(address) & 0xFFFFFFFF) if address in _NAT64 else None
+        address = address.ipv4_mapped or address.sixtofour or packed or address
+    return address.is_link_local or address.is_multicast or address in _METADATA
 
 
 def _check_name(name: str) -> None:

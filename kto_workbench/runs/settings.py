@@ -19,11 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from kto_workbench import files
 from kto_workbench.config import DEMO_DEFAULTS, DEMO_MODEL, KTOConfig
 from kto_workbench.feedback import Feedback
 from kto_workbench.feedback.rendering import encode_rows, load_tokenizer, model_path
 from kto_workbench.runs.machine import ask_driver, free_memory
 from kto_workbench.runs.memory import ModelShape, Tokens, estimate_memory
+from kto_workbench.runs.schemas import ANYTHING
 
 LARGE = 7e9  # parameters: below about as many, the documents call a model small
 SAMPLE = 400  # rows whose lengths are looked at
@@ -201,10 +203,7 @@ def _sign_of_tuning(model: str, folder: Path) -> str:
         return ""
     if _tuned_by_name(model):
         return "name"
-    try:
-        card = (folder / "README.md").read_text(encoding="utf-8", errors="replace")[:20_000]
-    except OSError:
-        card = ""
+    card = files.read_bytes(folder / "README.md", at_most=20_000, links=True)[0].decode("utf-8", errors="replace")
     head = card.split("---")[1] if card.startswith("---") and card.count("---") > 1 else ""
     if re.search(r"^\s*-\s*(conversational|chat|sft|instruct\w*)\s*$", head, re.MULTILINE | re.IGNORECASE):
         return "card"
@@ -229,11 +228,7 @@ def _parameters_in(path: Path) -> int:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+    return files.read_json(path, ANYTHING, links=True)[0] or {}  # a hub's folder is full of links
 
 
 @functools.lru_cache(maxsize=2)

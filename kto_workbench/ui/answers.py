@@ -32,6 +32,12 @@ SIDES = ("reference", "tuned")
 ITS_REFERENCE = "reference"  # chosen for the other side: that of the run itself
 # Each update costs the browser some milliseconds; more than a dozen a second arrive late rather than often.
 UPDATE_SECONDS = 0.08
+# Of events that ask models. Those for models of this machine take turns at its one process; who waits for a slow
+# endpoint holds up nobody else, unless as many wait at once, and no longer than completions.py lets a reply take.
+ASKED_AT_ONCE = 8
+ASKING: dict[str, Any] = {
+    "show_progress": "hidden", "concurrency_id": "answers", "concurrency_limit": ASKED_AT_ONCE
+}  # fmt: skip
 
 # choosing ------------------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from kto_workbench.judging.votes import Vote, keep_vote, read_votes, summarize_v
 from kto_workbench.runs.answering import SideError, with_system
 from kto_workbench.runs.sides import AnySide, home_of
 from kto_workbench.ui import html, keys
-from kto_workbench.ui.answers import SIDES, answer_origin, side_title, sides_named
+from kto_workbench.ui.answers import ASKING, SIDES, answer_origin, side_title, sides_named
 from kto_workbench.ui.html import esc
 from kto_workbench.ui.outcome import outcome
 from kto_workbench.ui.suggestions import prompts_for
@@ -102,6 +102,7 @@ class Ballot:
     revealed: bool = False  # the figures are shown
     awaited: bool = False  # the page was told to wait for the next card
     _voting: threading.RLock = field(default_factory=threading.RLock)
+    _asking: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def shown(self) -> Pair | None:
@@ -123,22 +124,37 @@ class Ballot:
         """Whether all prompts have been voted on, and the last card is left."""
         return self.shown is None and self.asked >= len(self.prompts)
 
-    def answer_ahead(self) -> Iterator[None]:
-        """Have pairs made until enough wait; yields after each batch. Raises WorkbenchError."""
-        while self.asked < len(self.prompts) and len(self.pairs) - self.position < AHEAD:
-            part = self.prompts[self.asked : self.asked + (BATCH if self.pairs else FIRST_BATCH)]
-            seed = random.randrange(2**31)
-            found: dict[tuple[int, str], str] = {}
-            for event in self.answer(part, seed=seed):
-                if "error" in event:  # a pair needs both sides
-                    raise SideError(event["error"])
-                found[event["prompt"], event["side"]] = event["text"]
-            for number, prompt in enumerate(part):
-                answers = {side: found[number, side] for side in SIDES}
-                self.pairs.append(Pair(prompt, answers, seed, secrets.choice(SIDES)))
-            self.asked += len(part)
-            self._pass_equal_ones()
+    @property
+    def wanting(self) -> bool:
+        """Whether more pairs should be made."""
+        return self.asked < len(self.prompts) and len(self.pairs) - self.position < AHEAD
+
+    def answer_ahead(self, wait: bool = True) -> Iterator[None]:
+        """Have pairs made until enough wait; yields after each batch. Raises WorkbenchError.
+
+        One batch at a time. If one is being made already, and `wait` is False, whoever has it made goes on.
+        """
+        while self.wanting and self._asking.acquire(blocking=wait):
+            try:
+                if self.wanting:
+                    self._make_batch()
+            finally:
+                self._asking.release()
             yield
+
+    def _make_batch(self) -> None:
+        part = self.prompts[self.asked : self.asked + (BATCH if self.pairs else FIRST_BATCH)]
+        seed = random.randrange(2**31)
+        found: dict[tuple[int, str], str] = {}
+        for event in self.answer(part, seed=seed):
+            if "error" in event:  # a pair needs both sides
+                raise SideError(event["error"])
+            found[event["prompt"], event["side"]] = event["text"]
+        for number, prompt in enumerate(part):
+            answers = {side: found[number, side] for side in SIDES}
+            self.pairs.append(Pair(prompt, answers, seed, secrets.choice(SIDES)))
+        self.asked += len(part)
+        self._pass_equal_ones()
 
     def vote(self, number: int, choice: str) -> None:
         """Keep a vote for the card that was shown: `left`, `right` or `tie`. The first one counts."""
@@ -272,17 +288,21 @@ def build(bench: Workbench, page: gr.Blocks, asked: Asked) -> None:
             ballots.popitem(last=False)
         return ballot.name, now(language, ballot), "", ""
 
-    def answer_ahead(name: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+    def answer_ahead(name: str, request: gr.Request, wait: bool = True) -> Iterator[tuple[Any, ...]]:
         language, ballot = language_of(request), ballots.get(name)
         yield gr.skip(), gr.skip(), gr.skip()  # of an event that yields nothing, gradio would empty the outputs
         if ballot is None:
             return
         try:
-            for _ in ballot.answer_ahead():
+            for _ in ballot.answer_ahead(wait):
                 # A voter may have come to the end of the cards while this batch was written.
                 yield (now(language, ballot) if ballot.awaited else gr.skip()), gr.skip(), results_of(language, ballot)
         except WorkbenchError as error:
             yield gr.skip(), html.message(retell(language, error)), gr.skip()
+
+    def go_on_answering(name: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        """After each vote; who votes faster than a model answers must not have many wait for it."""
+        yield from answer_ahead(name, request, wait=False)
 
     def act(action: str) -> Callable[..., tuple[Any, ...]]:
         def acted(name: str, number: float, request: gr.Request) -> tuple[Any, ...]:
@@ -315,7 +335,7 @@ def build(bench: Workbench, page: gr.Blocks, asked: Asked) -> None:
         return now(language, ballot), results_of(language, ballot) if ballot.revealed or ballot.over else ""
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
-    ahead: dict[str, Any] = {"show_progress": "hidden", "concurrency_id": "answers", "trigger_mode": "multiple"}
+    ahead: dict[str, Any] = {**ASKING, "trigger_mode": "multiple"}
     seen = [card, told, figures]
     source.change(lambda source: gr.File(visible=source == FILE), [source], [file], **quiet)
     begun = start.click(begin, [source, file, count, unveils, *asked], [mine, *seen], **quiet)
@@ -326,7 +346,7 @@ def build(bench: Workbench, page: gr.Blocks, asked: Asked) -> None:
     panel.expand(come_back, [mine], [card, figures], **quiet).then(answer_ahead, [mine], seen, **ahead)
     for action, button in actions.items():
         pressed = button.click(act(action), [mine, number_shown], seen, js=keys.with_shown_card("blind"), **quiet)
-        pressed.then(answer_ahead, [mine], seen, **ahead)
+        pressed.then(go_on_answering, [mine], seen, **ahead)
     reveal.click(unveil, [mine, asked.run, asked.against], [figures], **quiet)
 
 

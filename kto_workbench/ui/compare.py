@@ -20,6 +20,7 @@ from kto_workbench.runs.shelf import title_of
 from kto_workbench.runs.sides import REFERENCE, AnySide, check_scored
 from kto_workbench.ui import blind, evaluate, html
 from kto_workbench.ui.answers import (
+    ASKING,
     SIDES,
     UPDATE_SECONDS,
     any_trained,
@@ -285,23 +286,22 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
     inputs = [run, against, prompt, file, system, temperature, length, seed, marked]
     outputs = [now, told, answers, pager]
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
-    asked: dict[str, Any] = {"show_progress": "hidden", "concurrency_id": "answers"}
     had_run = gr.State(False)
     gr.on([page.load, tab.select], refresh, [run, against, had_run], [run, against, had_run], **quiet)
     page.load(shown, [now, marked], [answers], **quiet)
     page.load(None, None, None, js=WHY_JS)
     run.change(follow, [run, against], [ideas, against], **quiet)
     ideas.click(lambda sample: sample[0], [ideas], [prompt], **quiet)
-    running = gr.on([generate.click], answer, inputs, outputs, **asked)
+    running = gr.on([generate.click], answer, inputs, outputs, **ASKING)
     renewed = another.click(lambda: random.randrange(2**31), None, [seed], **quiet).then(
-        answer, inputs, outputs, **asked
+        answer, inputs, outputs, **ASKING
     )
     halt.click(None, None, None, cancels=[running, renewed]).then(stopped, [now, marked], [answers], **quiet)
     unload.click(unload_models, None, [told], **quiet)
     marked.change(shown, [now, marked], [answers], **quiet)
     before.click(turn(-1), [now, marked], [answers], **quiet)
     after.click(turn(1), [now, marked], [answers], **quiet)
-    explain.click(tell_why, [now, which, marked], [told, answers], js=WHICH_JS, **asked).then(
+    explain.click(tell_why, [now, which, marked], [told, answers], js=WHICH_JS, **ASKING).then(
         None, None, None, js=BACK_TO_BUTTON_JS
     )
 

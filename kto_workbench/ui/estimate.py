@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kto_workbench import files
 from kto_workbench.config import KTOConfig, read_template_kwargs
 from kto_workbench.errors import ConfigError
 from kto_workbench.feedback import Feedback
@@ -21,6 +22,7 @@ from kto_workbench.feedback.rows import Problem
 from kto_workbench.objectives import OBJECTIVES
 from kto_workbench.runs import Run
 from kto_workbench.runs.machine import ask_driver, free_memory
+from kto_workbench.runs.schemas import ANYTHING
 from kto_workbench.runs.settings import model_folder
 from kto_workbench.ui import html
 from kto_workbench.ui.words import say
@@ -123,7 +125,7 @@ def _memory(language: str, config: KTOConfig, feedback: Feedback) -> str:
     folder = model_folder(config.model)
     if folder is None:
         return say(language, "expected.unknown")
-    shape = ModelShape.of(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    shape = ModelShape.of(files.read_json(folder / "config.json", ANYTHING, links=True)[0] or {})
     if shape is None:
         return ""
     gpu = find_gpu() if config.device in ("auto", "cuda") else None

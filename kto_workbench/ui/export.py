@@ -46,7 +46,8 @@ def begin_export(run: Run, form: str) -> None:
     try:
         shutil.rmtree(folder, ignore_errors=True)  # of an export that broke off, or of an older adapter
         folder.parent.mkdir(exist_ok=True)
-        with log.open("wb") as output:
+        log.unlink(missing_ok=True)  # whatever it has become
+        with log.open("xb") as output:
             wanted = ["export", run.path.resolve(), "--format", form, "--out", folder]
             child = start_apart("kto_workbench", wanted, output)
         write_atomically(log.with_suffix(".json"), json.dumps(identity(child.pid)))
@@ -58,7 +59,9 @@ def export_state(run: Run, form: str) -> tuple[str, str]:
     """What became of an export: `none`, `working`, `done` with its folder, or `failed` with the end of its log."""
     log = _log(run, form)
     with contextlib.suppress(OSError):
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        if not files.is_plain(log):
+            return "none", ""
+        lines = files.read_end(log, html.LONGEST_TEXT).strip().splitlines()
         weights = [path for folder in (run.adapter, run.model) for path in folder.glob("*.safetensors")]
         if any(path.stat().st_mtime > log.stat().st_mtime for path in weights):
             return "none", ""  # it was trained on since

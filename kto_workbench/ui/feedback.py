@@ -17,7 +17,15 @@ from kto_workbench.feedback import suggest_weights
 from kto_workbench.feedback.store import ThumbStore
 from kto_workbench.runs.sides import AnySide, EndpointSide, ModelSide
 from kto_workbench.ui import html, review
-from kto_workbench.ui.answers import UPDATE_SECONDS, answer_origin, offer_sides, side_field, side_named, side_or_none
+from kto_workbench.ui.answers import (
+    ASKING,
+    UPDATE_SECONDS,
+    answer_origin,
+    offer_sides,
+    side_field,
+    side_named,
+    side_or_none,
+)
 from kto_workbench.ui.chat import COPY_JS, Chat
 from kto_workbench.ui.data import DataTab, sources
 from kto_workbench.ui.fields import to_widget
@@ -305,7 +313,6 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab, train_t
         return gr.Dropdown(choices=sources(bench), value=THUMBS), renewed + 1, *chosen
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
-    streamed: dict[str, Any] = {"show_progress": "hidden", "concurrency_id": "answers"}
     tallied = [collected, days]
     asked = [who, temperature, length]
     answering = ([chat, *asked, made], [chat, told, growing, made])
@@ -318,7 +325,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab, train_t
     sent = gr.on([send.click, prompt.submit], ask, [chat, prompt], [chat, prompt, said], **quiet)
     retried = again.click(take_back_answer, [chat], [chat], **quiet)
     for begun in (sent, retried):
-        begun.then(answer, *answering, **streamed).then(choose_last, fields, [chat, *more], **quiet)
+        begun.then(answer, *answering, **ASKING).then(choose_last, fields, [chat, *more], **quiet)
     clear.click(lambda: ([], {}, {}, "", ""), None, [chat, kept, made, told, said], **quiet).then(
         choose, [chat, kept, about], more, **quiet
     )

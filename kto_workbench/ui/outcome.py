@@ -1,10 +1,10 @@
 """What came of an evaluation, as HTML: win rate, figures of both sides, the curve over checkpoints, examples."""
 
-import contextlib
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from kto_workbench import files
 from kto_workbench.judging.endpoint import prompt_text
 from kto_workbench.judging.records import ACTIVE, Record
 from kto_workbench.judging.verdicts import REFERENCE, TUNED, goes_by_length, length_remark
@@ -39,10 +39,8 @@ def show(language: str, record: Record, found: dict[str, Any]) -> str:
     if state == "stopped":
         return html.message(say(language, "evaluate.state.stopped"), "plain")
     if state != "finished":
-        with contextlib.suppress(OSError):
-            log = record.log_path.read_text(encoding="utf-8", errors="replace")[-4000:]
-            return html.message(retell(language, found.get("error", ""))) + html.log_tail(language, log)
-        return html.message(retell(language, found.get("error", "")))
+        log = html.log_tail(language, files.read_end(record.log_path, html.LONGEST_TEXT))
+        return html.message(retell(language, found.get("error", ""))) + log
     return results(language, found)
 
 

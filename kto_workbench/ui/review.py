@@ -21,7 +21,7 @@ from kto_workbench.feedback.prompts import load_prompts
 from kto_workbench.feedback.store import ThumbStore
 from kto_workbench.runs import Run
 from kto_workbench.ui import html, keys
-from kto_workbench.ui.answers import run_of, side_named
+from kto_workbench.ui.answers import ASKING, run_of, side_named
 from kto_workbench.ui.html import esc
 from kto_workbench.ui.words import label, language_of, retell, say
 from kto_workbench.ui.workbench import Workbench
@@ -76,6 +76,7 @@ class Review:
     asked: int = 0  # prompts
     awaited: bool = False  # the page was told to wait for the next card
     _voting: threading.Lock = field(default_factory=threading.Lock)
+    _asking: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def total(self) -> int:
@@ -89,17 +90,27 @@ class Review:
 
     def answer_ahead(self) -> Iterator[None]:
         """Have answers generated until enough wait to be read; yields after each batch. Raises WorkbenchError."""
-        while self.asked < len(self.prompts) and len(self.cards) - self.position < AHEAD:
-            size = max(1, (BATCH if self.cards else FIRST_BATCH) // self.each)
-            part = self.prompts[self.asked : self.asked + size]
-            seed = random.randrange(2**31)
-            repeated = [prompt for prompt in part for _ in range(self.each)]
-            texts = {event["prompt"]: event["text"] for event in self.answer(repeated, seed=seed) if event["done"]}
-            for number, prompt in enumerate(part):
-                mine = (texts[i] for i in range(number * self.each, (number + 1) * self.each))
-                self.cards += [Card(prompt, text, seed) for text in dict.fromkeys(mine)]
-            self.asked += len(part)
+        while self.wanting:
+            with self._asking:  # two pages may show one review
+                if self.wanting:
+                    self._make_batch()
             yield
+
+    @property
+    def wanting(self) -> bool:
+        """Whether more answers should be generated."""
+        return self.asked < len(self.prompts) and len(self.cards) - self.position < AHEAD
+
+    def _make_batch(self) -> None:
+        size = max(1, (BATCH if self.cards else FIRST_BATCH) // self.each)
+        part = self.prompts[self.asked : self.asked + size]
+        seed = random.randrange(2**31)
+        repeated = [prompt for prompt in part for _ in range(self.each)]
+        texts = {event["prompt"]: event["text"] for event in self.answer(repeated, seed=seed) if event["done"]}
+        for number, prompt in enumerate(part):
+            mine = (texts[i] for i in range(number * self.each, (number + 1) * self.each))
+            self.cards += [Card(prompt, text, seed) for text in dict.fromkeys(mine)]
+        self.asked += len(part)
 
     def vote(self, number: int, up: bool) -> None:
         """Keep a vote for a card, or turn it around, and go to the next."""
@@ -271,7 +282,7 @@ def wire(
         return now(language_of(request), review) if review else ""
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
-    ahead: dict[str, Any] = {"show_progress": "hidden", "concurrency_id": "answers", "trigger_mode": "once"}
+    ahead: dict[str, Any] = {**ASKING, "trigger_mode": "once"}
     card, told = panel.card, panel.told
     # Who is no run has no prompts of its own: a file, which is the way from nothing to a first training.
     who.change(lambda name: "file" if run_of(bench, name) is None else gr.skip(), [who], [panel.source], **quiet)

@@ -4,6 +4,7 @@ import functools
 import json
 from typing import Any
 
+from kto_workbench import files
 from kto_workbench.config import DEMO_MODEL
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.feedback.prompts import load_prompts
@@ -31,9 +32,9 @@ def prompts_for(run: Run | None) -> list[str]:
 def parted_on(run: Run) -> list[Any]:
     """The prompts of a run whose sampled answers the tuned model found most likelier than the reference."""
     try:
-        found = json.loads((run.path / SUGGESTIONS).read_text(encoding="utf-8"))
+        found = json.loads(files.read_text(run.path / SUGGESTIONS)[0])
         return [one["prompt"] for one in found]
-    except (OSError, ValueError, TypeError, KeyError):  # of an earlier version, or written by another program
+    except (ValueError, TypeError, KeyError, RecursionError):  # of an earlier version, or written by another program
         return []
 
 

@@ -116,10 +116,7 @@ class Workbench:
 
     def mapping(self, source: str) -> tuple[str, ...]:
         """What the visitor said of a file's columns, kept beside it."""
-        try:
-            return tuple(self._kept_mapping(source).read_text(encoding="utf-8").splitlines())
-        except (OSError, ValueError):
-            return ()
+        return tuple(files.read_text(self._kept_mapping(source))[0].splitlines())
 
     def keep_mapping(self, source: str, mapping: Mapping[str, Any]) -> None:
         """Keep what the visitor says of a file's columns; nothing, if that is to be recognised again."""
