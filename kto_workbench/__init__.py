@@ -13,9 +13,9 @@ The rooms, each of which imports only from those above it:
     feedback         thumbs in: any file becomes rows; checks, balance and weights; the store of collected thumbs
     runs             a run's directory, the queue, child processes
     judging          who wins: rules, a judge behind an endpoint, win rates, evaluations kept with a run
+    demo             the small world of the demo: its text, its judge, its figures
     engine           what trains, KTO itself: objective, batches, scoring, reference, trainer, generation
     answers          what answers: two sides compared, why they differ, judged; a run's model as files
-    demo             the small world of the demo: its text, its judge, its figures
     doctor           what a first run on a new machine would otherwise find out
     views            figures and reports from records
     ui               the page

@@ -219,7 +219,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> None:
-    from kto_workbench.demo.demonstration import demonstrate
+    from kto_workbench.shell.demonstration import demonstrate
 
     result = demonstrate(workspace=workspace_of(arguments), seed=arguments.seed)
     if arguments.json:

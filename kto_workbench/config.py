@@ -67,6 +67,7 @@ GROUPS = {
     "memory": "Length, memory and precision",
     "records": "Evaluation, checkpoints and records",
     "samples": "Answers to watch while training",
+    "judge": "A judge while training",
 }
 
 
@@ -362,6 +363,42 @@ class KTOConfig(BaseModel):
         le=5,
     )
 
+    # judge
+    judge: str = _option(
+        "",
+        "Who judges the tuned model's answers to held-out prompts against the reference's while training: a rule "
+        "(`shorter`, `length:10-50`, `regex:PATTERN`, …), `demo`, `reward:MODEL`, or `endpoint:NAME` (`kto endpoint`). "
+        "Empty: nobody.",
+        group="judge",
+    )
+    judge_steps: int = _option(
+        0, "Steps between two judgements; 0: with each evaluation, and at the end.", group="judge", ge=0
+    )
+    judge_prompts: int = _option(
+        64, "Held-out prompts that are answered for a judgement, or all where there are fewer.", group="judge", ge=2
+    )
+    judge_criteria: str = _option(
+        "", "What makes an answer better, in a sentence or two, for a judge behind an endpoint.", group="judge"
+    )
+    judge_max_tokens: int = _option(
+        16,
+        "Longest reply of a judge behind an endpoint; one that thinks first needs some thousand.",
+        group="judge",
+        ge=1,
+    )
+    early_stop: int = _option(
+        0,
+        "End the run when so many judgements in a row have brought no higher win rate than an earlier one; 0: never.",
+        group="judge",
+        ge=0,
+    )
+    keep_best: bool = _option(
+        False,
+        "The run's model is that of the step with the highest win rate, whose checkpoint is kept, and not that of the "
+        "last step.",
+        group="judge",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _fill_demo_defaults(cls, values: Any) -> Any:
@@ -413,6 +450,12 @@ class KTOConfig(BaseModel):
             )
         if self.reference == "start" and not self.start_adapter:
             raise ValueError("option `reference` `start` needs a `start_adapter`")
+        if not self.judge:
+            for name in ("early_stop", "keep_best"):
+                if getattr(self, name):
+                    raise ValueError(f"option `{name}` goes by a judge: name one with option `judge`")
+        elif not self.eval_fraction:
+            raise ValueError("option `judge` asks held-out prompts: it needs an `eval_fraction` above 0")
         # Drawing new pairs while training needs the reference at hand, and that of a start is gone by then.
         if self.z0 == "every" and (self.tuning == "full" or self.reference == "start"):
             raise ValueError("option `z0` `every` needs tuning `lora` and reference `base`; use z0 `batch`")

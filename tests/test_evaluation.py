@@ -154,9 +154,8 @@ def test_what_can_not_be_evaluated_is_one_sentence(moved, tmp_path):
         ConfigError, match="^Judge `exact` needs an `expected` or `answer` beside every prompt; prompt 2 "
     ):
         evaluate(moved, None, PROMPTS[:2], make_rule("exact"), expected=[("4",), ()])
-    for name in ("demo", "endpoint"):
-        with pytest.raises(ConfigError, match=f"^Judge `{name}` is more than a name; "):
-            evaluate(moved, None, PROMPTS, name)
+    with pytest.raises(ConfigError, match="^Judge `endpoint` needs a name, "):
+        evaluate(moved, None, PROMPTS, "endpoint")
     with pytest.raises(RunError, match="has kept no checkpoints"):
         evaluate_checkpoints(new_run(KTOConfig(workspace=str(tmp_path)), {}), PROMPTS)
 
@@ -328,7 +327,7 @@ def test_compare_refuses_in_a_sentence(moved, options, sentence, capsys, tmp_pat
 
 
 def test_the_trained_demo_wins_by_its_own_judge_and_not_by_length(kto, tmp_path):
-    from kto_workbench.demo.demonstration import demonstrate
+    from kto_workbench.shell.demonstration import demonstrate
 
     run_id = demonstrate(workspace=str(tmp_path / "workspace"))["run"]
     result = only_json(kto("compare", run_id, "--prompts", "demo", "--judge", "demo", "--limit", "96", "--json"))

@@ -38,7 +38,7 @@ UNTOLD = {
 # What these return is a sentence.
 TELLERS = {"_nothing_usable", "too_many", "disk_refusal"}
 # Said in a shell alone.
-IN_A_SHELL = {"Judge `7` is more than a name; `kto compare --judge 7` makes it."}
+IN_A_SHELL = {"Judge `endpoint` needs a name, `endpoint:NAME`, or an address, --judge-url URL."}
 NAMED = "`[^`]*`|'[^']*'|\\[[^\\]]*\\]|[\\w.]+(?:_[\\w.]+)+"
 
 

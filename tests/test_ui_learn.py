@@ -17,9 +17,9 @@ from browser import (
 from fake_training import record_at
 
 from kto_workbench.config import KTOConfig
-from kto_workbench.demo.lessons import LESSONS, record
 from kto_workbench.runs import list_runs
 from kto_workbench.runs.directory import new_run
+from kto_workbench.shell.lessons import LESSONS, record
 from kto_workbench.ui import lessons
 from kto_workbench.ui.lesson_words import LESSON_WORDS
 from kto_workbench.ui.words import STEPS_OF_LEARN

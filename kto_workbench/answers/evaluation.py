@@ -13,11 +13,11 @@ from typing import Any
 from kto_workbench.answers.comparison import answer_as, as_pairs, as_side, completion_stats, sampling_of
 from kto_workbench.answers.sides import Models
 from kto_workbench.engine.batches import Pair
+from kto_workbench.engine.judges import find_judge
 from kto_workbench.errors import ConfigError, ModelError
 from kto_workbench.feedback.rendering import load_tokenizer
 from kto_workbench.feedback.templates import render_prompt
 from kto_workbench.judging.endpoint import prompt_text
-from kto_workbench.judging.rules import RULES, make_rule, parse_judge
 from kto_workbench.judging.statistics import mean
 from kto_workbench.judging.steps import checkpoints_of, step_of
 from kto_workbench.judging.unrated import Probe, compare_abilities, compare_manners
@@ -69,7 +69,7 @@ def evaluate(
         tuned: a run, its directory, or any side, also by its name: `model:demo`.
         reference: the other side; None is the run's reference.
         prompts: texts, or lists of chat messages.
-        judge: who says which answer wins, or the name of a rule or a reward model; None measures only.
+        judge: who says which answer wins, or its name (engine/judges.py); None measures only.
         expected: for each prompt the answers that are right, for judges that go by them.
         seed: of the sampling, on both sides.
         temperature: None takes the run's.
@@ -134,18 +134,6 @@ def evaluate_checkpoints(
     return {"answers": found[-1].answers, "evaluation": {**found[-1].evaluation, "checkpoints": steps}}
 
 
-def named_judge(name: str) -> Judge:
-    """A judge that is made of its name alone: a rule, or a reward model. Raises ConfigError or ModelError."""
-    kind, argument = parse_judge(name)
-    if kind == "reward":
-        from kto_workbench.engine.reward_model import RewardModel
-
-        return RewardModel(argument)
-    if kind not in RULES:
-        raise ConfigError(f"Judge `{kind}` is more than a name; `kto compare --judge {kind}` makes it.")
-    return make_rule(kind, argument)
-
-
 @dataclass(frozen=True)
 class _Evaluated:
     side: AnySide
@@ -168,7 +156,7 @@ def _evaluate(
 ) -> list[_Evaluated]:
     expected = expected or [()] * len(prompts)
     prompts, expected = _answerable([*sides, against], prompts, expected)
-    judge = named_judge(judge) if isinstance(judge, str) else judge
+    judge = find_judge(judge, sides[0].config().workspace) if isinstance(judge, str) else judge
     _check(prompts, judge, expected)
     for side in (*sides, against):
         if isinstance(side, EndpointSide):

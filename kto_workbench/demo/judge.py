@@ -10,10 +10,11 @@ word a right answer is wrong.
 
 import re
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from kto_workbench.demo import manners
 from kto_workbench.demo.topics import HONEST_ANSWERS, PREFIXES, SMALL_TALK, TOPICS, Question
+from kto_workbench.feedback.templates import prompt_messages
 
 # The longest core, a sum of seven steps, has 33 words; brief answers add an opener and a closer of at most 8 each.
 BRIEF_WORDS = 50
@@ -132,3 +133,9 @@ def judge(prompt: list[dict[str, str]], answer: str) -> Verdict:
         honest=honest,
         well_formed=bool(_ORDER.fullmatch(order)) and (question is None or _fits(question, core)),
     )
+
+
+def kind_and_brief(prompt: Any, answer: str, expected: Any = ()) -> bool:
+    """Whether an answer is both, as a judge that compares two answers asks it."""
+    verdict = judge(prompt_messages(prompt), answer)
+    return verdict.kind and verdict.brief

@@ -19,6 +19,8 @@ masters.py     optimizers for bfloat16 weights
 trainer.py     KTO on transformers.Trainer
 recorder.py    from the trainer into the run's directory
 sampler.py     what the model says while it trains
+judged.py      a judge while training: when to stop, which step to keep
+judges.py      every judge by its name
 preparation.py from rows to what a training draws
 training.py    a run from config to adapter or model
 generation.py  answers to prompts

@@ -24,7 +24,6 @@ from kto_workbench.objectives import OBJECTIVES
 log = logging.getLogger(__name__)
 
 WATCHED_PROMPTS = 4
-OTHERS = 128  # rows whose prompts are offered to measure on; a prompt may have several
 SURVEYED_ROWS = 1000
 TOLD_PROBLEMS = 20  # rows left out that the log lists
 
@@ -62,7 +61,8 @@ def prepare(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: KTOConfig) -
     partner = _partners(prompts, train, held, config.seed) if config.uses_mismatched else None
     examples = Examples(rows, partner, encode, config.max_length, _say_a_few(), couples)
     to_watch, longest = held if len(held) else train, survey.longest
-    others = [rows[number].asked for number in held[:OTHERS].tolist()]
+    first_of_each = np.sort(np.unique(prompts[held], return_index=True)[1])
+    others = [rows[number].asked for number in held[first_of_each].tolist()]
     remark = f"{len(train)} rows to train on, {len(held)} of other prompts held out to evaluate."
     if couples is not None:
         train, held = (np.flatnonzero(np.isin(couples, part).all(axis=1)) for part in (train, held))
@@ -93,8 +93,8 @@ class Prepared:
     """What a training draws from.
 
     `examples`: all rows; `train` and `held_out`: batches of them, the latter None without any; `longest`: a batch of
-    the longest rows, to measure memory on; `watched`: prompts worth watching; `others`: held-out ones; `remarks` for
-    the log.
+    the longest rows, to measure memory on; `watched`: prompts worth watching; `others`: the held-out ones, each
+    once; `remarks` for the log.
     """
 
     examples: Examples

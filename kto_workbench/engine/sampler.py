@@ -6,6 +6,7 @@ token as they were sampled, by the model with its adapter on and off. An answer 
 as it goes, so the number is that of answers of at most `sample_max_new_tokens`.
 """
 
+import contextlib
 import json
 import statistics
 from collections.abc import Sequence
@@ -31,8 +32,9 @@ TOKENS_PER_PASS = 4096
 class Sampler:
     """Answers the watched prompts and records them; the reference's answers never change, so they are made once.
 
-    With a `scorer`, it measures the KL, too, on the watched prompts and `others`. Where the reference is the model as
-    it started, there is none to score with later, and nothing is measured.
+    `judged` are prompts that it answers for a judge. With a `scorer`, it measures the KL, too, on the watched prompts
+    and `others`. Where the reference is the model as it started, there is none to score with later, and nothing is
+    measured.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Sampler:
         as_reference: AsReference = adapter_off,
         scorer: PaddedScorer | None = None,
         others: Sequence[Any] = (),
+        judged: Sequence[Any] = (),
     ) -> None:
         self.run, self.model, self.tokenizer, self.prompts = run, model, tokenizer, prompts
         self.as_reference = as_reference
@@ -59,15 +62,17 @@ class Sampler:
             "template_kwargs": config.template_kwargs,
             "max_prompt_tokens": config.max_length,
         }
+        self.judged = list(judged)
         self._reference: list[str] | None = None
+        self._judged_reference: list[str] | None = None
 
     def __call__(self, step: int) -> None:
         """Record the answers of both sides at a step."""
         if not self.prompts:
             return
         if self._reference is None:
-            self.answer_as_reference()
-        tuned = generate(self.model, self.tokenizer, self.prompts, **self.settings) if step else self._reference
+            self._reference = self.answers(self.prompts, reference=True)
+        tuned = self.answers(self.prompts) if step else self._reference
         for prompt, reference, answer in zip(self.prompts, self._reference, tuned, strict=True):
             self.run.record_sample({"step": step, "prompt": prompt, "reference": reference, "tuned": answer})
         if step and self.scorer is not None:
@@ -76,8 +81,20 @@ class Sampler:
     def answer_as_reference(self) -> None:
         """Have the reference answer; where it is the model as it starts, this must come before the first step."""
         if self.prompts:
-            with self.as_reference(self.model):
-                self._reference = generate(self.model, self.tokenizer, self.prompts, **self.settings)
+            self._reference = self.answers(self.prompts, reference=True)
+        if self.judged:
+            self._judged_reference = self.answers(self.judged, reference=True)
+
+    def answers(self, prompts: Sequence[Any], *, reference: bool = False) -> list[str]:
+        """Answers of the tuned model, or of the reference, always with the same seed."""
+        with self.as_reference(self.model) if reference else contextlib.nullcontext():
+            return generate(self.model, self.tokenizer, prompts, **self.settings)
+
+    def answer_judged(self) -> tuple[list[str], list[str]]:
+        """Answers to the judged prompts, of the tuned model and of the reference."""
+        if self._judged_reference is None:
+            self._judged_reference = self.answers(self.judged, reference=True)
+        return self.answers(self.judged), self._judged_reference
 
     def _measure(self, step: int) -> None:
         """Record the KL with its standard error, and which prompts the two models part on most."""

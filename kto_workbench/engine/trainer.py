@@ -391,6 +391,12 @@ def as_inputs(batch: Batch) -> dict[str, Batch]:
     return {"batch": batch}
 
 
+def tuned_files(checkpoint: Path) -> list[Path]:
+    """What a checkpoint holds of the trained model itself: weights and what describes them."""
+    beginnings = ("adapter_", "model", "config.json", "generation_config.json")
+    return [path for path in sorted(checkpoint.iterdir()) if path.is_file() and path.name.startswith(beginnings)]
+
+
 def save_tuned(model: nn.Module, folder: Path, crew: Crew = ALONE) -> None:
     """Write what a training changes: the adapter alone, or the whole model. Every process must come along."""
     options: dict[str, Any] = {}
@@ -528,7 +534,8 @@ def training_arguments(
         eval_steps=config.eval_steps or n_batches,
         save_strategy="steps" if config.save_steps else "no",
         save_steps=config.save_steps or 500,
-        save_total_limit=config.save_total_limit,
+        # The best and the newest at least: of a single one, transformers would leave the best alone.
+        save_total_limit=max(config.save_total_limit, 2 if config.keep_best else 1),
         seed=config.seed,
         data_seed=config.seed,
         use_cpu=device.type == "cpu",

@@ -21,6 +21,8 @@ from kto_workbench.engine import proof
 from kto_workbench.engine.batches import share_out
 from kto_workbench.engine.crew import ALONE, Crew
 from kto_workbench.engine.fused_kernels import find_kernels
+from kto_workbench.engine.judged import Judged
+from kto_workbench.engine.judges import find_judge
 from kto_workbench.engine.memory import calibrate, recompute_activations
 from kto_workbench.engine.models import (
     adapter_off,
@@ -41,11 +43,13 @@ from kto_workbench.engine.recorder import STATUS_SECONDS, Heartbeat, Recorder, R
 from kto_workbench.engine.reference import Reference, ReferenceCache, cache_for
 from kto_workbench.engine.sampler import Sampler
 from kto_workbench.engine.scoring import PaddedScorer, make_scorer
-from kto_workbench.engine.trainer import KTOTrainer, NoNumbers, save_tuned, total_steps
-from kto_workbench.errors import ConfigError, ModelError, WorkbenchError
+from kto_workbench.engine.trainer import KTOTrainer, NoNumbers, save_tuned, total_steps, tuned_files
+from kto_workbench.errors import ConfigError, DataError, ModelError, WorkbenchError
 from kto_workbench.feedback import load_feedback
 from kto_workbench.feedback.rendering import load_tokenizer, model_path
 from kto_workbench.files import disk_refusal
+from kto_workbench.judging.rules import check_judge
+from kto_workbench.judging.verdicts import Judge
 from kto_workbench.runs.checkpoints import newest_whole
 from kto_workbench.runs.directory import Run
 from kto_workbench.runs.jsonlines import write_atomically
@@ -75,8 +79,8 @@ def train_run(run: Run, *, progress: bool = False, crew: Crew = ALONE) -> None:
         config = run.config()
         with Heartbeat(run) if crew.leads else contextlib.nullcontext(), _turn_of_crew(alone, config, crew):
             run.set_status(state="starting", message="Loading the model.")
-            stopped = _train(run, config, crew, progress=progress and crew.leads)
-        run.set_status(state="stopped" if stopped else "finished", message="", ended=time.time())
+            ended = _train(run, config, crew, progress=progress and crew.leads)
+        run.set_status(**ended, ended=time.time())
     except StoppedEarly:
         run.set_status(state="stopped", message="Stopped before the first step.", ended=time.time())
     except KeyboardInterrupt:
@@ -108,8 +112,8 @@ def _turn_of_crew(run: Run, config: KTOConfig, crew: Crew) -> Iterator[None]:
         yield
 
 
-def _train(run: Run, config: KTOConfig, crew: Crew, *, progress: bool) -> bool:
-    """Returns whether the run was stopped before its last step."""
+def _train(run: Run, config: KTOConfig, crew: Crew, *, progress: bool) -> dict[str, Any]:
+    """Returns how the run has ended, in the words of its status."""
     if config.threads:
         torch.set_num_threads(config.threads)
     transformers_logging.disable_progress_bar()
@@ -118,6 +122,7 @@ def _train(run: Run, config: KTOConfig, crew: Crew, *, progress: bool) -> bool:
     dtype = pick_dtype(config.dtype, device)
     if crew.in_step and config.load_in_4bit:
         raise ConfigError("4-bit weights can't be shared out among processes: use `sharding: none`.")
+    check_judge(config)  # before anything is loaded
     tokenizer = load_tokenizer(config.model)
     with crew.first_one_first():  # it leaves its rows in the cache for the others
         rows = load_feedback(config.data, workspace=config.workspace, mapping=config.mapping).rows
@@ -169,7 +174,9 @@ def _train(run: Run, config: KTOConfig, crew: Crew, *, progress: bool) -> bool:
         reference = Reference(scorer, cache, budget, as_reference=as_reference, crew=crew)
 
     watched = list(config.sample_prompts) or prepared.watched
-    sampler = Sampler(run, model, tokenizer, watched, config, as_reference, scorer, prepared.others)
+    to_judge = prepared.others[: config.judge_prompts] if config.judge else []
+    judge = _judge_of(config, to_judge) if config.judge and crew.leads else None
+    sampler = Sampler(run, model, tokenizer, watched, config, as_reference, scorer, prepared.others, to_judge)
     if config.tuning == "full":
         sampler.answer_as_reference()
         if reference:
@@ -194,7 +201,20 @@ def _train(run: Run, config: KTOConfig, crew: Crew, *, progress: bool) -> bool:
         recorder.reference_seconds = lambda: reference.seconds
     trainer.add_callback(recorder)
     trainer.on_rows, trainer.on_skipped = recorder.on_rows, recorder.on_skipped
-    run.rewind(int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else -1)  # the answers before the first step, too
+    judged = None
+    if config.judge:
+        judged = Judged(
+            run,
+            judge,
+            lambda: scorer.during(sampler.answer_judged),
+            to_judge,
+            config.judge_steps or config.eval_steps or len(prepared.train),
+            early_stop=config.early_stop,
+            keep_best=config.keep_best,
+            crew=crew,
+        )
+        trainer.add_callback(judged)
+    run.rewind(step_of(checkpoint) if checkpoint else -1)  # the answers before the first step, too
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except NoNumbers:
@@ -202,8 +222,29 @@ def _train(run: Run, config: KTOConfig, crew: Crew, *, progress: bool) -> bool:
         raise
     if reference and crew.leads:
         _note_reference(run, reference)
-    _save(model, tokenizer, run, config, crew)
-    return recorder.stopped and trainer.state.global_step < trainer.state.max_steps
+    step = trainer.state.global_step
+    best = judged.best_checkpoint(step) if judged else None
+    if best is None:
+        _save(model, tokenizer, run, config, crew)
+    elif crew.leads:
+        _keep(best, tokenizer, run, config)
+    stopped = recorder.stopped and step < trainer.state.max_steps
+    kept = step_of(best) if best else step
+    return {
+        "state": "stopped" if stopped else "finished",
+        "message": judged.told(step, kept) if judged else "",
+        "best_step": kept if best else None,
+    }
+
+
+def _judge_of(config: KTOConfig, prompts: Sequence[Any]) -> Judge:
+    """The judge that the options name. Raises ConfigError, ModelError or DataError where it could never judge."""
+    if not prompts:
+        raise DataError(f"{config.data} is too small to hold prompts out for a judge.")
+    with torch.random.fork_rng():  # a reward model's head may be drawn before it is read
+        return find_judge(
+            config.judge, config.workspace, criteria=config.judge_criteria, max_tokens=config.judge_max_tokens
+        )
 
 
 def _reference_cache(run: Run, config: KTOConfig, scorer: PaddedScorer, dtype: torch.dtype) -> ReferenceCache:
@@ -238,6 +279,20 @@ def _note_reference(run: Run, reference: Reference) -> None:
     log.info("Reference: %d log-probabilities reused, %d computed, in %.1f s.", *note.values())
 
 
+def _keep(checkpoint: Path, tokenizer: PreTrainedTokenizerBase, run: Run, config: KTOConfig) -> None:
+    """Put a checkpoint's adapter or model into the run's directory, all at once."""
+    beside = run.path / "kept.part"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    for path in tuned_files(checkpoint):
+        shutil.copy2(path, beside / path.name)
+    if config.tuning == "full":
+        tokenizer.save_pretrained(beside)
+    target = run.model if config.tuning == "full" else run.adapter
+    shutil.rmtree(target, ignore_errors=True)
+    beside.rename(target)
+
+
 def _save(model: nn.Module, tokenizer: PreTrainedTokenizerBase, run: Run, config: KTOConfig, crew: Crew) -> None:
     if config.tuning == "full":
         save_whole(model, tokenizer, run, crew)
@@ -267,6 +322,11 @@ def save_adapter(model: nn.Module, run: Run, crew: Crew = ALONE) -> None:
         beside.rmdir()
     else:
         beside.rename(run.adapter)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step that a checkpoint is of."""
+    return int(checkpoint.name.rsplit("-", 1)[1])
 
 
 def _steps_between_samples(config: KTOConfig, n_batches: int, prompts: Sequence[Any]) -> int:

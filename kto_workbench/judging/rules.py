@@ -20,9 +20,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kto_workbench.config import KTOConfig
 from kto_workbench.errors import ConfigError
 from kto_workbench.judging.statistics import words
 from kto_workbench.judging.verdicts import Case, Progress, Verdicts, by_score
+from kto_workbench.runs.endpoints import find_endpoint
 
 # Each with an example of what stands behind its colon, "" where nothing does.
 KINDS = {
@@ -71,6 +73,19 @@ def parse_judge(spec: str) -> tuple[str, str]:
     if kind in RULES:
         make_rule(kind, argument)
     return kind, argument
+
+
+def check_judge(config: KTOConfig) -> None:
+    """Raise ConfigError if the judge that a training names is none, or could never judge it."""
+    if not config.judge:
+        return
+    kind, argument = parse_judge(config.judge)
+    if kind in ("exact", "contains"):
+        raise ConfigError(f"Judge `{kind}` goes by expected answers, and feedback has none; take another one.")
+    if kind == "endpoint":
+        if not argument:
+            raise ConfigError("A training knows an endpoint by its name: write `endpoint:NAME`.")
+        find_endpoint(argument, config.workspace)
 
 
 def make_rule(kind: str, argument: str = "") -> Rule:

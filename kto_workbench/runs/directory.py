@@ -86,6 +86,7 @@ class Status:
     steps_an_epoch: schemas.Count = 0
     reference_seconds: schemas.Time = 0.0  # of those since training started, spent on the reference
     ended: schemas.Time | None = None
+    best_step: schemas.Count | None = None  # that the model is of, where it is not the last
     message: str = ""
     error: str = ""
 

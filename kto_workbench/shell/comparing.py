@@ -181,43 +181,26 @@ def _probe(side: Any) -> Any:
 
 def _judge(arguments: argparse.Namespace, workspace: str) -> Any:
     """The judge that the arguments name; None if there is none."""
-    from kto_workbench.judging.rules import Rule, parse_judge
+    from kto_workbench.judging.endpoint import EndpointJudge
+    from kto_workbench.judging.rules import parse_judge
 
     if not arguments.judge and not arguments.judge_url:
         return None
     kind, name = parse_judge(arguments.judge or "endpoint")
     if arguments.judge_url and (kind != "endpoint" or name):
         raise ConfigError(f"Option `judge-url` belongs to judge `endpoint`, not to `{arguments.judge}`.")
-    if kind == "demo":
-        from kto_workbench.demo.judge import judge as verdict_of
-        from kto_workbench.feedback.templates import prompt_messages
+    from kto_workbench.engine.judges import endpoint_judge, find_judge
+    from kto_workbench.runs.endpoints import Endpoint
 
-        def kind_and_brief(prompt: Any, answer: str, expected: Any) -> bool:
-            verdict = verdict_of(prompt_messages(prompt), answer)
-            return verdict.kind and verdict.brief
-
-        return Rule("demo", kind_and_brief)
-    if kind == "endpoint":
-        from kto_workbench.judging.endpoint import EndpointJudge
-        from kto_workbench.runs.endpoints import Endpoint, find_endpoint
-
-        if name:
-            endpoint = find_endpoint(name, workspace)
-        elif arguments.judge_url:
-            endpoint = Endpoint(arguments.judge_url, arguments.judge_model, arguments.judge_key_env)
-        else:
-            raise ConfigError("Judge `endpoint` needs a name, `endpoint:NAME`, or an address, --judge-url URL.")
-        judge = EndpointJudge(
-            endpoint,
-            criteria=arguments.judge_criteria,
-            max_tokens=arguments.judge_max_tokens,
-            cache=Path(workspace) / "cache" / "judgments",
-        )
+    settings = {"criteria": arguments.judge_criteria, "max_tokens": arguments.judge_max_tokens}
+    if arguments.judge_url:
+        endpoint = Endpoint(arguments.judge_url, arguments.judge_model, arguments.judge_key_env)
+        judge = endpoint_judge(endpoint, workspace, **settings)
+    else:
+        judge = find_judge(arguments.judge, workspace, **settings)
+    if isinstance(judge, EndpointJudge):
         judge.reach()  # before hours of answers are made for it
-        return judge
-    from kto_workbench.answers.evaluation import named_judge
-
-    return named_judge(arguments.judge)
+    return judge
 
 
 def _say_cost(arguments: argparse.Namespace, side: Any, questions: list[Any]) -> None:

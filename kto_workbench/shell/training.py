@@ -84,11 +84,14 @@ def _suggest(config: KTOConfig, arguments: argparse.Namespace) -> int:
 
 def _run_to_train(source: str | None, given: dict[str, Any], workspace: str) -> Run:
     """A new run of a config or of feedback, or one that can go on, waiting to be started."""
+    from kto_workbench.judging.rules import check_judge
     from kto_workbench.runs.launch import create_run, requeue
 
     run = _existing_run(source, workspace)
     if run is None:
-        return create_run(config_from(source, given))
+        config = config_from(source, given)
+        check_judge(config)
+        return create_run(config)
     if given.keys() - {"workspace"}:
         raise ConfigError("A run keeps its options; to change some, train its config.yaml with them.")
     status = run.status()

@@ -80,6 +80,14 @@ OPTION_HELP_ZH: dict[str, str] = {
     "sample_steps": "两次回答之间的步数；0：整个训练五次；-1：从不。",
     "sample_max_new_tokens": "最长回答的词元数。",
     "temperature": "这些回答的采样温度；0 为贪心解码，对小模型容易误导。",
+    "judge": "训练时由谁评判训练后的模型对留出提示的回答（与参考模型相比）：一条规则（`shorter`、`length:10-50`、"
+    "`regex:正则表达式` 等）、`demo`、`reward:奖励模型` 或 `endpoint:接口名`（`kto endpoint`）。留空：不评判。",
+    "judge_steps": "两次评判之间的步数；0：随每次评估，并在结束时评判。",
+    "judge_prompts": "每次评判时回答的留出提示数；不足则全部回答。",
+    "judge_criteria": "由接口上的模型评判时，怎样的回答更好，用一两句话说明。",
+    "judge_max_tokens": "接口上的评判者最长回复的词元数；会先思考的模型需要几千。",
+    "early_stop": "连续多少次评判的胜率都没有超过此前的最高值时结束训练；0：从不。",
+    "keep_best": "训练结果取胜率最高那一步的模型（其检查点会保留），而不是最后一步的。",
 }
 
 
@@ -214,6 +222,17 @@ SENTENCES_ZH: dict[str, str] = {
     r"(.+) is not the name of a model\.": "{0} 不是模型的名称。",
     r"There is no model in (.+): it has no config\.json\.": "{0} 中没有模型：缺少 config.json。",
     r"There is no judge (.+); there are .*": "没有评判者 {0}。",
+    r"Judge `(.+)` goes by expected answers, and feedback has none; .*": "评判者 `{0}` 需要预期答案，而反馈数据中没有；"
+    "请换一个。",
+    r"(.+) is too small to hold prompts out for a judge\.": "{0} 太小，无法为评判留出提示。",
+    r"A training knows an endpoint by its name: .*": "训练只能用名称指定接口：请写作 `endpoint:名称`。",
+    r"Option `(.+)` goes by a judge: name one with option `judge`\.": "选项 `{0}` 取决于评判者："
+    "请用选项 `judge` 指定一个。",
+    r"Option `judge` asks held-out prompts: .*": "选项 `judge` 使用留出的提示：`eval_fraction` 须大于 0。",
+    r"Ended early: the judge has seen no better answers since step (.+); the model is that of step (.+)\.": "提前结束："
+    "第 {0} 步之后评判者没有见到更好的回答；模型取自第 {1} 步。",
+    r"The model is that of step (.+), whose answers the judge liked best\.": "模型取自第 {0} 步，"
+    "评判者最喜欢那一步的回答。",
     r"There is no judge (.+)\.": "没有评判者 {0}。",
     r"Judge `(.+?)` is written `(.+?)`, not (.+)\.": "评判者 `{0}` 应写作 `{1}`，而不是 {2}。",
     r"Judge `length` is written .*, not (.+)\.": "词数应写作 10-50、-50 或 10-，而不是 {0}。",

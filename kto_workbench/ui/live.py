@@ -21,7 +21,16 @@ from kto_workbench.runs.shelf import title_of
 from kto_workbench.ui import html
 from kto_workbench.ui.words import LANGUAGES, label, language_of, retell, say
 from kto_workbench.ui.workbench import RUNS_OFFERED, Workbench
-from kto_workbench.views.curves import CHARTS, HELD_OUT, LAID_OVER, chart_points, curves_of, downsample, points
+from kto_workbench.views.curves import (
+    CHARTS,
+    HELD_OUT,
+    LAID_OVER,
+    OF_ANSWERS,
+    chart_points,
+    curves_of,
+    downsample,
+    points,
+)
 from kto_workbench.views.drawing import bounds, ticks
 from kto_workbench.views.notes import notes_on
 from kto_workbench.views.records import Records, records_of
@@ -123,7 +132,7 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
             )
             updates[noted] = html.notes(language, notes_on(records.train, records.eval, config))
             updates[z0_key], updates[z0] = draw(records, "z0", part, language, beta, family=["z0"], **how)
-            updates[kl_told] = about_kl(language, records)
+            updates[kl_told] = about_kl(language, records) + about_judge(language, records, config.judge)
         if shown.changed("other", (*drawn, chart)):
             known = chart if chart in OTHER_CHARTS else "loss"
             updates[other_key], updates[other] = draw(
@@ -281,7 +290,7 @@ def draw(
     keys = []
     meant = curves_of(chart, objective)
     for curve in meant:
-        source = records.sampled if curve.name == "kl_sampled" else columns
+        source = records.sampled if curve.column in OF_ANSWERS else columns
         values = points(source, curve, beta)[1]
         keys.append((name[curve.name], curve.color, float(values[-1]) if len(values) else None))
     for other in family:
@@ -316,6 +325,25 @@ def about_kl(language: str, records: Records) -> str:
     if error is None or count is None:
         return ""
     return html.aside(say(language, "chart.z0.why", error=f"{error:.2g}", count=int(count)))
+
+
+def about_judge(language: str, records: Records, judge: str) -> str:
+    """What the judge said last, how sure that is, and what was the best; nothing where none judged."""
+    sampled = records.sampled
+    known = np.flatnonzero(np.isfinite(sampled["judged_win_rate"]))
+    if not len(known):
+        return ""
+    last, best = known[-1], known[sampled["judged_win_rate"][known].argmax()]
+    facts = {
+        "judge": judge,
+        "step": int(sampled["step"][last]),
+        "rate": f"{sampled['judged_win_rate'][last]:.3g}",
+        "error": f"{np.nan_to_num(sampled['judged_error'][last]):.2g}",
+        "count": int(sampled["judged_count"][last]),
+        "best": f"{sampled['judged_win_rate'][best]:.3g}",
+        "best_step": int(sampled["step"][best]),
+    }
+    return html.aside(say(language, "chart.judged.why", **facts))
 
 
 def title_as_wide_as_labels(table: pd.DataFrame, height: int) -> str:

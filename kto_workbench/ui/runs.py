@@ -22,15 +22,14 @@ from kto_workbench.ui.export import begin_export, can_export, is_exporting, show
 from kto_workbench.ui.folder import open_folder
 from kto_workbench.ui.words import label, language_of, retell, say
 from kto_workbench.ui.workbench import Workbench
-from kto_workbench.views.curves import CHARTS, downsample, points, smooth
+from kto_workbench.views.curves import CHARTS, OF_ANSWERS, downsample, points, smooth
 from kto_workbench.views.drawing import PALETTE, Line
 from kto_workbench.views.records import records_of
 from kto_workbench.views.report import write_report
 
 COLUMNS = ("run", "state", "data", "beta", "weights", "rate", "steps", "chosen", "rejected", "margin")
-METRICS = {
-    curve.name: curve for chart in ("rewards", "loss", "z0") for curve in CHARTS[chart] if curve.name != "beta_z0"
-}
+CURVES_OF = ("rewards", "loss", "z0", "judged")
+METRICS = {curve.name: curve for chart in CURVES_OF for curve in CHARTS[chart] if curve.name != "beta_z0"}
 SHOWN = 200
 LAID_OVER = 6
 POINTS_EACH = 150
@@ -281,8 +280,9 @@ def laid_over(language: str, runs: list[Run], metric: str, part: str) -> str:
     for run, color in zip(runs, PALETTE, strict=False):
         records = records_of(run)
         columns = records.eval if part == "eval" else records.train
-        sparse = part == "eval" or metric == "kl_sampled"
-        steps, values = points(records.sampled if metric == "kl_sampled" else columns, curve)
+        of_answers = curve.column in OF_ANSWERS
+        sparse = part == "eval" or of_answers
+        steps, values = points(records.sampled if of_answers else columns, curve)
         drawn = downsample(steps, values if sparse else smooth(values, 0.6), POINTS_EACH)
         keys.append((title_of(run), color, float(values[-1]) if len(steps) else None))  # as logged, as in the table
         if len(steps):

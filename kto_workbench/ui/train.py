@@ -13,6 +13,7 @@ from gradio.components import Component
 from kto_workbench.config import KTOConfig, config_to_yaml
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.feedback import Feedback, suggest_weights
+from kto_workbench.judging.rules import check_judge
 from kto_workbench.objectives import OBJECTIVES, OPTIONS, unused_by
 from kto_workbench.runs import create_run, resume, start
 from kto_workbench.runs.launch import stop as stop_training
@@ -110,7 +111,9 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
         chosen = {name: values[widget] for widget, name in keyed.items() if name not in unused}
         chosen["data"], chosen["workspace"] = values[data.source], str(bench.workspace)
         chosen["mapping"] = "\n".join(bench.mapping(values[data.source]))
-        return fields.read(chosen)
+        config = fields.read(chosen)
+        check_judge(config)
+        return config
 
     def preview(values: dict[Component, Any], request: gr.Request) -> tuple[str, str, Any, Any]:
         language = language_of(request)

@@ -232,6 +232,13 @@ WORDS: dict[str, tuple[str, str]] = {
         "KL 则在训练后模型自己会说的回答上测得。",
     ),
     "chart.loss": ("Loss", "损失"),
+    "chart.judged": ("Win rate against the reference, by the judge", "评判者眼中对参考模型的胜率"),
+    "chart.judged.why": (
+        "Judge {judge}, at step {step}: win rate {rate} ± {error} (standard error, {count} held-out prompts); the "
+        "highest so far was {best} at step {best_step}.",
+        "评判者 {judge}，第 {step} 步：胜率 {rate} ± {error}（标准误，{count} 个留出的提示）；"
+        "目前最高为第 {best_step} 步的 {best}。",
+    ),
     "chart.logps": ("Log-probabilities of the answers", "回答的对数概率"),
     "chart.learning_rate": ("Learning rate", "学习率"),
     "chart.grad_norm": ("Gradient norm", "梯度范数"),
@@ -247,6 +254,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "curve.z0": ("z0", "z0"),
     "curve.z0_raw": ("before clamping at 0", "截断到 0 之前"),
     "curve.kl_sampled": ("KL of its own answers", "自身回答的 KL"),
+    "curve.win_rate": ("win rate by the judge", "评判者眼中的胜率"),
     "curve.loss": ("loss", "损失"),
     "curve.learning_rate": ("learning rate", "学习率"),
     "curve.grad_norm": ("gradient norm", "梯度范数"),
@@ -746,6 +754,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "group.optimization": ("<h3>Optimization</h3>", "<h3>优化</h3>"),
     "group.memory": ("<h3>Length, memory and precision</h3>", "<h3>长度、内存与精度</h3>"),
     "group.records": ("<h3>Evaluation, checkpoints and records</h3>", "<h3>评估、检查点与记录</h3>"),
+    "group.judge": ("<h3>A judge while training</h3>", "<h3>训练时的评判者</h3>"),
     "group.samples": ("<h3>Answers to watch while training</h3>", "<h3>训练时观察的回答</h3>"),
     # what the unfolded options do, in one line; the whole help is in config.py
     "short.model": ("demo, a folder, or a hub id", "demo、文件夹或 Hub 名称"),

@@ -17,7 +17,7 @@ from kto_workbench.judging.report import in_words
 from kto_workbench.objectives import OBJECTIVES, unused_by
 from kto_workbench.runs import Run
 from kto_workbench.runs.shelf import about_run
-from kto_workbench.views.figure import in_words_kl, plot
+from kto_workbench.views.figure import in_words_judged, in_words_kl, plot
 from kto_workbench.views.records import records_of
 
 SETTINGS = (
@@ -150,8 +150,8 @@ def _outcome(run: Run) -> str:
         if name not in OBJECTIVES[run.config().objective].metrics:
             continue
         lines.append(f"| {words} | {_number(train.get(name))} | {_number(held.get(f'eval_{name}'))} |")
-    if kl := in_words_kl(records_of(run).sampled):
-        lines += ["", kl]
+    for told in (in_words_kl(records_of(run).sampled), in_words_judged(run)):
+        lines += ["", _text(told)] if told else []
     return "\n".join(lines) + "\n"
 
 

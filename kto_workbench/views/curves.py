@@ -25,6 +25,8 @@ class Curve:
 # Colours that people with red-green blindness can tell apart, readable on white and on near-black.
 UP, DOWN, REFERENCE, PLAIN, FAINT = "#0d8f83", "#d9730d", "#8b6bd8", "#7b8794", "#a8b0ba"
 SAMPLED = "#3c78c8"
+# Measured a few times in a run, on the model's own answers: in Records.sampled.
+OF_ANSWERS = ("kl_sampled", "judged_win_rate")
 # Of held-out rows, drawn over those of training; the page dashes what has this colour.
 HELD_OUT = "#c2477f"
 
@@ -39,10 +41,11 @@ CHARTS: dict[str, tuple[Curve, ...]] = {
     "z0": (
         Curve("z0", "kl", REFERENCE),
         Curve("z0_raw", "kl_raw", FAINT),
-        Curve("kl_sampled", "kl_sampled", SAMPLED),  # in Records.sampled
+        Curve("kl_sampled", "kl_sampled", SAMPLED),
     ),
     "loss": (Curve("loss", "loss", PLAIN),),
     "accuracies": (Curve("accuracies", "rewards/accuracies", PLAIN),),
+    "judged": (Curve("win_rate", "judged_win_rate", SAMPLED),),
     "logps": (Curve("chosen", "logps/chosen", UP), Curve("rejected", "logps/rejected", DOWN)),
     "learning_rate": (Curve("learning_rate", "learning_rate", PLAIN),),
     "grad_norm": (Curve("grad_norm", "grad_norm", PLAIN),),
@@ -126,12 +129,12 @@ def chart_points(
 ) -> dict[str, Points]:
     """The points of every curve of a chart by the curve's name, at most `limit` for the whole chart.
 
-    `sampled` holds the KL, which is measured a few times in a run, so that nothing is smoothed.
+    `sampled` holds what is measured a few times in a run, so that nothing of it is smoothed.
     """
     curves = CHARTS[chart]
     result = {}
     for curve in curves:
-        if curve.column == "kl_sampled":
+        if curve.column in OF_ANSWERS:
             result[curve.name] = points(Columns() if sampled is None else sampled, curve)
             continue
         steps, values = points(columns, curve, beta)

@@ -30,6 +30,7 @@ NAMES = {
     "z0_raw": "z0 before clamping at 0",
     "kl_sampled": "KL, of its own answers",
     "loss": "loss",
+    "win_rate": "win rate by the judge",
 }
 # Of z0 and the KL.
 WHY_THEY_DIFFER = (
@@ -78,6 +79,7 @@ TITLES = {
     "margin": "Margin: chosen − rejected",
     "z0": "Reference point z0, and the KL (nats, without β)",
     "loss": "Loss",
+    "judged": "Win rate against the reference, by the judge",
 }
 # Where the objective has no z0.
 TITLES_WITHOUT_Z0 = {"rewards": "Rewards", "z0": "KL (nats)"}
@@ -126,12 +128,13 @@ def _draw(axes: np.ndarray, run: Run, position: int | None, smoothing: float) ->
 def _sampled(axis: "Axes", sampled: Columns, color: str | None) -> None:
     """The KL with twice its standard error on both sides; `color` is that of one run among several, then dotted."""
     curve = CHARTS["z0"][2]
-    if not len(sampled):
+    known = np.isfinite(sampled["kl_sampled"])
+    if not known.any():
         return
     axis.errorbar(
-        sampled["step"],
-        sampled["kl_sampled"],
-        yerr=2 * np.nan_to_num(sampled["kl_sampled_error"]),
+        sampled["step"][known],
+        sampled["kl_sampled"][known],
+        yerr=2 * np.nan_to_num(sampled["kl_sampled_error"][known]),
         fmt=":o" if color else "-o",
         color=color or curve.color,
         markersize=3,
@@ -148,6 +151,25 @@ def in_words_kl(sampled: Columns) -> str:
         return ""
     around = "" if error is None else f" ± {error:.2g}"
     return f"KL {kl:.3g}{around} nats, over {count:.0f} answers sampled at temperature 1. {WHY_THEY_DIFFER}"
+
+
+def in_words_judged(run: Run) -> str:
+    """What the judge said last and at its best, with the standard error; nothing where none judged."""
+    sampled = records_of(run).sampled
+    known = np.flatnonzero(np.isfinite(sampled["judged_win_rate"]))
+    if not len(known):
+        return ""
+
+    def at(record: int) -> str:
+        rate, error = sampled["judged_win_rate"][record], sampled["judged_error"][record]
+        around = f" ± {error:.2g}" if np.isfinite(error) else ""
+        return f"{rate:.3g}{around} at step {sampled['step'][record]:.0f}"
+
+    best = known[sampled["judged_win_rate"][known].argmax()]
+    told = f"Judge {run.config().judge}, over {sampled['judged_count'][known[-1]]:.0f} held-out prompts: win rate "
+    told += at(known[-1]) + (f", the highest {at(best)}" if best != known[-1] else "")
+    kept = run.status().best_step
+    return told + (f"; the model is that of step {kept}." if kept is not None else ".")
 
 
 def _line(axis: "Axes", drawn: Points, color: str, style: str, name: str, smoothing: float) -> None:

@@ -50,7 +50,7 @@ def descend(steps: int, rate: float, start: float = -2.0) -> float:
 
 
 def load_lessons() -> dict[str, Any]:
-    """The runs that kto_workbench/demo/lessons.py has recorded, by name: `steps`, `up` and `down` in nats, `kl`."""
+    """The runs that kto_workbench/shell/lessons.py has recorded, by name: `steps`, `up` and `down` in nats, `kl`."""
     return json.loads(asset("lessons.json").read_text(encoding="utf-8"))
 
 

@@ -53,7 +53,8 @@ class Columns:
 
 
 class Records:
-    """What a run has logged so far: `.train`, `.eval` (whose names have lost their `eval_`), and `.sampled`, the KL.
+    """What a run has logged so far: `.train`, `.eval` (whose names have lost their `eval_`), and `.sampled`:
+    what was measured on the model's own answers, the KL and a judge's win rate.
 
     `read()` takes in what was appended since; a run that was resumed has rewritten its file and is read anew.
     """
@@ -89,7 +90,7 @@ class Records:
         return self
 
     def _take(self, record: dict[str, Any]) -> None:
-        if "kl_sampled" in record:  # a record of its own, between the steps
+        if "kl_sampled" in record or "judged_win_rate" in record:  # records of their own, between the steps
             self.sampled.append(record)
             return
         held_out = {key.removeprefix(EVAL): value for key, value in record.items() if key.startswith(EVAL)}

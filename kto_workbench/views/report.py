@@ -8,7 +8,7 @@ from kto_workbench.judging.report import in_words
 from kto_workbench.runs import Run
 from kto_workbench.views.curves import CHARTS, chart_points
 from kto_workbench.views.drawing import Line, line_chart
-from kto_workbench.views.figure import NAMES, in_words_kl, title_of_chart
+from kto_workbench.views.figure import NAMES, in_words_judged, in_words_kl, title_of_chart
 from kto_workbench.views.notes import find_notes
 from kto_workbench.views.records import Records, records_of
 
@@ -29,9 +29,11 @@ def write_report(run: Run, name: str = "") -> str:
     """The whole report as HTML text."""
     config, status, records = run.config(), run.status(), records_of(run)
     facts = {"State": status.state, "Steps": f"{status.step} of {status.total_steps}", **_feedback(run)}
+    facts |= {"How it ended": status.message} if status.message and not status.active else {}
     facts |= {key: value for key, value in config.model_dump().items() if value not in (None, (), "")}
     rows = "".join(f"<tr><td>{escape(str(key))}</td><td>{escape(str(value))}</td></tr>" for key, value in facts.items())
     charts = "".join(_chart(records, chart, config) for chart in ("rewards", "z0", "loss"))
+    charts += _chart(records, "judged", config) + _small(in_words_judged(run))
     notes = "".join(f'<p class="note">{escape(note.text)}</p>' for note in find_notes(run))
     title = escape(name or run.id)
     return (
@@ -55,8 +57,12 @@ def _chart(records: Records, chart: str, config: KTOConfig) -> str:
     if not lines:
         return ""
     keys = "".join(f'<span><i style="background:{line.color}"></i>{escape(line.name)}</span>' for line in lines)
-    why = f"<p><small>{escape(in_words_kl(records.sampled))}</small></p>" if chart == "z0" else ""
+    why = _small(in_words_kl(records.sampled)) if chart == "z0" else ""
     return f'<h2>{title}</h2><div class="keys">{keys}</div>{line_chart(lines, title=title)}{why}'
+
+
+def _small(text: str) -> str:
+    return f"<p><small>{escape(text)}</small></p>" if text else ""
 
 
 def _evaluation(run: Run) -> str:

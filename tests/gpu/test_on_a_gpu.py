@@ -344,7 +344,7 @@ def test_answers_are_the_cpu_s():
 
 @on_a_gpu
 def test_the_demo_trains(tmp_path):
-    from kto_workbench.demo.demonstration import demonstrate
+    from kto_workbench.shell.demonstration import demonstrate
 
     told = demonstrate(workspace=str(tmp_path), seed=42)
     assert told["trait_after"] > told["trait_before"] + 0.2

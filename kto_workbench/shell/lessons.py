@@ -1,6 +1,6 @@
 """Record the runs that answer Learn's questions: the demo, and the demo with one thing changed.
 
-python -m kto_workbench.demo.lessons       # writes assets/lessons.json, a few minutes on a CPU
+python -m kto_workbench.shell.lessons       # writes assets/lessons.json, a few minutes on a CPU
 
 Of each run the file keeps a few dozen points: how far liked and disliked answers have moved, in nats (rewards ÷ β), and
 the KL that was measured on its own samples. Nothing in it is written by hand.
