@@ -17,7 +17,7 @@ from kto_workbench.errors import ConfigError, WorkbenchError
 from kto_workbench.files import disk_refusal
 from kto_workbench.runs.directory import EXPORT_FORMATS, find_run, list_runs
 from kto_workbench.runs.shelf import describe_run
-from kto_workbench.shell import comparing, doctor, endpoints, training
+from kto_workbench.shell import comparing, doctor, endpoints, sweeping, training
 from kto_workbench.shell.common import as_json, last_metrics, workspace_of
 
 
@@ -120,6 +120,11 @@ def _parser() -> argparse.ArgumentParser:
     train = verb("train", training.train, "Train with KTO in a process of its own, and follow it.", with_json=True)
     training.add_arguments(train)
 
+    sweep = verb(
+        "sweep", sweeping.sweep, "Train one config with several values of some options, and compare.", with_json=True
+    )
+    sweeping.add_arguments(sweep)
+
     runs = verb("runs", _runs, "List the runs of a workspace.", with_json=True)
     runs.add_argument(
         "--empty-trash", action="store_true", help="let deleted runs go for good, which frees their space"
@@ -129,10 +134,10 @@ def _parser() -> argparse.ArgumentParser:
     name.add_argument("name", help="the new name")
 
     for name, command, help in (
-        ("stop", _stop, "Ask a run to stop; it keeps a usable adapter."),
-        ("resume", training.resume, "Go on with a stopped, failed or crashed run from its latest checkpoint."),
+        ("stop", _stop, "Ask a run, or a sweep, to stop; a run keeps a usable adapter."),
+        ("resume", _resume, "Go on with a stopped, failed or crashed run from its latest checkpoint, or with a sweep."),
     ):
-        verb(name, command, help).add_argument("run", help=WHICH_RUN)
+        verb(name, command, help).add_argument("run", help=f"{WHICH_RUN}; or a sweep's id")
 
     compare = verb(
         "compare", comparing.compare, "Answers of the reference and of the tuned model, side by side.", with_json=True
@@ -260,6 +265,9 @@ def _runs(arguments: argparse.Namespace) -> None:
                 "state": status.state,
                 "pid": status.pid if status.active else None,
                 "message": status.message,
+                "sweep": data.get("sweep"),
+                "trial": data.get("trial"),
+                "best_step": status.best_step,
                 "step": status.step,
                 "total_steps": status.total_steps,
                 "model": config and config.model,
@@ -314,12 +322,26 @@ def _number(value: float | None) -> str:
 
 def _stop(arguments: argparse.Namespace) -> None:
     from kto_workbench.runs.launch import stop
+    from kto_workbench.runs.sweeps import find_sweep
+    from kto_workbench.runs.sweeps import stop as stop_sweep
 
+    if sweep := find_sweep(arguments.run, workspace_of(arguments)):
+        stop_sweep(sweep)
+        print(f"Sweep {sweep.id} was asked to stop; the trial at work saves its adapter first.")
+        return
     run = find_run(arguments.run, workspace_of(arguments))
     if stop(run):
         print(f"Run {run.id} did not answer and was ended; `kto resume {run.id}` goes on from its latest checkpoint.")
     else:
         print(f"Run {run.id} was asked to stop; it saves its adapter first.")
+
+
+def _resume(arguments: argparse.Namespace) -> int:
+    from kto_workbench.runs.sweeps import find_sweep
+
+    if sweep := find_sweep(arguments.run, workspace_of(arguments)):
+        return sweeping.go_on(sweep)
+    return training.resume(arguments)
 
 
 def _export(arguments: argparse.Namespace) -> None:

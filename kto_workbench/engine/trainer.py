@@ -12,6 +12,7 @@ import math
 import pickle
 import random
 import shutil
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ from kto_workbench.engine.scoring import PaddedScorer
 from kto_workbench.engine.step import StepSums, kto_step, score_without_gradient, split_batch
 from kto_workbench.errors import ConfigError, WorkbenchError
 from kto_workbench.files import disk_refusal
+from kto_workbench.judging.statistics import ranking
 from kto_workbench.objectives import OBJECTIVES
 from kto_workbench.runs.checkpoints import seal, unseal
 
@@ -72,7 +74,8 @@ class KTOTrainer(Trainer):
         (with β), logps/chosen, logps/rejected (sums over completion tokens), grad_norm, learning_rate, epoch,
         tokens_per_second, memory_bytes (peak of the device, or of this process on a CPU), seconds. Of these only what
         the objective has, and for `bco` delta (the mean reward, with β), for pairs of answers rewards/accuracies (the
-        share of them whose liked answer has the higher reward). Evaluation logs the same names behind `eval_`.
+        share of them whose liked answer has the higher reward). Evaluation logs the same names behind `eval_`, and
+        eval_loss_error, eval_ranking and eval_ranking_error, see Window.quality.
     """
 
     def __init__(
@@ -240,7 +243,8 @@ class KTOTrainer(Trainer):
         z0 = self._estimate_z0_now_and_then()
         with torch.no_grad():
             sums = [self._step(batch, train=False, z0=z0) for batch in self._held_out_batches()]
-        found = self._everyones(sums).metrics(self.config.objective)
+        window, objective = self._everyones(sums), self.config.objective
+        found = {**window.metrics(objective), **window.quality(objective)}
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -477,6 +481,20 @@ class Window:
             sides = zip(self.rewards[0::2], self.rewards[1::2], strict=True)
             found["rewards/accuracies"] = _mean([float(liked > disliked) for liked, disliked in sides])
         return {name: found[name] for name in OBJECTIVES[objective].metrics}
+
+    def quality(self, objective: str) -> dict[str, float]:
+        """How sure its loss is, and, where the objective has rewards, how well they rank its rows.
+
+        `ranking` is the share of pairs of a thumb up and a thumb down in which the thumb up has the higher reward; no
+        β, no λ and no loss gets into it, so runs that differ in these can be compared. `…_error` is a standard error.
+        """
+        spread = statistics.stdev(self.losses) / len(self.losses) ** 0.5 if len(self.losses) > 1 else None
+        found = {"loss_error": spread}
+        if OBJECTIVES[objective].reference:
+            labelled = list(zip(self.rewards, self.labels, strict=True))
+            sides = ([reward for reward, good in labelled if good is side] for side in (True, False))
+            found["ranking"], found["ranking_error"] = ranking(*sides)
+        return {name: math.nan if value is None else value for name, value in found.items()}
 
     def rows(self, objective: str = "kto") -> RowRewards:
         """Its rows' rewards."""

@@ -3,11 +3,14 @@
 win_rate(wins=6, ties=2, losses=2)      0.7: a tie is half a win
 wilson_interval(0.7, 10)                (0.397, 0.892)
 sign_test(wins=6, losses=2)             0.289: ties say nothing about who is better
+ranking([3, 1], [0, 2])                 (0.75, …): of the four pairs, only 1 is not above 2
 distinct(["a b a b"], 2)                2 different pairs of 3
 """
 
 import math
 import re
+import statistics
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
 Z_95 = 1.959963984540054
@@ -45,6 +48,24 @@ def sign_test(wins: int, losses: int) -> float:
         ways = ways * (n - k + 1) // k
         tail += ways
     return min(1.0, 2 * tail / 2**n)
+
+
+def ranking(up: Sequence[float], down: Sequence[float]) -> tuple[float | None, float | None]:
+    """How often a number of the first kind is above one of the second, equal ones counting half; its standard error.
+
+    The area under the ROC curve: ½ is chance, 1 is perfect, and neither the scale of the numbers nor how many there are
+    of each kind matters. The error is DeLong's (DeLong et al. 1988): each number has its own share of won comparisons,
+    and the variances of these shares, over their counts, add up. None where a kind is absent, or too small for it.
+    """
+    if not up or not down:
+        return None, None
+    below, above = sorted(down), sorted(up)
+    of_up = [(bisect_left(below, x) + bisect_right(below, x)) / 2 / len(down) for x in up]
+    of_down = [1 - (bisect_left(above, x) + bisect_right(above, x)) / 2 / len(up) for x in down]
+    error = None
+    if len(up) > 1 and len(down) > 1:
+        error = math.sqrt(statistics.variance(of_up) / len(up) + statistics.variance(of_down) / len(down))
+    return math.fsum(of_up) / len(up), error
 
 
 def words(text: str) -> list[str]:

@@ -11,6 +11,9 @@
     memory.py      what a training will take, by arithmetic
     settings.py    settings that follow from the model, with their reasons
     machine.py     this machine as a program may use it: memory, cores, the GPU's driver
+    sweeps.py      a grid of runs: its plan and its directory
+    trials.py      what came of a sweep's trials: who goes on, who is best
+    sweeping.py    the process that works on a sweep
     shelf.py       name, note, delete and take back
     naming.py      a name for a new run, from what differs
     jsonlines.py   append-only records that survive a torn last line

@@ -29,8 +29,13 @@ END_SECONDS = 3.0  # between asking a run that does not answer, and ending it
 ENDED = "Its process did not answer and was ended; it resumes from its latest checkpoint."
 
 
-def create_run(config: KTOConfig) -> Run:
+def create_run(config: KTOConfig, *, name: str = "", sweep: tuple[str, int] | None = None) -> Run:
     """Check the feedback, settle the weights, and write a new run's directory. Nothing is started.
+
+    Args:
+        config: of the run.
+        name: what to call it; empty: by what differs from the run before it.
+        sweep: the sweep that it is a trial of, and the trial's number.
 
     Raises DataError if the feedback can't be used, ModelError if the model is a folder that does not exist.
     """
@@ -47,21 +52,13 @@ def create_run(config: KTOConfig) -> Run:
     undesirable = weights[1] if config.undesirable_weight is None else config.undesirable_weight
     if "desirable_weight" in unused_by(config.objective):  # no number that nothing would come of
         desirable = undesirable = None
-    # The run must find everything from any folder; names stay names.
-    data = config.data if config.data in NAMES else _absolute(config.data)
-    model = _absolute(config.model) if _is_folder(config.model) else config.model
+    config = anchored(config)
+    data = config.data
     start, of_start = (
-        start_adapter(config.start_adapter, model, config.workspace) if config.start_adapter else (None, {})
+        start_adapter(config.start_adapter, config.model, config.workspace) if config.start_adapter else (None, {})
     )
-    settled = config.replace(
-        **of_start,
-        desirable_weight=desirable,
-        undesirable_weight=undesirable,
-        data=data,
-        model=model,
-        workspace=str(Path(config.workspace).expanduser().resolve()),
-    )
-    name = suggest_name(settled)
+    settled = config.replace(**of_start, desirable_weight=desirable, undesirable_weight=undesirable)
+    name = name or suggest_name(settled)
     run = new_run(
         settled,
         {
@@ -72,11 +69,21 @@ def create_run(config: KTOConfig) -> Run:
             **({"pairs": feedback.n_pairs} if OBJECTIVES[config.objective].paired else {}),
             "problems": len(feedback.problems),
             "sha256": _sha256(Path(data)) if Path(data).is_file() else None,
+            **({"sweep": sweep[0], "trial": sweep[1]} if sweep else {}),
         },
         start,
     )
     describe_run(run, name, "")
     return run
+
+
+def anchored(config: KTOConfig) -> KTOConfig:
+    """The config as it is understood from any folder: with whole paths; names stay names."""
+    return config.replace(
+        data=config.data if config.data in NAMES else _absolute(config.data),
+        model=_absolute(config.model) if _is_folder(config.model) else config.model,
+        workspace=str(Path(config.workspace).expanduser().resolve()),
+    )
 
 
 def start_adapter(name: str, model: str, workspace: str) -> tuple[Path, dict[str, Any]]:

@@ -6,6 +6,7 @@
 A name is a suggestion like any other that people may change; a run's id stays what it is.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from kto_workbench.config import DEMO_MODEL, KTOConfig
@@ -57,6 +58,11 @@ def suggest_name(config: KTOConfig) -> str:
     name = " · ".join(parts)[: LONGEST_NAME - 6]
     taken = {run.about()["name"] for run in runs}
     return next(one for n in range(1, len(runs) + 3) if (one := name if n == 1 else f"{name} · {n}") not in taken)
+
+
+def differences(config: KTOConfig, names: Iterable[str]) -> str:
+    """Some options with their values, as they are told in a name."""
+    return " · ".join(TOLD.get(name, f"{name} {{}}").format(getattr(config, name)) for name in names)
 
 
 def _config(run) -> KTOConfig | None:

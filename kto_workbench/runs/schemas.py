@@ -32,6 +32,8 @@ class DataFacts(TypedDict, total=False):
     pairs: Count
     problems: Count
     sha256: str
+    sweep: str
+    trial: Count
 
 
 class ReferenceNote(TypedDict, total=False):

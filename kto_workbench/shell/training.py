@@ -31,6 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--suggest", action="store_true", help="only say which settings suit the model and the data")
     parser.add_argument("--detach", action="store_true", help="start it and return at once")
+    add_options(parser)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """A flag for every option of a config."""
     for name, field in options().items():
         if name != "workspace":
             flags = dict.fromkeys(("--" + name.replace("_", "-"), "--" + name))
@@ -49,13 +54,7 @@ def train(arguments: argparse.Namespace) -> int:
     """Start a run from a config, a feedback file or options alone, or one that waits, and follow it."""
     from kto_workbench.runs.launch import start
 
-    given = {
-        name: getattr(arguments, name)
-        for name in options()
-        if name != "workspace" and getattr(arguments, name) is not None
-    }
-    if arguments.workspace:
-        given["workspace"] = arguments.workspace
+    given = given_options(arguments)
     if arguments.suggest:
         return _suggest(config_from(arguments.source, given), arguments)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -63,6 +62,12 @@ def train(arguments: argparse.Namespace) -> int:
     run = _run_to_train(arguments.source, given, workspace_of(arguments))
     start(run)
     return _follow(run, arguments)
+
+
+def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options that the flags of a command have set."""
+    given = {name: value for name in options() if (value := getattr(arguments, name, None)) is not None}
+    return {name: value for name, value in given.items() if name != "workspace" or value}
 
 
 def _suggest(config: KTOConfig, arguments: argparse.Namespace) -> int:
