@@ -30,6 +30,7 @@ UNTOLD = {
     "_nothing_usable(opened.name, opened.unit, collected)",
     "event['error']",
     "_first_sentence(error)",
+    "unknown_option(name)",
     "found.reason[0].upper() + found.reason[1:] + '.'",
     "too_many(here, there_are)",
     "too_many(config.processes, gpus)",

@@ -134,7 +134,11 @@ def _follow(found: Sweep) -> dict[str, Any]:
     print(f"Sweep {found.id}", file=sys.stderr)
     plan = found.plan()
     told: set[int] = set()
-    with _stop_on_signals(found), tqdm(total=len(plan.trials()), unit="trial", file=sys.stderr, leave=False) as bar:
+    quiet = not sys.stderr.isatty()
+    with (
+        _stop_on_signals(found),
+        tqdm(total=len(plan.trials()), unit="trial", file=sys.stderr, leave=False, disable=quiet) as bar,
+    ):
         for _ in follow(found):
             for row in rows(found, plan):
                 if row["state"] in ("finished", "ended", "failed") and row["trial"] not in told:

@@ -225,6 +225,28 @@ SENTENCES_ZH: dict[str, str] = {
     r"Judge `(.+)` goes by expected answers, and feedback has none; .*": "评判者 `{0}` 需要预期答案，而反馈数据中没有；"
     "请换一个。",
     r"(.+) is too small to hold prompts out for a judge\.": "{0} 太小，无法为评判留出提示。",
+    r"Trials are compared by (.+); not by (.+)\.": "各次训练按 {0} 之一比较，而不是 {1}。",
+    r"Option `halving` should be 0, or between 2 and 10, not (.+)\.": "选项 `halving` 应为 0，或在 2 与 10 之间，"
+    "而不是 {0}。",
+    r"A sweep needs at least two trials: .*": "扫描至少需要两次训练：请给某个选项多个值，例如 beta=0.03,0.1,0.3。",
+    r"That would be (.+) trials; a sweep takes at most (.+)\.": "这将是 {0} 次训练；一次扫描最多 {1} 次。",
+    r"To compare trials by a judge, .*": "要按评判者比较，请用选项 `judge` 指定一个。",
+    r"Trials are compared on held-out rows: .*": "各次训练在留出的数据上比较：选项 `eval_fraction` 须大于 0。",
+    r"Objective `sft` gives no rewards to rank rows by; .*": "目标 `sft` 没有可供排序的奖励；请按评判者比较。",
+    r"Losses of different `(.+)` are not comparable: .*": "不同 `{0}` 的损失不可比较：各有各的尺度。请按 `ranking`"
+    "（点赞的奖励高于点踩的频率）或评判者比较。",
+    r"Option `(.+)` is shared by all trials of a sweep, .*": "选项 `{0}` 为扫描中所有训练共用，不能放进网格。",
+    r"Can't read the sweep (.+): it has no `grid` and `config`\.": "无法读取扫描 {0}：其中没有 `grid` 与 `config`。",
+    r"Can't read the sweep (.+?): it (.+)\.": "无法读取扫描 {0}：它{1}。",
+    r"There is no sweep (.+) in (.+); .*": "{1} 中没有扫描 {0}；`kto sweep` 会列出现有的扫描。",
+    r"There is no sweep in (.+); .*": "{0} 中没有扫描；`kto sweep` 会列出现有的扫描。",
+    r"(.+) sweeps go by (.+): (.+)\.": "{0} 个扫描都可称为 {1}：{2}。",
+    r"Sweep (.+) is (.+) already, in process (.+)\.": "扫描 {0} 已在进程 {2} 中进行。",
+    r"Sweep (.+) is (.+) already\.": "扫描 {0} 已在进行。",
+    r"Sweep (.+) is (.+), so it can't be asked to stop\.": "扫描 {0} 没有在进行，无法停止。",
+    r"Can't make a sweep in (.+): (.+)\.": "无法在 {0} 中新建扫描：{1}。",
+    r"Can't start sweep (.+) in (.+): (.+)\.": "无法在 {1} 中启动扫描 {0}：{2}。",
+    r"Its process is gone; it goes on where it was\.": "进程已不在；可从中断处继续。",
     r"A training knows an endpoint by its name: .*": "训练只能用名称指定接口：请写作 `endpoint:名称`。",
     r"Option `(.+)` goes by a judge: name one with option `judge`\.": "选项 `{0}` 取决于评判者："
     "请用选项 `judge` 指定一个。",
