@@ -135,6 +135,7 @@ def make_plan(
         raise ConfigError(f"Trials are compared by {', '.join(MEASURES)}; not by {by!r}.")
     if halving != 0 and not 2 <= halving <= 10:
         raise ConfigError(f"Option `halving` should be 0, or between 2 and 10, not {halving}.")
+    grid = {name.replace("-", "_"): values for name, values in grid.items()}
     read = {name: _values_of(config, name, values) for name, values in grid.items()}
     count = math.prod(map(len, read.values())) if read else 0
     if count < 2:
@@ -160,7 +161,6 @@ def make_plan(
 
 def _values_of(config: KTOConfig, name: str, values: str | Sequence[Any]) -> tuple[Any, ...]:
     """The values of one option, as the config reads them, each once."""
-    name = name.replace("-", "_")
     if name not in options():
         raise ConfigError(unknown_option(name))
     if name in SHARED:
