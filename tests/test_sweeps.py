@@ -126,6 +126,7 @@ def test_what_trials_are_compared_by_follows_from_the_config(config):
         ({"beta": "0.1,1"}, "luck", {}, "Trials are compared by ranking, judge, eval_loss; not by 'luck'."),
         ({"beta": "0.1,1"}, None, {"eval_fraction": 0.0}, "Trials are compared on held-out rows: "),
         ({"objective": "kto,sft"}, None, {}, "Objective `sft` gives no rewards to rank rows by; "),
+        ({"objective": "kto,dpo"}, None, {}, "Objectives on pairs and on single answers hold out other rows; "),
         ({"seed": ",".join(map(str, range(MOST_TRIALS + 1)))}, None, {}, f"That would be {MOST_TRIALS + 1} trials; "),
     ],
 )

@@ -44,6 +44,7 @@ from kto_workbench.config import MOST_BYTES, KTOConfig, options, unknown_option
 from kto_workbench.errors import ConfigError, RunError
 from kto_workbench.feedback import load_feedback
 from kto_workbench.feedback.rendering import check_model_folder
+from kto_workbench.objectives import OBJECTIVES
 from kto_workbench.runs import schemas
 from kto_workbench.runs.children import identity, is_alive, reap, start_apart
 from kto_workbench.runs.directory import Run, list_runs
@@ -148,8 +149,12 @@ def make_plan(
         raise ConfigError("To compare trials by a judge, name one with option `judge`.")
     if not config.eval_fraction:
         raise ConfigError("Trials are compared on held-out rows: option `eval_fraction` must be above 0.")
-    if by == "ranking" and any(trial.config.objective == "sft" for trial in trials):
-        raise ConfigError("Objective `sft` gives no rewards to rank rows by; compare by a judge.")
+    objectives = {trial.config.objective for trial in trials}
+    without = next((name for name in objectives if not OBJECTIVES[name].reference), None)
+    if by == "ranking" and without:
+        raise ConfigError(f"Objective `{without}` gives no rewards to rank rows by; compare by a judge.")
+    if by == "ranking" and len({OBJECTIVES[name].paired for name in objectives}) > 1:
+        raise ConfigError("Objectives on pairs and on single answers hold out other rows; compare by a judge.")
     scales = [name for name in SCALES_LOSS if name in read]
     if by == "eval_loss" and scales:
         raise ConfigError(

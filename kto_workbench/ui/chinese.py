@@ -232,7 +232,8 @@ SENTENCES_ZH: dict[str, str] = {
     r"That would be (.+) trials; a sweep takes at most (.+)\.": "这将是 {0} 次训练；一次扫描最多 {1} 次。",
     r"To compare trials by a judge, .*": "要按评判者比较，请用选项 `judge` 指定一个。",
     r"Trials are compared on held-out rows: .*": "各次训练在留出的数据上比较：选项 `eval_fraction` 须大于 0。",
-    r"Objective `sft` gives no rewards to rank rows by; .*": "目标 `sft` 没有可供排序的奖励；请按评判者比较。",
+    r"Objective `(.+)` gives no rewards to rank rows by; .*": "目标 `{0}` 没有可供排序的奖励；请按评判者比较。",
+    r"Objectives on pairs and on single answers .*": "成对目标与单个回答的目标留出的行不同；请按评判者比较。",
     r"Losses of different `(.+)` are not comparable: .*": "不同 `{0}` 的损失不可比较：各有各的尺度。请按 `ranking`"
     "（点赞的奖励高于点踩的频率）或评判者比较。",
     r"Option `(.+)` is shared by all trials of a sweep, .*": "选项 `{0}` 为扫描中所有训练共用，不能放进网格。",
