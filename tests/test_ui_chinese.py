@@ -31,6 +31,7 @@ UNTOLD = {
     "event['error']",
     "_first_sentence(error)",
     "unknown_option(name)",
+    "found",
     "found.reason[0].upper() + found.reason[1:] + '.'",
     "too_many(here, there_are)",
     "too_many(config.processes, gpus)",

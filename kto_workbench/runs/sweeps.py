@@ -185,7 +185,7 @@ def read_plan(path: Path) -> Plan:
     except (yaml.YAMLError, RecursionError):
         found = None
     if not _is_plan(found):
-        raise ConfigError(f"Can't read the sweep {path}: it has no `grid` and `config`.")
+        raise ConfigError(f"There is no sweep in the file {path}: it has no `grid` and `config`.")
     try:
         halving = int(found.get("halving") or 0)
     except (TypeError, ValueError):

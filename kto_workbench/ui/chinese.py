@@ -237,7 +237,7 @@ SENTENCES_ZH: dict[str, str] = {
     r"Losses of different `(.+)` are not comparable: .*": "不同 `{0}` 的损失不可比较：各有各的尺度。请按 `ranking`"
     "（点赞的奖励高于点踩的频率）或评判者比较。",
     r"Option `(.+)` is shared by all trials of a sweep, .*": "选项 `{0}` 为扫描中所有训练共用，不能放进网格。",
-    r"Can't read the sweep (.+): it has no `grid` and `config`\.": "无法读取扫描 {0}：其中没有 `grid` 与 `config`。",
+    r"There is no sweep in the file (.+): it has .*": "文件 {0} 中没有扫描：其中没有 `grid` 与 `config`。",
     r"Can't read the sweep (.+?): it (.+)\.": "无法读取扫描 {0}：它{1}。",
     r"There is no sweep (.+) in (.+); .*": "{1} 中没有扫描 {0}；`kto sweep` 会列出现有的扫描。",
     r"There is no sweep in (.+); .*": "{0} 中没有扫描；`kto sweep` 会列出现有的扫描。",
