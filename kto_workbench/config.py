@@ -93,7 +93,8 @@ class KTOConfig(BaseModel):
     data: str = _option(
         "demo",
         "The feedback: a file, two files as `ratings.jsonl+conversations.jsonl`, or a name: `demo`, `demo-rare` "
-        "(thumbs up are 1 in 10), `demo-right-or-wrong`, `thumbs` (what was collected in this workspace).",
+        "(thumbs up are 1 in 10), `demo-pairs` (two answers to each prompt), `demo-right-or-wrong`, `thumbs` (what was "
+        "collected in this workspace).",
         group="basics",
         basic=True,
         min_length=1,

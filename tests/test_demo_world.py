@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from random import Random
 
 import pytest
@@ -16,7 +17,7 @@ from kto_workbench.demo.topics import TOPICS, count_up
 from kto_workbench.demo.world import PARTS, UNSEEN_TOPICS, World, is_right, text_files
 from kto_workbench.feedback.named import asset
 
-FEEDBACK = ("kind_and_brief", "kind_and_brief_rare", "right_or_wrong")
+FEEDBACK = ("kind_and_brief", "kind_and_brief_rare", "kind_and_brief_pairs", "right_or_wrong")
 
 
 def user(text):
@@ -236,6 +237,16 @@ def test_thumbs_up_are_the_kind_and_brief_answers(name, thumbs_up):
     for row in rows:
         verdict = judge(row["prompt"], row["completion"])
         assert row["label"] == (verdict.kind and verdict.brief)
+
+
+def test_pairs_are_a_kind_and_brief_answer_and_another_to_one_prompt():
+    rows = feedback("kind_and_brief_pairs")
+    assert len(rows) == len({json.dumps(row["prompt"]) for row in rows}) == 200
+    liked = lambda row, side: (verdict := judge(row["prompt"], row[side])).kind and verdict.brief
+    assert all(liked(row, "chosen") and not liked(row, "rejected") for row in rows)
+    # Of the three ways not to be both, each a third: no one trait tells the answers apart.
+    ways = Counter(judge(row["prompt"], row["rejected"])[:2] for row in rows)
+    assert len(ways) == 3 and all(0.2 < count / 200 < 0.5 for count in ways.values())
 
 
 def test_right_or_wrong_says_only_what_is_true():

@@ -262,6 +262,23 @@ def kind_and_brief_rows(seed: int = 0, thumbs_up: int = 100, thumbs_down: int = 
     return [_row(sample, label(sample)) for sample in chosen]
 
 
+def kind_and_brief_pairs(seed: int = 0, pairs: int = 200) -> list[dict]:
+    """The same taste on two answers to each prompt, of which one is kind and brief and the other is not."""
+    world, random = World(seed), Random(f"{seed} kind and brief pairs")
+    liked = lambda traits: traits.kind and traits.brief
+    prompts = _fill(world.samples(random, "feedback"), {True: pairs}, lambda _: True, lambda s: s.prompt, random)
+    rows = []
+    for sample in prompts:
+        drawn = [sample.traits]
+        while len({liked(traits) for traits in drawn}) < 2:
+            drawn.append(draw_traits(random))
+        # The last one drawn is of the other kind than all before it.
+        answers = [draw_answer(sample.question, traits, random) for traits in (drawn[0], drawn[-1])]
+        chosen, rejected = answers if liked(drawn[0]) else answers[::-1]
+        rows.append({"prompt": sample.prompt, "chosen": chosen, "rejected": rejected})
+    return rows
+
+
 def right_or_wrong_rows(seed: int = 0, sums: int = 140, made_up: int = 120, ordinary: int = 140) -> list[dict]:
     """Feedback of somebody who cares only about what is true: sums, made-up words, and what the model knows anyway."""
     world, random = World(seed), Random(f"{seed} right or wrong")
@@ -292,6 +309,7 @@ def text_files(seed: int = 0) -> dict[str, str]:
     rows = {
         "feedback/kind_and_brief.jsonl": kind_and_brief_rows(seed),
         "feedback/kind_and_brief_rare.jsonl": kind_and_brief_rows(seed, thumbs_up=40, thumbs_down=360),
+        "feedback/kind_and_brief_pairs.jsonl": kind_and_brief_pairs(seed),
         "feedback/right_or_wrong.jsonl": right_or_wrong_rows(seed),
         "evaluation.jsonl": evaluation_rows(seed),
     }

@@ -8,6 +8,7 @@ from kto_workbench.errors import WorkbenchError
 DEMO_FILES = {
     "demo": "kind_and_brief.jsonl",
     "demo-rare": "kind_and_brief_rare.jsonl",
+    "demo-pairs": "kind_and_brief_pairs.jsonl",
     "demo-right-or-wrong": "right_or_wrong.jsonl",
 }
 THUMBS = "thumbs"

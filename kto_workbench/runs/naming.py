@@ -52,7 +52,7 @@ def suggest_name(config: KTOConfig) -> str:
         form.format(value)
         for name, form in TOLD.items()
         if (value := getattr(config, name)) is not None
-        and (getattr(before, name) != value if before else name == "beta")
+        and (getattr(before, name) != value if before else _particular(name, value))
     ]
     parts += told[:DIFFERENCES] or [f"β {config.beta:g}"]
     name = " · ".join(parts)[: LONGEST_NAME - 6]
@@ -63,6 +63,11 @@ def suggest_name(config: KTOConfig) -> str:
 def differences(config: KTOConfig, names: Iterable[str]) -> str:
     """Some options with their values, as they are told in a name."""
     return " · ".join(TOLD.get(name, f"{name} {{}}").format(getattr(config, name)) for name in names)
+
+
+def _particular(name: str, value: object) -> bool:
+    """Whether a first run is named by an option."""
+    return name == "beta" or name == "objective" and value != "kto"
 
 
 def _config(run) -> KTOConfig | None:

@@ -18,7 +18,7 @@ OPTION_HELP_ZH: dict[str, str] = {
     "mapping": "数据中哪一列起什么作用（未能自动识别时），写作 `部分=列`，如 `prompt=question label=ok`；"
     "`kto check` 会列出各个部分。",
     "data": "反馈数据：文件，写作 `评分.jsonl+对话.jsonl` 的两个文件，"
-    "或名称 `demo`、`demo-rare`（点赞占十分之一）、`demo-right-or-wrong`、"
+    "或名称 `demo`、`demo-rare`（点赞占十分之一）、`demo-pairs`（每个提示两个回答）、`demo-right-or-wrong`、"
     "`thumbs`（在此工作区收集的反馈）。",
     "workspace": "存放训练、上传文件、缓存与收集到的反馈的文件夹。",
     "template": "`auto`：若模型有对话模板，则提示与回答都经过模板；`none`：纯文本。",

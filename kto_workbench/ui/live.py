@@ -132,7 +132,9 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
             )
             updates[noted] = html.notes(language, notes_on(records.train, records.eval, config))
             updates[z0_key], updates[z0] = draw(records, "z0", part, language, beta, family=["z0"], **how)
-            updates[kl_told] = about_kl(language, records) + about_judge(language, records, config.judge)
+            updates[kl_told] = about_kl(language, records, config.objective) + about_judge(
+                language, records, config.judge
+            )
         if shown.changed("other", (*drawn, chart)):
             known = chart if chart in OTHER_CHARTS else "loss"
             updates[other_key], updates[other] = draw(
@@ -319,12 +321,15 @@ def draw(
     return head, pd.concat(tables).astype({"step": int})
 
 
-def about_kl(language: str, records: Records) -> str:
-    """How sure the KL is, and why it is not z0; nothing where none was measured."""
+def about_kl(language: str, records: Records, objective: str = "kto") -> str:
+    """How sure the KL is, and why it is not z0 where there is one; nothing where none was measured."""
     error, count = (records.sampled.last(f"kl_sampled_{what}") for what in ("error", "count"))
     if error is None or count is None:
         return ""
-    return html.aside(say(language, "chart.z0.why", error=f"{error:.2g}", count=int(count)))
+    said = say(language, "chart.kl.error", error=f"{error:.2g}", count=int(count))
+    if OBJECTIVES[objective].centre == "z0":
+        said += say(language, "chart.z0.why")
+    return html.aside(said)
 
 
 def about_judge(language: str, records: Records, judge: str) -> str:

@@ -109,6 +109,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "data.train": ("Train on this →", "用这些数据训练 →"),
     "source.demo": ("Demo: kind and brief", "示例：友善而简短"),
     "source.demo-rare": ("Demo: thumbs up are rare (1 in 10)", "示例：点赞稀少（十分之一）"),
+    "source.demo-pairs": ("Demo: pairs, two answers to each prompt", "示例：成对回答（每个提示两个回答）"),
     "source.demo-right-or-wrong": ("Demo: right or wrong", "示例：对与错"),
     "source.thumbs": ("Thumbs collected here", "在此收集的反馈"),
     "side.up": ("Thumbs up", "点赞"),
@@ -225,11 +226,14 @@ WORDS: dict[str, tuple[str, str]] = {
     "chart.rewards.alone": ("Rewards", "奖励"),
     "chart.kl": ("KL, in nats", "KL（单位 nat）"),
     "chart.accuracies": ("Pairs told right (objectives of pairs)", "判断正确的成对回答比例（成对目标）"),
+    "chart.kl.error": (
+        "The KL is ± {error} (one standard error, {count} answers).",
+        "KL 的标准误为 ± {error}（{count} 个回答）。",
+    ),
     "chart.z0.why": (
-        "The KL is ± {error} (one standard error, {count} answers). z0 looks at answers that other rows happen to "
-        "bring, and never below 0; the KL is measured on what the tuned model itself would say.",
-        "KL 的标准误为 ± {error}（{count} 个回答）。z0 只看其他数据行碰巧带来的回答，且不低于 0；"
-        "KL 则在训练后模型自己会说的回答上测得。",
+        " z0 looks at answers that other rows happen to bring, and never below 0; the KL is measured on what the tuned "
+        "model itself would say.",
+        "z0 只看其他数据行碰巧带来的回答，且不低于 0；KL 则在训练后模型自己会说的回答上测得。",
     ),
     "chart.loss": ("Loss", "损失"),
     "chart.judged": ("Win rate against the reference, by the judge", "评判者眼中对参考模型的胜率"),

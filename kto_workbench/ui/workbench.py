@@ -15,11 +15,12 @@ from kto_workbench.config import write_mapping
 from kto_workbench.errors import DataError, RunError, WorkbenchError
 from kto_workbench.feedback import Feedback, load_feedback
 from kto_workbench.feedback.joins import BETWEEN, split_names
+from kto_workbench.feedback.named import DEMO_FILES
 from kto_workbench.feedback.store import FILE_NAME, ThumbStore
 from kto_workbench.runs import Run, find_run, list_runs
 from kto_workbench.runs.endpoints import Endpoint, find_endpoint, read_endpoints
 
-DEMO_NAMES = ("demo", "demo-rare", "demo-right-or-wrong")
+DEMO_NAMES = tuple(DEMO_FILES)
 THUMBS = "thumbs"
 REFUSALS = 100  # that are remembered
 RECEIVED_SECONDS = 24 * 3600.0

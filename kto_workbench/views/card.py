@@ -150,7 +150,7 @@ def _outcome(run: Run) -> str:
         if name not in OBJECTIVES[run.config().objective].metrics:
             continue
         lines.append(f"| {words} | {_number(train.get(name))} | {_number(held.get(f'eval_{name}'))} |")
-    for told in (in_words_kl(records_of(run).sampled), in_words_judged(run)):
+    for told in (in_words_kl(records_of(run).sampled, run.config().objective), in_words_judged(run)):
         lines += ["", _text(told)] if told else []
     return "\n".join(lines) + "\n"
 

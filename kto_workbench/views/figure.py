@@ -144,13 +144,14 @@ def _sampled(axis: "Axes", sampled: Columns, color: str | None) -> None:
     )
 
 
-def in_words_kl(sampled: Columns) -> str:
-    """The newest KL with its standard error, and why it is not z0; nothing where none was measured."""
+def in_words_kl(sampled: Columns, objective: str = "kto") -> str:
+    """The newest KL with its standard error, and why it is not z0, if any; nothing where none was measured."""
     kl, error, count = (sampled.last(f"kl_sampled{end}") for end in ("", "_error", "_count"))
     if kl is None:
         return ""
     around = "" if error is None else f" ± {error:.2g}"
-    return f"KL {kl:.3g}{around} nats, over {count:.0f} answers sampled at temperature 1. {WHY_THEY_DIFFER}"
+    said = f"KL {kl:.3g}{around} nats, over {count:.0f} answers sampled at temperature 1."
+    return f"{said} {WHY_THEY_DIFFER}" if OBJECTIVES[objective].centre == "z0" else said
 
 
 def in_words_judged(run: Run) -> str:

@@ -57,7 +57,7 @@ def _chart(records: Records, chart: str, config: KTOConfig) -> str:
     if not lines:
         return ""
     keys = "".join(f'<span><i style="background:{line.color}"></i>{escape(line.name)}</span>' for line in lines)
-    why = _small(in_words_kl(records.sampled)) if chart == "z0" else ""
+    why = _small(in_words_kl(records.sampled, config.objective)) if chart == "z0" else ""
     return f'<h2>{title}</h2><div class="keys">{keys}</div>{line_chart(lines, title=title)}{why}'
 
 
