@@ -51,6 +51,15 @@ def test_both_rewards_falling():
     assert kinds(steady(**{"rewards/chosen": -0.8, "rewards/rejected": -3.0})) == ["both_fall"]
 
 
+def test_pairs_whose_rewards_both_fall_are_told_what_that_means_and_records_without_z0_are_no_mismatch():
+    def kinds_of(chosen, rejected):
+        records = steady(**{"rewards/chosen": chosen, "rewards/rejected": rejected})
+        return kinds([{k: v for k, v in r.items() if k != "kl"} for r in records], config=KTOConfig(objective="dpo"))
+
+    assert kinds_of(-0.8, -3.0) == ["both_fall_pairs"]
+    assert kinds_of(2.0, 1.9) == []
+
+
 def test_a_margin_from_one_side_only():
     # 0.05 of the margin 4.1 is 0.205, so a gain of 0.1 is almost nothing
     assert kinds(steady(**{"rewards/chosen": 0.1, "rewards/rejected": -4.0})) == ["rejected_only"]
