@@ -273,5 +273,5 @@ RUN_FILES = (
 )  # fmt: skip
 WORKSPACE_FILES = (
     "feedback.sqlite", "uploads/mine.jsonl", "presets/mine.yaml", "prompts/mine.txt", "uploads", "presets", "prompts",
-    "trash", "cache", "device.lock", "endpoints.yaml", "answering.log", "uploads/.mine.jsonl.mapping", "runs",
+    "trash", "cache", "device.lock", "endpoints.yaml", "answering.log", "uploads/.mine.jsonl.mapping",
 )  # fmt: skip
