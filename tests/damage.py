@@ -122,7 +122,7 @@ def _other_values(path: Path, draw: random.Random) -> None:
             written = _json(changed) if draw.random() < 0.5 else _yaml(changed)
         else:
             written = _json(_changed(json.loads(text), draw))
-    except (OSError, ValueError, yaml.YAMLError):  # it was spoiled before, or holds no values
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):  # it was spoiled before, or holds no values
         return _flipped(path, draw)
     _written(path, written)
 

@@ -1,6 +1,7 @@
 """Full disks, read-only and vanished ones, damaged thumbs, names of every kind: one sentence, and nothing is lost."""
 
 import errno
+import functools
 import os
 import sqlite3
 import subprocess
@@ -142,7 +143,7 @@ def test_deleting_frees_space_once_the_trash_is_emptied(tmp_path, capsys):
 
 
 @pytest.mark.reliability("Damaged thumbs are put aside, and what can be read of them is kept")
-@pytest.mark.parametrize("how", ["no database", "empty page", "folder", "link"])
+@pytest.mark.parametrize("how", ["no database", "empty page", "folder", "link", "pipe"])
 def test_damaged_thumbs_are_put_aside_and_the_page_opens(tmp_path, how):
     store = ThumbStore(tmp_path)
     for number in range(400):
@@ -158,7 +159,8 @@ def test_damaged_thumbs_are_put_aside_and_the_page_opens(tmp_path, how):
             file.write(bytes(4096))
     else:
         store.path.unlink()
-        store.path.mkdir() if how == "folder" else store.path.symlink_to(tmp_path / "elsewhere")
+        make = {"folder": os.mkdir, "pipe": os.mkfifo, "link": functools.partial(os.symlink, tmp_path / "elsewhere")}
+        make[how](store.path)
     Page(Workbench(tmp_path)).close()  # it used to end in a traceback
     if how == "link":  # it led nowhere, so only a write meets it; and nothing is written where it leads
         with pytest.raises(DataError, match="The damaged file is feedback-damaged-"):

@@ -178,7 +178,9 @@ def test_both_sides_stream_differences_are_marked_and_the_heat_map_adds_up(compa
     assert answer_of(page, "tuned") == answers["tuned"]
 
     answering = lambda: [
-        child for child in psutil.Process(comparing.process.pid).children() if "answering" in " ".join(child.cmdline())
+        child
+        for child in psutil.Process(comparing.process.pid).children()
+        if "answers.child" in " ".join(child.cmdline())
     ]
     assert len(answering()) == 1
     sample(page)

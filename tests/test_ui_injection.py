@@ -1,7 +1,9 @@
 """Texts that would like to be more than texts, wherever one can be put: they stay texts, wherever they come out."""
 
 import json
+import random
 import time
+from html import unescape
 from html.parser import HTMLParser
 
 import fake_training
@@ -12,16 +14,20 @@ from browser import (
     go_to,
     needs_browser,
     open_page,  # noqa: F401
+    screenshot,
     wait_for,
 )
 from markdown_it import MarkdownIt
+from test_endpoints import begin_stream, chatty, piece  # noqa: F401
 
 from kto_workbench.config import KTOConfig
 from kto_workbench.feedback.store import ThumbStore
 from kto_workbench.judging.records import new_record
 from kto_workbench.runs.directory import new_run
+from kto_workbench.runs.endpoints import Endpoint, add_endpoint
 from kto_workbench.runs.shelf import describe_run
 from kto_workbench.ui.chat import Chat
+from kto_workbench.ui.markdown import AS_IS, LONGEST, markdown, with_markdown, without_markdown
 from kto_workbench.views.card import card
 from kto_workbench.views.report import write_report
 
@@ -37,6 +43,10 @@ MARKDOWN = (
     "# heading\n\n---\n\n| a |\n|---|\n\n```\ncode\n```\n1. one\n- two\n> three\n===\n"
     "![p](/logout) [l](/logout) **bold** _it_ $x$"
 )
+TEXT_TAGS = {
+    *("div", "p", "h1", "h2", "h3", "h4", "h5", "h6", "ul", "ol", "li", "blockquote", "pre", "code", "hr", "br"),
+    *("em", "strong", "s", "small", "table", "thead", "tbody", "tr", "th", "td"),
+}
 SHORT = '"><b data-pwned>x</b>'
 
 
@@ -97,6 +107,10 @@ class Elements(HTMLParser):
         self.tags.append(tag)
         self.attributes += [name for name, _ in attrs]
 
+    def odd(self):
+        """What an answer that is shown should not be made of."""
+        return ({*self.tags} - TEXT_TAGS) | ({*self.attributes} - {"class", "start", "style"})
+
 
 def test_a_report_holds_no_element_of_anybody_else(workspace):
     (run,) = (one for one in _runs(workspace))
@@ -133,12 +147,50 @@ def _runs(workspace):
 
 def test_messages_of_a_chat_are_texts_both_ways():
     chat = Chat(render=False)
-    texts = [EVIL, MARKDOWN, "  indented\n    more\n\n", "&lt;b&gt; &amp; &notit; &", "", "<", "a\r\n\tb\0"]
-    messages = [{"role": "user" if i % 2 else "assistant", "content": text} for i, text in enumerate(texts)]
+    texts = [
+        EVIL,
+        MARKDOWN,
+        "  indented\n    more\n\n",
+        "&lt;b&gt; &amp; &notit; &",
+        "",
+        "<",
+        "a\r\n\tb\0",
+        AS_IS + "*x*",
+    ]
+    messages = [{"role": role, "content": text} for text in texts for role in ("user", "assistant")]
     sent = chat.postprocess(messages)
-    assert all("<" not in part.text for one in sent.root for part in one.content)
+    parts = [part.text for one in sent.root for part in one.content]
+    assert all("<" not in text for text in parts[::2]) and any("<strong>" in text for text in parts[1::2])
+    for text in parts:
+        assert not Elements(text).odd(), text
     assert chat.preprocess(sent) == messages
     assert chat.get_block_name() == "chatbot"
+
+
+def test_markdown_makes_elements_that_do_nothing():
+    """Pieces of Markdown and HTML in any order, and of any length: a few kinds of element, without addresses."""
+    pieces = [
+        EVIL, MARKDOWN, SHORT, "\n", "\n\n", " ", "    ", "`", "```", "~~~ <b onclick=x>\n",
+        "[a](javascript:alert`1`)", "<http://evil.example>", "> ", "# ", "**", "_",
+        "![a](http://evil.example/x.png \"title\")", "[ref]: http://evil.example\n", "[ref]", "![ref]",
+        "[![i](/logout)](data:text/html,x)", "| a | b |\n|:--|--:|\n| <img src=x> | c |\n", "* ", "1. ",
+        "~~", "<!--", "-->", "<![CDATA[", "&lt;img src=x&gt;", "&#60;b&#62;", "\\", "\0", "\u202e", "http://evil.example",
+    ]  # fmt: skip
+    draw, made = random.Random(0), 0
+    for _ in range(1000):
+        text = "".join(draw.choice(pieces) for _ in range(draw.randint(1, 12)))
+        assert not Elements(markdown(text)).odd(), text
+        shown = with_markdown(text)
+        made += shown.startswith(AS_IS)
+        assert unescape(without_markdown(shown)) == text
+    assert made > 900
+    assert Elements(MarkdownIt().render("[a](/b)<img data-pwned>")).odd() == {"a", "href", "img", "data-pwned"}
+    for one in pieces:
+        markdown(one * (LONGEST // len(one)))
+    assert with_markdown("*" * (LONGEST + 1)) == "*" * (LONGEST + 1)
+    assert markdown("[text](/logout) ![picture](/a.png)") == (
+        "<p>text <small>(/logout)</small> picture <small>(/a.png)</small></p>"
+    )
 
 
 def test_a_forged_message_makes_no_component():
@@ -162,7 +214,15 @@ def test_a_forged_message_makes_no_component():
 
 
 @needs_browser
-def test_nothing_on_the_page_becomes_an_element(workspace, open_page, tmp_path):  # noqa: F811
+def test_nothing_on_the_page_becomes_an_element(workspace, open_page, tmp_path, chatty):  # noqa: F811
+    said = f"{MARKDOWN}\n\n{EVIL}"
+
+    def evil(handler, body):
+        begin_stream(handler)
+        piece(handler, said)
+        handler.wfile.write(b"data: [DONE]\n\n")
+
+    add_endpoint(Endpoint(chatty(evil).url, SHORT, name="evil"), workspace)
     served = Served(workspace, tmp_path / "server.log")
     try:
         page = open_page(served.url)
@@ -197,6 +257,32 @@ def test_nothing_on_the_page_becomes_an_element(workspace, open_page, tmp_path):
         wait_for(lambda: "bold" in turn.inner_text(), 20, turn.inner_text)
         assert EVIL in turn.inner_text()
         clean("Feedback")
+        page.locator("#feedback-run input").fill("endpoint:evil")
+        page.locator("#feedback-run input").press("Enter")
+        page.click("#feedback-clear")
+        page.locator("#feedback-prompt textarea").fill("Hi")
+        page.click("#feedback-send")
+        answer = page.locator("#feedback-chat .bot.message, #feedback-chat .message.bot").last
+        wait_for(lambda: "bold" in answer.inner_text(), 20, page.locator("#feedback-chat").inner_text)
+        assert said in answer.inner_text() and not answer.locator("strong").first.is_visible()
+        page.locator("button.kto-reads:visible").click()
+        assert answer.locator("strong").first.is_visible() and MARKDOWN not in answer.inner_text()
+        assert EVIL.split("/")[0] in answer.inner_text()  # HTML is text in Markdown, too
+        assert answer.locator("a, img, svg").count() == 0
+        clean("an answer as Markdown")
+        screenshot(page, "answer-as-markdown")
+        go_to(page, "Compare")
+        for field in ("compare-run", "compare-against"):
+            page.locator(f"#{field} input").fill("endpoint:evil")
+            page.locator(f"#{field} input").press("Enter")
+        page.locator("#compare-prompt textarea").fill(SHORT)
+        page.click("#compare-generate")
+        compared = page.locator("#compare-tuned")
+        wait_for(lambda: compared.locator("strong").count() == 1, 20, page.locator("#compare-answers").inner_text)
+        assert compared.locator("strong").is_visible() and compared.locator("a, img, svg").count() == 0
+        page.locator("button.kto-reads:visible").first.click()
+        assert said in compared.inner_text() and not compared.locator("strong").is_visible()
+        clean("Compare")
         assert served.process.poll() is None
     finally:
         served.stop()

@@ -375,9 +375,11 @@ class ThumbStore:
 
 
 def _is_sound(path: Path) -> bool:
+    if not is_plain(path):  # a pipe would be waited for
+        return False
     try:
         with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", timeout=PATIENCE, uri=True)) as database:
-            return is_plain(path) and database.execute("PRAGMA quick_check").fetchone() == ("ok",)
+            return database.execute("PRAGMA quick_check").fetchone() == ("ok",)
     except sqlite3.Error:
         return False
 

@@ -6,6 +6,7 @@ words.py      every string, English and Chinese
 chinese.py    the Chinese of what is said elsewhere: options, notes, findings, sentences of the engine
 style.py      theme and CSS
 html.py       small pieces of escaped HTML
+markdown.py   answers as Markdown, for who would rather read them so
 fields.py     widgets from KTOConfig, and back
 workbench.py  what all tabs share: the workspace, its feedback, its runs
 mapping.py    which column plays which part, shown, guessed and corrected

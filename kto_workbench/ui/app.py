@@ -26,6 +26,7 @@ from kto_workbench.ui.events import tell_failures
 from kto_workbench.ui.folder import has_screen  # noqa: E402
 from kto_workbench.ui.glossary import SCRIPT as GLOSSARY  # noqa: E402
 from kto_workbench.ui.invite import Invitation  # noqa: E402
+from kto_workbench.ui.markdown import SCRIPT as READING  # noqa: E402
 from kto_workbench.ui.security import LOOPBACK, add_logout, checker, is_loopback, protect  # noqa: E402
 from kto_workbench.ui.style import CSS, theme  # noqa: E402
 from kto_workbench.ui.words import TRANSLATIONS, label  # noqa: E402
@@ -97,7 +98,7 @@ def build(workspace: str | Path = "workspace", *, host: str = "127.0.0.1", passw
         i18n=gr.I18n(**TRANSLATIONS),
         theme=theme(),
         css=CSS,
-        head=HEAD + GLOSSARY,
+        head=HEAD + GLOSSARY + READING,
     )
     # Gradio 6.31 does not check that an "uploaded" file was uploaded while it takes a page for unlaunched, and it takes
     # every mounted page for that: a forged event could name any file of this machine.

@@ -242,6 +242,7 @@ def build(bench: Workbench, page: gr.Blocks, asked: Asked) -> None:
         with gr.Row(elem_classes="kto-buttons"):
             start = gr.Button(label("blind.start"), variant="primary", elem_id="blind-start", min_width=160)
             reveal = gr.Button(label("blind.reveal"), elem_id="blind-reveal", min_width=160)
+            gr.HTML(label("answers.read"), elem_classes="kto-bare")
         told = gr.HTML(elem_id="blind-message", elem_classes="kto-bare kto-told")
         with gr.Column(elem_id="blind-panel"):
             card = gr.HTML(elem_id="blind-card", elem_classes="kto-bare")
@@ -410,7 +411,7 @@ def _table(language: str, votes: Sequence[Vote]) -> str:
     rows = "".join(
         f'<tr data-winner="{esc(vote.winner)}"><td>{esc(say(language, f"blind.winner.{vote.winner}"))}</td>'
         f"<td>{html.conversation(vote.prompt)}</td>"
-        + "".join(f'<td class="kto-answer">{esc(getattr(vote, side))}</td>' for side in SIDES)
+        + "".join(f'<td class="kto-answer">{html.answer(getattr(vote, side))}</td>' for side in SIDES)
         + "</tr>"
         for vote in votes
     )
@@ -430,7 +431,7 @@ def _who(language: str, ballot: Ballot, side: str) -> str:
 
 
 def _answer(language: str, text: str) -> str:
-    return esc(text) if text.strip() else f"<em>{esc(say(language, 'review.empty'))}</em>"
+    return html.answer(text) if text.strip() else f"<em>{esc(say(language, 'review.empty'))}</em>"
 
 
 def _prompts(bench: Workbench, sides: Mapping[str, AnySide], source: str, path: str | None, count: int) -> list[Any]:

@@ -33,6 +33,7 @@ from kto_workbench.ui.answers import (
 )
 from kto_workbench.ui.heat import heat_map
 from kto_workbench.ui.html import LONGEST_TEXT, esc
+from kto_workbench.ui.markdown import with_markdown
 from kto_workbench.ui.suggestions import prompts_for
 from kto_workbench.ui.words import label, language_of, retell, say
 from kto_workbench.ui.workbench import Workbench
@@ -153,6 +154,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
         marked = gr.Checkbox(
             True, label=label("compare.marks"), elem_id="compare-marks", container=False, scale=0, min_width=180
         )
+        gr.HTML(label("answers.read"), elem_classes="kto-bare")
     told = gr.HTML(elem_id="compare-message", elem_classes="kto-bare kto-told")
     blind.build(bench, page, blind.Asked(run, against, system, temperature, length))
     answers = gr.HTML(show("en", None), elem_id="compare-answers", elem_classes="kto-bare")
@@ -362,20 +364,21 @@ def _card(language: str, comparison: Comparison, number: int, marked: bool, firs
 def _side(language: str, comparison: Comparison, answer: Answer, marked: bool, first: bool) -> str:
     number, side = answer
     place = f' id="compare-{side}"' if first else ""
-    done = answer in comparison.done
+    done, text = answer in comparison.done, comparison.texts.get(answer, "")
     if side in comparison.failed and not done:
         body = html.message(retell(language, comparison.failed[side]))
     elif answer in comparison.opened:
         body = heat_map(language, comparison.why[answer])
     elif marked and comparison.complete(number):
         other = comparison.texts[number, SIDES[side == SIDES[0]]]
-        body = _box(with_marks(comparison.texts[answer], other), True)
+        body = _box(with_markdown(text[:LONGEST_TEXT], with_marks(text, other)), True)
     else:
-        body = _box(esc(comparison.texts.get(answer, "")), done or comparison.ended)
+        # What is still being written is shown as it is.
+        body = _box(html.answer(text) if done else esc(text), done or comparison.ended)
     button = ""
     if done and not comparison.unexplained:
-        text = say(language, "why.close" if answer in comparison.opened else "why.open")
-        button = f'<button type="button" class="kto-why" data-why="{number}:{side}">{esc(text)}</button>'
+        says = say(language, "why.close" if answer in comparison.opened else "why.open")
+        button = f'<button type="button" class="kto-why" data-why="{number}:{side}">{esc(says)}</button>'
     return (
         f'<section class="kto-side kto-of-{side}"><h3>{_heading(language, comparison.sides, side)}</h3>'
         f"<div{place}>{body}</div>{button}</section>"

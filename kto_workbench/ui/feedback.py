@@ -67,6 +67,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab, train_t
                     send = gr.Button(label("feedback.send"), variant="primary", elem_id="feedback-send", min_width=110)
                     again = gr.Button(label("feedback.again"), elem_id="feedback-again", min_width=110)
                     clear = gr.Button(label("feedback.clear"), elem_id="feedback-clear", min_width=110)
+                    gr.HTML(label("answers.read"), elem_classes="kto-bare")
                 told = gr.HTML(elem_id="feedback-message", elem_classes="kto-bare kto-told")
                 with gr.Group():
                     about = gr.Dropdown(

@@ -6,6 +6,7 @@ from html import escape
 from typing import Any
 
 from kto_workbench.runs import Run, Status
+from kto_workbench.ui.markdown import with_markdown
 from kto_workbench.ui.words import retell, say
 from kto_workbench.views.drawing import Line, line_chart
 from kto_workbench.views.notes import Note
@@ -20,6 +21,11 @@ def esc(value: Any) -> str:
     if len(text) > LONGEST_TEXT:
         text = text[:LONGEST_TEXT] + " …"
     return escape(text, quote=True)
+
+
+def answer(text: str) -> str:
+    """An answer as it is and as Markdown, of which the reader sees one; cut where nobody reads on."""
+    return with_markdown(text[:LONGEST_TEXT], esc(text))
 
 
 def message(text: str, kind: str = "error") -> str:
@@ -178,7 +184,7 @@ def rows(language: str, page: Sequence[Any]) -> str:
         side = "up" if row.label else "down"
         items.append(
             f'<li class="kto-row kto-{side}">{thumb(language, row.label)}'
-            f"<div>{context(language, row.prompt)}<p class='kto-answer'>{esc(row.completion)}</p></div>"
+            f"<div>{context(language, row.prompt)}<div class='kto-answer'>{answer(row.completion)}</div></div>"
             f'<span class="kto-line">{esc(row.line)}</span></li>'
         )
     return f'<ul class="kto-rows">{"".join(items)}</ul>'
@@ -302,7 +308,7 @@ def samples(language: str, found: Sequence[dict[str, Any]]) -> str:
         step = say(language, "samples.step", step=sample.get("step", 0))
         sides = "".join(
             f'<div class="kto-side"><h4>{esc(say(language, f"answer.{side}"))}</h4>'
-            f"<p class='kto-answer'>{esc(sample.get(side) or '')}</p></div>"
+            f"<div class='kto-answer'>{answer(sample.get(side) or '')}</div></div>"
             for side in ("reference", "tuned")
         )
         blocks.append(

@@ -223,7 +223,7 @@ def example(language: str, one: dict[str, Any]) -> str:
     """A prompt with both answers."""
     sides = "".join(
         f'<div class="kto-side"><h4>{html.esc(say(language, f"answer.{side}"))}</h4>'
-        f"<p class='kto-answer'>{html.esc(one[side])}</p></div>"
+        f"<div class='kto-answer'>{html.answer(one[side])}</div></div>"
         for side in (REFERENCE, TUNED)
     )
     return (

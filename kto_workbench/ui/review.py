@@ -320,7 +320,7 @@ def show(language: str, review: Review) -> str:
         return f'<div class="kto-review">{bar}{html.message(text, "fine" if over else "plain")}</div>'
     where = esc(say(language, "review.where", number=at + 1, total=review.total))
     given = "" if card.label is None else html.thumb(language, card.label)
-    text = esc(card.text) if card.text.strip() else f"<em>{esc(say(language, 'review.empty'))}</em>"
+    text = html.answer(card.text) if card.text.strip() else f"<em>{esc(say(language, 'review.empty'))}</em>"
     return (
         f'<article class="kto-review" data-card="{review.position}"><header><span class="kto-facts">{where}</span>'
         f'{given}<small class="kto-facts">{votes}</small></header>{bar}<div>{html.conversation(card.prompt)}</div>'

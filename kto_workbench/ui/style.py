@@ -307,6 +307,25 @@ svg.kto-thumb.kto-down { fill: var(--kto-down); transform: rotate(180deg); }
 mark.kto-only { color: inherit; background: color-mix(in srgb, #e5b800 20%, transparent); border-radius: 2px;
   text-decoration: underline; text-decoration-thickness: 2px; text-underline-offset: 3px;
   text-decoration-color: #c99a00; }
+body:not(.kto-reads-markdown) :is(.kto-markdown, .kto-reads span + span) { display: none; }
+body.kto-reads-markdown :is(.kto-as-is:has(+ .kto-markdown), .kto-reads span:first-child) { display: none; }
+.kto-markdown { white-space: normal; }
+.kto-markdown > :first-child { margin-top: 0; }
+.kto-markdown > :last-child { margin-bottom: 0; }
+.kto-markdown :is(h1, h2, h3, h4, h5, h6) { font-size: 1.05em; font-weight: 600; margin: .8em 0 .4em; }
+.kto-markdown :is(p, ul, ol, pre, table, blockquote) { margin: .5em 0; }
+.kto-markdown :is(ul, ol) { padding-left: 1.6em; }
+.kto-markdown ul { list-style: disc; }
+.kto-markdown ol { list-style: decimal; }
+.kto-markdown pre { overflow-x: auto; }
+.kto-markdown code { font-size: .92em; }
+.kto-markdown blockquote { border-left: 2px solid var(--block-border-color); padding-left: 10px; }
+.kto-markdown :is(th, td) { border: 1px solid var(--block-border-color); padding: 3px 8px; }
+.kto-markdown small { color: var(--block-info-text-color); overflow-wrap: anywhere; }
+.kto-buttons > .kto-bare { flex: 0 0 auto; width: auto; align-self: center; }
+button.kto-reads { padding: 5px 10px; font-size: 13px; cursor: pointer; white-space: nowrap;
+  color: var(--link-text-color); background: none; border: 1px solid var(--block-border-color); border-radius: 7px; }
+button.kto-reads:hover { background: var(--button-secondary-background-fill-hover); }
 button.kto-why { align-self: flex-start; margin-top: 8px; padding: 5px 10px; font-size: 13px; cursor: pointer;
   color: var(--link-text-color); background: none; border: 1px solid var(--block-border-color); border-radius: 7px; }
 button.kto-why:hover { background: var(--button-secondary-background-fill-hover); }

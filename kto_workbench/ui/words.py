@@ -334,6 +334,10 @@ WORDS: dict[str, tuple[str, str]] = {
         "These are the first {shown:,} prompts; {count:,} more are left to the evaluation below.",
         "这里只回答前 {shown:,} 个提示；其余 {count:,} 个请用下方的评估。",
     ),
+    "answers.read": (
+        '<button type="button" class="kto-reads"><span>Read as Markdown</span><span>Read as it is</span></button>',
+        '<button type="button" class="kto-reads"><span>按 Markdown 显示</span><span>按原文显示</span></button>',
+    ),
     "compare.marks": ("Mark differences", "标出差异"),
     "compare.key.mark": ("underlined", "带下划线"),
     "compare.key": ("what only this side says here", "此处只有这一边说的内容"),
