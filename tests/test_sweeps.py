@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import shutil
 import signal
 import statistics
 import threading
@@ -10,6 +11,16 @@ import threading
 import psutil
 import pytest
 import yaml
+from accessible import faint_texts, unnamed_controls
+from browser import (
+    browser,  # noqa: F401
+    go_to,
+    needs_browser,
+    open_page,  # noqa: F401
+    screenshot,
+    workbench,  # noqa: F401
+)
+from browser import wait_for as wait_in_page
 from conftest import SMALL, call_kto, only_json, wait_for
 from safetensors.torch import load_file
 
@@ -32,6 +43,8 @@ from kto_workbench.runs.sweeps import (
 )
 from kto_workbench.runs.trials import find_best, left_behind, rows, standings, t_95
 from kto_workbench.shell.sweeping import in_words, summary
+from kto_workbench.ui.sweeps import foreseen, show
+from kto_workbench.ui.workbench import Workbench
 
 SHORT = SMALL | dict(max_steps=6, eval_steps=2, save_steps=2)
 
@@ -213,7 +226,7 @@ def test_the_best_and_who_can_not_be_told_apart(config):
     # 0.80 ± 1.96·0.02 is 0.761 to 0.839; 0.75's ends at 0.789, 0.70's at 0.720.
     assert best["values"] == {"beta": 2.0} and best["interval"] == pytest.approx([0.7608, 0.8392], abs=1e-4)
     assert best["not_apart"] == [{"beta": 3.0}] and best["over"] == "rows"
-    assert find_best(None, [row(n, None, state="waiting") for n in range(1, 5)], plan) is None
+    assert find_best(None, [row(n, None, state="planned") for n in range(1, 5)], plan) is None
     told = in_words({"sweep": "s", "state": "finished", "by": "ranking", "best": best})
     assert told == (
         "Best ranking: 0.800 ± 0.020 with beta 2 (standard error over held-out rows); not distinguishable from beta 3: "
@@ -327,7 +340,7 @@ def test_stop_ends_a_sweep_cleanly_and_it_goes_on(config):
     assert said.startswith(f"Sweep {sweep.id} was asked to stop")
     wait_for(lambda: sweep.state()["state"] == "stopped")
     assert run.status().state == "stopped" and run.trained() and list(sweep.runs()) == [1]
-    assert [one["state"] for one in rows(sweep)] == ["stopped", "waiting"]
+    assert [one["state"] for one in rows(sweep)] == ["stopped", "planned"]
     assert summary(sweep)["best"] is None
 
 
@@ -370,3 +383,64 @@ def test_damage_is_told(config):
     nobody = {"state": "running", "pid": 2**22 + 12345, "process_started": 1.0}
     (sweep.path / "state.json").write_text(json.dumps(nobody))
     assert sweep.state()["state"] == "crashed" and not sweep.active
+
+
+# in the page ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_says_who_is_best_and_who_was_ended(config, tmp_path):
+    plan = make_plan(config.replace(workspace=str(tmp_path)), {"beta": "1,2,3"}, halving=3)
+    sweep = create_sweep(plan)
+    for number, (values, state) in enumerate(
+        (([0.9] * 9, "finished"), ([0.5] * 3, "stopped"), ([0.7] * 3, "stopped")), 1
+    ):
+        run = new_run(plan.trials()[number - 1].config, {"sweep": sweep.id, "trial": number})
+        run.set_status(state=state, step=10 * len(values), total_steps=90)
+        for step, value in enumerate(values, 1):
+            run.record({"step": 10 * step, "eval_ranking": value, "eval_ranking_error": 0.02})
+    drawn = show("en", sweep)
+    assert "The best ranking: 0.900 ± 0.020 with β 1; the standard error is over held-out rows." in drawn
+    assert "overlaps with no other" in drawn and drawn.count("not among the best behind 33% of its steps") == 2
+    assert drawn.count("<circle") == 2 * 3 and 'aria-label="ranking by β, with its 95 % interval"' in drawn
+    chinese = show("zh", sweep)
+    assert "最佳排序：β 1，0.900 ± 0.020（标准误按留出的行计算）。" in chinese and chinese.count("提前结束") == 2
+    (sweep.path / "sweep.yaml").write_text("grid: {beta: ['<b>', 2]}\nconfig: {}")
+    assert "<b>" not in show("en", sweep) and "&lt;b&gt;" in show("en", sweep)
+
+
+def test_what_a_sweep_would_take_is_foreseen(config, trained, tmp_path):
+    bench = Workbench(tmp_path)
+    shutil.copytree(trained.path, tmp_path / "runs" / trained.id)
+    plan = make_plan(trained.config().replace(data="demo", workspace=str(tmp_path)), {"beta": "1,2,3"})
+    told = foreseen(bench, plan, "en")
+    status, steps = trained.status(), trained.status().total_steps
+    once = (status.ended - status.training_started) / (status.step - status.first_step) * steps
+    assert told == f"3 runs, about {round(3 * once)} s, each to its end."
+    empty = Workbench(tmp_path / "other")
+    assert foreseen(empty, plan, "en") == "3 runs, each to its end."
+
+
+@needs_browser
+@pytest.mark.timeout(300)
+def test_a_sweep_in_the_page(workbench, open_page):  # noqa: F811
+    page = open_page(workbench.url)
+    go_to(page, "Train")
+    page.locator("#train-more button").first.click()
+    for name, value in {"max-steps": 2, "sample-steps": -1, "threads": 1}.items():
+        page.locator(f"#train-{name} input").fill(str(value))
+    go_to(page, "Runs")
+    page.locator("#sweep button").first.click()
+    page.locator("#sweep-values-1 input, #sweep-values-1 textarea").first.fill("much")
+    wait_in_page(lambda: "should be a number" in page.inner_text("#sweep-preview"), 20)
+    page.locator("#sweep-values-1 input, #sweep-values-1 textarea").first.fill("0.3, 1")
+    wait_in_page(lambda: page.inner_text("#sweep-preview").startswith("2 runs"), 20)
+    page.click("#sweep-start")
+    shown = lambda: page.inner_text("#sweep-result")
+    wait_in_page(lambda: shown().count("finished") == 2 and "The best ranking" in shown(), 240, shown)
+    assert "2 / 2" in shown() and not page.inner_text("#sweep-message").strip()
+    wait_in_page(lambda: "finished" in page.locator("#sweep-shown input").input_value(), 20)
+    assert not unnamed_controls(page) and not faint_texts(page)
+    screenshot(page, "sweep-1280")
+    page.set_viewport_size({"width": 390, "height": 900})
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    screenshot(page, "sweep-390")

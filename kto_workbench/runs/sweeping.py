@@ -28,8 +28,6 @@ def main(path: str) -> int:
     """Work on the sweep in a directory until it ends."""
     sweep = Sweep(path)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sweep.leave_stop())
     try:
         sweep.claim()
         _Worker(sweep).work()
@@ -124,4 +122,6 @@ def _stop(run: Run) -> None:
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGINT):  # a polite kill is a stop
+        signal.signal(number, lambda *_: Sweep(sys.argv[1]).leave_stop())
     sys.exit(main(sys.argv[1]))

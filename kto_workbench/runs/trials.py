@@ -92,7 +92,7 @@ def _merit(plan: Plan, outcomes: Sequence[Outcome | None]) -> float:
 def rows(sweep: Sweep, plan: Plan | None = None) -> list[dict[str, Any]]:
     """A row for each trial, also those yet to come.
 
-    `trial`, `values`, `run` and `name` (None before it is made), `state` (`waiting` before that, `ended` where halving
+    `trial`, `values`, `run` and `name` (None before it is made), `state` (`planned` before that, `ended` where halving
     has ended it), `ended_at` (the part of its steps behind which it was), `step`, `total_steps`, `value`, `error` and
     `value_step`, `loss`, `margin`, `win_rate`, `reference` {reused, computed}, `message`.
     """
@@ -102,7 +102,7 @@ def rows(sweep: Sweep, plan: Plan | None = None) -> list[dict[str, Any]]:
     found = []
     for trial in plan.trials():
         row: dict[str, Any] = {"trial": trial.number, "values": trial.values, "run": None, "name": None}
-        row |= {"state": "waiting", "ended_at": out.get(trial.point), "step": 0, "total_steps": 0, "message": ""}
+        row |= {"state": "planned", "ended_at": out.get(trial.point), "step": 0, "total_steps": 0, "message": ""}
         row |= dict.fromkeys(("value", "error", "value_step", "loss", "margin", "win_rate")) | {"reference": {}}
         run = runs.get(trial.number)
         if run is not None:
@@ -129,7 +129,7 @@ def rows(sweep: Sweep, plan: Plan | None = None) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Standing:
-    """A point of the grid that was trained to the end.
+    """A point of the grid with what came of it.
 
     `value` with its interval from `low` to `high`, infinite where nothing is known of it; `error` is the standard error
     `over` rows, prompts or seeds; `n` trials.
@@ -148,14 +148,14 @@ class Standing:
         return self.low <= other.high and other.low <= self.high
 
 
-def standings(plan: Plan, found: Sequence[Mapping[str, Any]]) -> list[Standing]:
-    """The points of which every trial has finished, the best first, from a sweep's rows."""
+def standings(plan: Plan, found: Sequence[Mapping[str, Any]], *, finished: bool = True) -> list[Standing]:
+    """The points of which every trial has finished, or has an outcome at all, the best first, from a sweep's rows."""
     by_number = {row["trial"]: row for row in found}
     better = MEASURES[plan.by][2]
     done = []
     for point, trials in points_of(plan.trials()).items():
         mine = [by_number[trial.number] for trial in trials]
-        if any(row["state"] != "finished" or row["value"] is None for row in mine):
+        if any(row["value"] is None or (finished and row["state"] != "finished") for row in mine):
             continue
         values = [row["value"] for row in mine]
         if len(values) > 1:

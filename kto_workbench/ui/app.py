@@ -126,7 +126,7 @@ def lay_out(bench: Workbench, *, at_screen: bool = False) -> gr.Blocks:
                 invited.append(Invitation(bench, page, opened["feedback"], "feedback"))
                 train_on_thumbs = feedback.build(bench, page, opened["feedback"], data_tab, train_tab)
             with opened["runs"]:
-                runs.build(bench, page, opened["runs"], train_tab.run, at_screen=at_screen)
+                runs.build(bench, page, opened["runs"], train_tab, at_screen=at_screen)
             with opened["learn"]:
                 invited.append(learn.build(bench, page, opened["learn"], train_tab.run))
         go_to_train = [data_tab.train.click, train_on_thumbs.click]

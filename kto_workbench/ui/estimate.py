@@ -158,14 +158,19 @@ def gigabytes(size: float) -> str:
 
 
 def _time(language: str, config: KTOConfig, feedback: Feedback, runs: list[Run]) -> str:
-    """From the pace of the newest finished run of the same model; nothing without one."""
+    seconds = seconds_of(config, feedback, runs)
+    return "" if seconds is None else say(language, "expected.time", time=html.time_left(language, seconds))
+
+
+def seconds_of(config: KTOConfig, feedback: Feedback, runs: list[Run]) -> float | None:
+    """How long a run would take, from the pace of the newest finished run of the same model; None without one."""
     pace = next((found for run in runs if (found := _seconds_per_row(run, config)) is not None), None)
     if pace is None:
-        return ""
+        return None
     examples = feedback.n_pairs if OBJECTIVES[config.objective].paired else len(feedback.rows)
     batches = math.ceil(examples * (1 - config.eval_fraction) / config.batch_size)
     steps = config.max_steps if config.max_steps > 0 else batches * config.num_train_epochs
-    return say(language, "expected.time", time=html.time_left(language, pace * _answers(config) * steps))
+    return pace * _answers(config) * steps
 
 
 def _answers(config: KTOConfig) -> int:

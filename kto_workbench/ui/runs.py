@@ -17,9 +17,10 @@ from kto_workbench.runs.shelf import (
     restore_run,
     title_of,
 )
-from kto_workbench.ui import doctor, html
+from kto_workbench.ui import doctor, html, sweeps
 from kto_workbench.ui.export import begin_export, can_export, is_exporting, show_exports
 from kto_workbench.ui.folder import open_folder
+from kto_workbench.ui.train import TrainTab
 from kto_workbench.ui.words import label, language_of, retell, say
 from kto_workbench.ui.workbench import Workbench
 from kto_workbench.views.curves import CHARTS, OF_ANSWERS, downsample, points, smooth
@@ -36,12 +37,13 @@ POINTS_EACH = 150
 EXPORT_SECONDS = 1.0
 
 
-def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown, *, at_screen: bool) -> None:
+def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, train: TrainTab, *, at_screen: bool) -> None:
     """Lay out the tab; it is renewed whenever it is opened.
 
-    `watched` is the run that the Train tab shows; `at_screen` says that no other machine reaches the page.
+    `train` has the run that is watched; `at_screen` says that no other machine reaches the page.
     """
-    table = gr.HTML(elem_id="runs-table", elem_classes="kto-bare")
+    watched = train.run
+    table = gr.HTML(elem_id="runs-table", elem_classes="kto-bare kto-as-cards")
     with gr.Row():
         chosen = gr.Dropdown(
             [],
@@ -100,6 +102,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, watched: gr.Dropdown, 
     told = gr.HTML(elem_id="runs-message", elem_classes="kto-bare kto-told")
     exported = gr.HTML(elem_id="runs-exported", elem_classes="kto-bare kto-told")
     exporting = gr.Timer(EXPORT_SECONDS, active=False)
+    sweeps.build(bench, page, tab, train)
     doctor.build(bench)
     acting = [save, watch, again, report, delete, folder, show_folder, *exports.values()]
 

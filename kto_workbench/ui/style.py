@@ -395,12 +395,13 @@ button.kto-why:hover { background: var(--button-secondary-background-fill-hover)
   #review-back, #review-skip { order: 1; }
   .kto-sides { grid-template-columns: 1fr; gap: 12px; }
   /* A run a card, each figure beside its name */
-  #runs-table thead { position: absolute; clip-path: inset(50%); height: 1px; overflow: hidden; }
-  #runs-table tr { display: grid; grid-template-columns: 1fr 1fr; gap: 2px 14px; padding: 10px 12px;
+  .kto-as-cards thead { position: absolute; clip-path: inset(50%); height: 1px; overflow: hidden; }
+  .kto-as-cards tr { display: grid; grid-template-columns: 1fr 1fr; gap: 2px 14px; padding: 10px 12px;
     border-top: 1px solid var(--block-border-color) !important; }
-  #runs-table td { display: flex; justify-content: space-between; gap: 8px; padding: 2px 0; border: 0 !important; }
-  #runs-table td:first-child, #runs-table td[colspan] { display: block; grid-column: 1 / -1; overflow-wrap: anywhere; }
-  #runs-table td[data-name]::before { content: attr(data-name); color: var(--block-info-text-color); }
+  .kto-as-cards td { display: flex; justify-content: space-between; gap: 8px; padding: 2px 0; border: 0 !important; }
+  .kto-as-cards td:first-child, .kto-as-cards td[colspan] { display: block; grid-column: 1 / -1;
+    overflow-wrap: anywhere; }
+  .kto-as-cards td[data-name]::before { content: attr(data-name); color: var(--block-info-text-color); }
   .kto-progress-line code { margin-left: 0; }
 }
 @media (prefers-reduced-motion: reduce) { .kto-bar i, .kto-track i { transition: none; } }

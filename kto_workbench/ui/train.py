@@ -44,6 +44,8 @@ class TrainTab:
 
     run: gr.Dropdown
     options: dict[str, Component]  # the widget of each option
+    asked: set[Component]  # whose values `config_from` takes
+    config_from: Callable[[dict[Component, Any]], KTOConfig]  # raises WorkbenchError
 
 
 def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
@@ -250,7 +252,7 @@ def build(bench: Workbench, page: gr.Blocks, data: DataTab) -> TrainTab:
     begin.click(begin_run, asked, [run, told], show_progress="minimal")
     stop.click(stop_run, [run], [told], **quiet)
     again.click(resume_run, [run], [told], **quiet)
-    return TrainTab(run, widgets)
+    return TrainTab(run, widgets, asked, config_from)
 
 
 def reasons(language: str, found: list[Suggestion]) -> str:

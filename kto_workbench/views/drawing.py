@@ -44,8 +44,12 @@ def line_chart(
     verticals: Iterable[tuple[float, str]] = (),
     x_range: tuple[float, float] | None = None,
     y_range: tuple[float, float] | None = None,
+    x_names: Sequence[str] = (),
 ) -> str:
-    """One chart; `verticals` are (x, label) marks. The title is what a screen reader says."""
+    """One chart; `verticals` are (x, label) marks, `x_names` stand at 0, 1, … instead of numbers.
+
+    The title is what a screen reader says.
+    """
     dots, verticals = list(dots), list(verticals)
     xs = np.concatenate([np.asarray(line.x, float) for line in lines] or [np.zeros(0)])
     ys = np.concatenate([np.asarray(line.y, float) for line in lines] or [np.zeros(0)])
@@ -57,7 +61,8 @@ def line_chart(
         down = TOP + (y_high - y) / (y_high - y_low) * (height - TOP - BOTTOM)
         return round(across, 1), round(min(max(down, -height), 2 * height), 1)
 
-    parts = [_grid(at, (x_low, x_high), (y_low, y_high), width, height)]
+    marks = list(enumerate(x_names)) or [(value, number(value)) for value in ticks(x_low, x_high, 8)]
+    parts = [_grid(at, marks, (x_low, x_high), (y_low, y_high), width, height)]
     for x, label in verticals:
         across, _ = at(x, y_low)
         # Beside its line, on the side that has room (a letter is about 7 wide), and below those on the other side.
@@ -104,7 +109,14 @@ def _path(line: Line, at) -> str:
     )
 
 
-def _grid(at, x_range: tuple[float, float], y_range: tuple[float, float], width: int, height: int) -> str:
+def _grid(
+    at,
+    marks: Sequence[tuple[float, str]],
+    x_range: tuple[float, float],
+    y_range: tuple[float, float],
+    width: int,
+    height: int,
+) -> str:
     parts = []
     for value in ticks(*y_range, 5):
         _, down = at(x_range[0], value)
@@ -113,10 +125,10 @@ def _grid(at, x_range: tuple[float, float], y_range: tuple[float, float], width:
             f'<line x1="{LEFT}" x2="{width - RIGHT}" y1="{down}" y2="{down}" stroke="currentColor" opacity="{weight}"/>'
             f'<text x="{LEFT - 7}" y="{down + 4}" text-anchor="end" opacity=".75">{number(value)}</text>'
         )
-    for value in ticks(*x_range, 8):
+    for value, name in marks:
         across, _ = at(value, y_range[0])
         parts.append(
-            f'<text x="{across}" y="{height - 8}" text-anchor="middle" opacity=".75">{number(value)}</text>'
+            f'<text x="{across}" y="{height - 8}" text-anchor="middle" opacity=".75">{escape(name)}</text>'
             f'<line x1="{across}" x2="{across}" y1="{TOP}" y2="{height - BOTTOM}" stroke="currentColor" opacity=".07"/>'
         )
     return "".join(parts)
