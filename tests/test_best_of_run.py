@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from conftest import SMALL, call_kto
+from conftest import SMALL, call_kto, ended
 from safetensors.torch import load_file
 
 from kto_workbench import KTOConfig, compare, train
@@ -17,7 +17,7 @@ from kto_workbench.engine.trainer import KTOTrainer
 from kto_workbench.engine.training import train_run
 from kto_workbench.errors import ConfigError, WorkbenchError
 from kto_workbench.judging.verdicts import REFERENCE, TIE, TUNED, Verdicts
-from kto_workbench.runs import Run, create_run
+from kto_workbench.runs import Run, create_run, start
 from kto_workbench.runs.directory import new_run
 from kto_workbench.runs.sides import Side
 from kto_workbench.ui.live import draw
@@ -247,3 +247,17 @@ def test_an_unknown_judge_is_refused_before_a_run_is_made(config, tmp_path):
     done = call_kto("train", config.data, "--workspace", tmp_path, "--judge", "nobody", code=2)
     assert done.stderr.startswith("There is no judge 'nobody'") and not done.stdout
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_of_two_processes_the_first_asks_and_both_keep_the_same_step(config, run):
+    options = {"processes": 2, "device": "cpu", "keep_best": True, "early_stop": 3}
+    shared = create_run(config.replace(**options))
+    start(shared)
+    assert ended(shared).state == "finished", shared.log()
+    assert [record["step"] for record in judged_of(shared)] == [record["step"] for record in judged_of(run)]
+    assert {record["judged_count"] for record in judged_of(shared)} == {8}
+    best = best_step([(record["step"], record["judged_win_rate"]) for record in judged_of(shared)])
+    assert shared.status().best_step == (best if best != 8 else None)
+    kept = shared.path / "checkpoints" / f"checkpoint-{best}"
+    assert same(adapter_of(shared.adapter), adapter_of(kept))

@@ -327,38 +327,61 @@ def test_nine_runs_killed_in_the_middle_go_on_where_they_were(config, tmp_path):
     assert sweeping.main(str(again.path)) == 0 and adapters(again) == adapters(sweep)
 
 
-def test_stop_ends_a_sweep_cleanly_and_it_goes_on(config):
-    sweep = create_sweep(make_plan(config.replace(max_steps=400, save_steps=0), {"beta": "0.3,1"}))
+@pytest.fixture
+def here(monkeypatch):
+    """Each trial in a thread of this process, instead of a process that takes longer to wake than to train."""
+    monkeypatch.setattr(sweeping, "start", lambda run: threading.Thread(target=train_run, args=(run,)).start())
+
+
+def test_a_sweep_that_is_stopped_goes_on(config, here):
+    sweep = create_sweep(make_plan(config.replace(max_steps=12, save_steps=0), {"beta": "0.3,1"}))
     with pytest.raises(RunError, match="so it can't be asked to stop"):
         stop(sweep)
-    start(sweep)
+    worker = threading.Thread(target=sweeping.main, args=(str(sweep.path),))
+    worker.start()
+    run = wait_for(lambda: sweep.runs().get(1))
+    wait_for(lambda: run.status().step >= 1, what=f"a step of {run.log()}")
     with pytest.raises(RunError, match="already"):
         start(sweep)
+    stop(sweep)
+    worker.join()
+    assert sweep.state()["state"] == "stopped" and list(sweep.runs()) == [1]
+    assert run.status().state == "stopped" and run.trained() and 1 <= run.status().step < 12
+    assert [one["state"] for one in rows(sweep)] == ["stopped", "planned"] and summary(sweep)["best"] is None
+    assert sweeping.main(str(sweep.path)) == 0
+    assert [one["state"] for one in rows(sweep)] == ["finished", "finished"]
+    assert adapter_of(run) == adapter_of(train(sweep.plan().trials()[0].config, progress=False))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["kto stop", "a polite kill"])
+def test_stop_ends_the_processes_of_a_sweep(config, how):
+    sweep = create_sweep(make_plan(config.replace(max_steps=400, save_steps=0), {"beta": "0.3,1"}))
+    pid = start(sweep)
     run = wait_for(lambda: sweep.runs().get(1))
     wait_for(lambda: run.status().step >= 2, what=f"the second step of {run.log()}")
-    said = call_kto("stop", sweep.id, "--workspace", sweep.workspace).stdout
-    assert said.startswith(f"Sweep {sweep.id} was asked to stop")
+    if how == "kto stop":
+        said = call_kto("stop", sweep.id, "--workspace", sweep.workspace).stdout
+        assert said.startswith(f"Sweep {sweep.id} was asked to stop")
+    else:
+        psutil.Process(pid).terminate()
     wait_for(lambda: sweep.state()["state"] == "stopped")
     assert run.status().state == "stopped" and run.trained() and list(sweep.runs()) == [1]
-    assert [one["state"] for one in rows(sweep)] == ["stopped", "planned"]
-    assert summary(sweep)["best"] is None
 
 
-def test_hopeless_trials_are_ended_and_the_others_go_on_exactly(config, monkeypatch):
-    # Each trial in a thread of this process instead of a process of its own, which takes longer to wake than to train.
-    monkeypatch.setattr(sweeping, "start", lambda run: threading.Thread(target=train_run, args=(run,)).start())
-    config = config.replace(max_steps=40, eval_steps=10, save_steps=0)
-    plan = make_plan(config, {"learning_rate": "1e-6,3e-3,1e-5,1e-2"}, halving=2)  # rungs behind steps 10 and 20
+def test_hopeless_trials_are_ended_and_the_others_go_on_exactly(config, here):
+    config = config.replace(max_steps=24, eval_steps=6, save_steps=0)
+    plan = make_plan(config, {"learning_rate": "1e-6,3e-3,1e-5,1e-2"}, halving=2)  # rungs behind steps 6 and 12
     sweep = create_sweep(plan)
     assert sweeping.main(str(sweep.path)) == 0 and sweep.state()["state"] == "finished"
     table = rows(sweep)
     assert sorted(one["state"] for one in table) == ["ended", "ended", "ended", "finished"]
     assert sorted(one["ended_at"] or 1 for one in table) == [0.25, 0.25, 0.5, 1]
-    # The two that were trained the least are those with the lowest ranking behind step 10.
-    at_10 = {n: next(r["eval_ranking"] for r in run.metrics() if "eval_loss" in r) for n, run in sweep.runs().items()}
-    worst = sorted(at_10, key=lambda n: (-at_10[n], n))[2:]
+    # The two that were trained the least are those with the lowest ranking behind step 6.
+    first = {n: next(r["eval_ranking"] for r in run.metrics() if "eval_loss" in r) for n, run in sweep.runs().items()}
+    worst = sorted(first, key=lambda n: (-first[n], n))[2:]
     assert {one["trial"] for one in table if one["ended_at"] == 0.25} == set(worst)
-    assert all(10 <= one["step"] < 40 for one in table if one["state"] == "ended")
+    assert all(6 <= one["step"] < 24 for one in table if one["state"] == "ended")
     finished = next(one["trial"] for one in table if one["state"] == "finished")
     whole = adapter_of(train(plan.trials()[finished - 1].config, progress=False))
     assert adapter_of(sweep.runs()[finished]) == whole  # though it was stopped twice
