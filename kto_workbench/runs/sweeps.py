@@ -22,6 +22,7 @@ depend on the order) and it would bring SQLAlchemy and Alembic for a second trut
     find_best(sweep, rows(sweep))      # of trials.py: while it runs, and after
 """
 
+import functools
 import itertools
 import json
 import math
@@ -99,6 +100,10 @@ class Plan:
 
     def trials(self) -> list[Trial]:
         """Every trial, the last option of the grid changing fastest."""
+        return self._trials
+
+    @functools.cached_property
+    def _trials(self) -> list[Trial]:
         points = (dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values()))
         return [Trial(n, values, self.config.replace(**values)) for n, values in enumerate(points, 1)]
 

@@ -6,14 +6,17 @@ the mean over them, and its error that of the mean. Intervals are of 95 %. That 
 the two points are the same, and where all were measured on the same rows it is rather too careful.
 """
 
+import functools
 import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from kto_workbench.runs import jsonlines, schemas
 from kto_workbench.runs.directory import Run
-from kto_workbench.runs.sweeps import MEASURES, Plan, Sweep, Trial
+from kto_workbench.runs.sweeps import MEASURES, MOST_TRIALS, Plan, Sweep, Trial
 
 Point = tuple[tuple[str, Any], ...]
 
@@ -47,7 +50,24 @@ def outcome_of(run: Run, plan: Plan) -> Outcome | None:
 
 def _outcomes(run: Run, plan: Plan) -> list[Outcome]:
     name, error, _ = MEASURES[plan.by]
-    return [Outcome(r["step"], r[name], r.get(error)) for r in run.metrics() if r.get(name) is not None]
+    return [Outcome(r["step"], r[name], r.get(error)) for r in _measured(run) if r.get(name) is not None]
+
+
+def _measured(run: Run) -> Sequence[dict[str, Any]]:
+    """Those of a run's records that compare trials."""
+    path = run.path / "metrics.jsonl"
+    try:
+        stat = path.lstat()
+    except OSError:
+        return []
+    return _read_measured(path, stat.st_mtime_ns, stat.st_size)
+
+
+@functools.lru_cache(maxsize=4 * MOST_TRIALS)
+def _read_measured(path: Path, changed: int, size: int) -> Sequence[dict[str, Any]]:
+    """A table of many trials is looked at every second or two: what has not changed is not read again."""
+    wanted = {name for name, _, _ in MEASURES.values()}
+    return [record for record in jsonlines.read(path, 0, schemas.take_metrics)[0] if wanted & record.keys()]
 
 
 def points_of(trials: Sequence[Trial]) -> dict[Point, list[Trial]]:
@@ -119,7 +139,7 @@ def rows(sweep: Sweep, plan: Plan | None = None) -> list[dict[str, Any]]:
                 "reference": run.reference(),
                 "message": status.error or status.message,
             }
-            judged = [one for one in run.metrics() if one.get("judged_win_rate") is not None]
+            judged = [one for one in _measured(run) if one.get("judged_win_rate") is not None]
             row["win_rate"] = judged[-1]["judged_win_rate"] if judged else None
             if outcome is not None:
                 row |= {"value": outcome.value, "error": outcome.error, "value_step": outcome.step}

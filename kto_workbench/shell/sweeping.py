@@ -139,7 +139,7 @@ def _follow(found: Sweep) -> dict[str, Any]:
         _stop_on_signals(found),
         tqdm(total=len(plan.trials()), unit="trial", file=sys.stderr, leave=False, disable=quiet) as bar,
     ):
-        for _ in follow(found):
+        for _ in follow(found, every=1.0):
             for row in rows(found, plan):
                 if row["state"] in ("finished", "ended", "failed") and row["trial"] not in told:
                     told.add(row["trial"])
