@@ -270,6 +270,7 @@ SENTENCES_ZH: dict[str, str] = {
     "例如 http://127.0.0.1:8000/v1。",
     r"An endpoint's address should hold no name, password or query; .*": "接口的地址中不应含用户名、密码或查询参数；"
     "请填写密钥所在的环境变量。",
+    r"No endpoint is at (.+): machines are told there .*": "{0} 不会有接口：机器从那里得知自己的身份与密钥。",
     r"(.+) is not the address of an endpoint\.": "{0} 不是接口地址。",
     r"An endpoint needs the name of its model, .*": "请填写接口上的模型名称。",
     r"There is no endpoint (.+) in this workspace, which has none yet; .*": "此工作区还没有接口，因此没有 {0}；"
