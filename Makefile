@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup app demo test check audit reliability bench gpu notebooks clean
+.PHONY: help setup app demo test check audit reliability bench gpu docs notebooks jupyter clean
 
 help:
 	@echo "make app        open the workbench in a browser      (ARGS=\"--port 8000\")"
@@ -15,7 +15,9 @@ help:
 	@echo "make reliability  try what is promised on many cases, and print a table"
 	@echo "make bench      time the engine against TRL, quickly"
 	@echo "make gpu        on a machine with a GPU: what works there and how fast, in nine minutes"
+	@echo "make docs       build the docs into docs/_build, warnings being errors"
 	@echo "make notebooks  execute the notebooks"
+	@echo "make jupyter    open the notebooks in Jupyter"
 	@echo "make setup      only build .venv, with the kto command in it (LOCKED=1: from files of known SHA-256 alone)"
 	@echo "make clean      remove .venv and what tests and builds left"
 
@@ -47,6 +49,14 @@ bench: .venv/ready-bench
 
 gpu: .venv/ready-test
 	$(BIN)/python -m benchmarks.first_gpu $(ARGS)
+
+docs: .venv/ready-docs
+	$(BIN)/python docs/generate.py --check
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build/html $(ARGS)
+	@echo "docs/_build/html/index.html"
+
+jupyter: .venv/ready-notebooks
+	$(BIN)/jupyter lab notebooks $(ARGS)
 
 notebooks: .venv/ready-notebooks
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
