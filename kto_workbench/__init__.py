@@ -18,6 +18,7 @@ The rooms, each of which imports only from those above it:
     answers          what answers: two sides compared, why they differ, judged; a run's model as files
     doctor           what a first run on a new machine would otherwise find out
     views            figures and reports from records
+    notebook         what notebooks begin with: one look, tables, coloured tokens, curves that move
     ui               the page
     shell            the longer verbs of the `kto` command
 
@@ -30,10 +31,18 @@ from typing import Any
 
 _WHERE = {
     "KTOConfig": "kto_workbench.config",
+    "ModelShape": "kto_workbench.runs.memory",
+    "Models": "kto_workbench.answers.sides",
     "Run": "kto_workbench.runs.directory",
+    "Side": "kto_workbench.runs.sides",
     "WorkbenchError": "kto_workbench.errors",
     "compare": "kto_workbench.answers.comparison",
+    "completion_stats": "kto_workbench.answers.comparison",
+    "estimate_memory": "kto_workbench.runs.memory",
     "evaluate": "kto_workbench.answers.evaluation",
+    "explain": "kto_workbench.answers.comparison",
+    "find_notes": "kto_workbench.views.notes",
+    "find_side": "kto_workbench.runs.sides",
     "load_config": "kto_workbench.config",
     "load_feedback": "kto_workbench.feedback",
     "plot": "kto_workbench.views.figure",

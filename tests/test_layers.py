@@ -11,7 +11,9 @@ import kto_workbench
 
 PACKAGE = Path(kto_workbench.__file__).parent
 # Each imports only from those before it. The command (__main__) is on top, and imports whom it likes.
-ROOMS = "errors files objectives config feedback runs judging demo engine answers doctor views ui shell".split()
+ROOMS = (
+    "errors files objectives config feedback runs judging demo engine answers doctor views notebook ui shell"
+).split()
 WITHOUT_TORCH = [
     "kto_workbench", "kto_workbench.__main__", "kto_workbench.feedback", "kto_workbench.runs",
     "kto_workbench.runs.answering", "kto_workbench.runs.completions", "kto_workbench.judging.records",

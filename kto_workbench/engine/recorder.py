@@ -25,14 +25,23 @@ class Recorder(TrainerCallback):
     """Writes what the trainer does into the run's directory, and does what files in `commands/` ask for.
 
     `sample` is called with the step whenever watched prompts are due; `steps_between_samples` 0 means never.
+    `on_record` is called behind each record.
     """
 
-    def __init__(self, run: Run, sample: Callable[[int], None], steps_between_samples: int, *, progress: bool) -> None:
+    def __init__(
+        self,
+        run: Run,
+        sample: Callable[[int], None],
+        steps_between_samples: int,
+        *,
+        progress: bool,
+        on_record: Callable[[], object] = lambda: None,
+    ) -> None:
         self.run, self.sample, self.every = run, sample, steps_between_samples
         self.stopped = False
         self._sampled_at: int | None = None
         self._bar: tqdm | None = None
-        self._progress = progress
+        self._progress, self._on_record = progress, on_record
         self._written = 0.0
         self._part: int | None = None
         self._unwritten: dict[str, Any] | None = None
@@ -96,6 +105,7 @@ class Recorder(TrainerCallback):
         """Append the record."""
         if logs and "train_runtime" not in logs:
             self.run.record({"step": state.global_step, **logs})
+            self._on_record()
 
     def on_skipped(self, step: int, skipped: int) -> None:
         """Tell that a step was skipped, and how many there were."""

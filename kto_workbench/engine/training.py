@@ -6,8 +6,10 @@ import json
 import logging
 import os
 import shutil
+import signal
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,17 +63,47 @@ log = logging.getLogger(__name__)
 SAMPLES_IN_A_RUN = 5
 
 
-def train(config: KTOConfig, *, progress: bool = True) -> Run:
+def train(config: KTOConfig, *, progress: bool = True, on_record: Callable[[Run], object] | None = None) -> Run:
     """Train in this process and return the run; its directory is the same as that of a training in a child process.
+
+    An interrupt (Ctrl+C, a notebook's stop button) stops it within a step, with a usable adapter, as `kto stop` does;
+    a second one ends it at once.
+
+    Args:
+        config: what to train, on what, how.
+        progress: whether to draw a bar.
+        on_record: called with the run behind each record of its metrics; `kto_workbench.notebook.live()` draws.
 
     Raises WorkbenchError with one sentence; the run is then left `failed`, with the reason in its status.
     """
     run = create_run(config)
-    train_run(run, progress=progress)
+    with _interrupt_is_a_stop(run):
+        train_run(run, progress=progress, on_record=on_record)
     return run
 
 
-def train_run(run: Run, *, progress: bool = False, crew: Crew = ALONE) -> None:
+@contextlib.contextmanager
+def _interrupt_is_a_stop(run: Run) -> Iterator[None]:
+    """Only the main thread of a process is told of an interrupt, and may say what it means."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def stop(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        run.ask("stop")
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def train_run(
+    run: Run, *, progress: bool = False, crew: Crew = ALONE, on_record: Callable[[Run], object] | None = None
+) -> None:
     """Train a run, from its latest checkpoint if it has one, when its turn comes; every process of a crew calls it."""
     alone, run = run, RunOfCrew(run, crew)
     run.claim()
@@ -79,7 +111,8 @@ def train_run(run: Run, *, progress: bool = False, crew: Crew = ALONE) -> None:
         config = run.config()
         with Heartbeat(run) if crew.leads else contextlib.nullcontext(), _turn_of_crew(alone, config, crew):
             run.set_status(state="starting", message="Loading the model.")
-            ended = _train(run, config, crew, progress=progress and crew.leads)
+            told = (lambda: on_record(alone)) if on_record else (lambda: None)
+            ended = _train(run, config, crew, progress=progress and crew.leads, on_record=told)
         run.set_status(**ended, ended=time.time())
     except StoppedEarly:
         run.set_status(state="stopped", message="Stopped before the first step.", ended=time.time())
@@ -112,7 +145,9 @@ def _turn_of_crew(run: Run, config: KTOConfig, crew: Crew) -> Iterator[None]:
         yield
 
 
-def _train(run: Run, config: KTOConfig, crew: Crew, *, progress: bool) -> dict[str, Any]:
+def _train(
+    run: Run, config: KTOConfig, crew: Crew, *, progress: bool, on_record: Callable[[], object]
+) -> dict[str, Any]:
     """Returns how the run has ended, in the words of its status."""
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -194,7 +229,8 @@ def _train(run: Run, config: KTOConfig, crew: Crew, *, progress: bool) -> dict[s
         crew,
     )
     sample = lambda step: scorer.during(lambda: sampler(step))
-    recorder = Recorder(run, sample, _steps_between_samples(config, len(prepared.train), watched), progress=progress)
+    every = _steps_between_samples(config, len(prepared.train), watched)
+    recorder = Recorder(run, sample, every, progress=progress, on_record=on_record)
     recorder.steps_an_epoch = len(prepared.train)
     recorder.evaluates_at_the_end = prepared.held_out is not None and not config.eval_steps
     if reference:

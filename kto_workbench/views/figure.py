@@ -32,6 +32,22 @@ NAMES = {
     "loss": "loss",
     "win_rate": "win rate by the judge",
 }
+# The look of all figures, in notebooks and reports: what matters is the ink, also in print. Colours: curves.py.
+STYLE = {
+    "figure.dpi": 100,
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#8884",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.6,
+    "legend.frameon": False,
+}
 # Of z0 and the KL.
 WHY_THEY_DIFFER = (
     "z0 looks at answers that other rows happen to bring, and never below 0; the KL is measured on what the tuned "
@@ -44,11 +60,13 @@ def plot(run: Run | Sequence[Run], smoothing: float = 0.6) -> "Figure":
 
     Lines are smoothed, the faint ones behind them are not, and dots are the held-out rows.
     """
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     runs = [run] if isinstance(run, Run) else list(run)
-    figure = Figure(figsize=(10, 6.4), layout="constrained")
-    axes = figure.subplots(2, 2)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(10, 6.4))
+        axes = figure.subplots(2, 2)
     objectives = [one.config().objective for one in runs]
     for axis, chart in zip(axes.flat, ("rewards", "margin", "z0", "loss"), strict=True):
         _decorate(axis, chart, title_of_chart(chart, *objectives))
@@ -93,11 +111,9 @@ def title_of_chart(chart: str, *objectives: str) -> str:
 
 
 def _decorate(axis: "Axes", chart: str, title: str) -> None:
-    axis.set_title(title, fontsize=10, loc="left")
+    axis.set_title(title, fontsize=10)
     axis.set_xlabel("step", fontsize=9)
     axis.tick_params(labelsize=8)
-    axis.grid(color="#8884", linewidth=0.6)
-    axis.spines[["top", "right"]].set_visible(False)
     if chart != "loss":
         axis.axhline(0, color=PLAIN, linewidth=0.8)
 
