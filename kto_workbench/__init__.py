@@ -39,15 +39,20 @@ _WHERE = {
     "compare": "kto_workbench.answers.comparison",
     "completion_stats": "kto_workbench.answers.comparison",
     "estimate_memory": "kto_workbench.runs.memory",
+    "estimate_z0": "kto_workbench.engine.objective",
     "evaluate": "kto_workbench.answers.evaluation",
     "explain": "kto_workbench.answers.comparison",
     "find_notes": "kto_workbench.views.notes",
     "find_side": "kto_workbench.runs.sides",
+    "kto_loss": "kto_workbench.engine.objective",
     "load_config": "kto_workbench.config",
     "load_feedback": "kto_workbench.feedback",
+    "options": "kto_workbench.config",
     "plot": "kto_workbench.views.figure",
     "suggest_weights": "kto_workbench.feedback",
     "train": "kto_workbench.engine.training",
+    "uniform_reference_logps": "kto_workbench.engine.objective",
+    "wilson_interval": "kto_workbench.judging.statistics",
 }
 
 __all__ = sorted(_WHERE)

@@ -17,14 +17,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from kto_workbench.runs import Run
-from kto_workbench.views.curves import DOWN, FAINT, HELD_OUT, PLAIN, REFERENCE, SAMPLED, UP
+from kto_workbench.views.curves import PLAIN, Curve, points, smooth
 from kto_workbench.views.figure import STYLE, plot
+from kto_workbench.views.records import records_of
 
 if TYPE_CHECKING:
     from IPython.display import HTML
+    from matplotlib.axes import Axes
 
-__all__ = ["DOWN", "FAINT", "HELD_OUT", "PLAIN", "REFERENCE", "SAMPLED", "UP", "begin", "live", "table", "tokens"]
+__all__ = ("DOWN FAINT HELD_OUT PLAIN REFERENCE SAMPLED UP begin curve live table tokens zero_lines").split()
 
 _folders: list[tempfile.TemporaryDirectory[str]] = []
 # RGB of tokens that became likelier, and of those that became less likely.
@@ -46,6 +50,22 @@ def begin() -> str:
     plt.rcParams.update(STYLE)
     _folders.append(tempfile.TemporaryDirectory(prefix="kto-"))
     return _folders[-1].name
+
+
+def zero_lines(*axes: "Axes") -> None:
+    """Thin lines through 0, under the curves."""
+    for ax in axes:
+        ax.axhline(0, color=PLAIN, linewidth=0.8, zorder=1)
+        ax.axvline(0, color=PLAIN, linewidth=0.8, zorder=1)
+
+
+def curve(run: Run, name: str, *, smoothing: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """(steps, values) of a number in a run's records, such as `rewards/chosen`, without the steps that lack it.
+
+    `smoothing`, from 0 to below 1, is how much each value takes over from those before it.
+    """
+    steps, values = points(records_of(run).train, Curve(name, name, PLAIN))
+    return steps, smooth(values, smoothing)
 
 
 def table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> "HTML":
