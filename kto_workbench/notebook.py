@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kto_workbench.runs import Run
-from kto_workbench.views.curves import PLAIN, Curve, points, smooth
+from kto_workbench.views.curves import DOWN, FAINT, HELD_OUT, PLAIN, REFERENCE, SAMPLED, UP, Curve, points, smooth
 from kto_workbench.views.figure import STYLE, plot
 from kto_workbench.views.records import records_of
 
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from IPython.display import HTML
     from matplotlib.axes import Axes
 
-__all__ = ("DOWN FAINT HELD_OUT PLAIN REFERENCE SAMPLED UP begin curve live table tokens zero_lines").split()
+__all__ = [
+    "DOWN", "FAINT", "HELD_OUT", "PLAIN", "REFERENCE", "SAMPLED", "UP",
+    "begin", "curve", "live", "table", "tokens", "zero_lines",
+]  # fmt: skip
 
 _folders: list[tempfile.TemporaryDirectory[str]] = []
 # RGB of tokens that became likelier, and of those that became less likely.
