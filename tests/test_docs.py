@@ -63,10 +63,9 @@ def test_they_build_without_a_warning(tmp_path):
     assert "estimate_z0" in built and "Raises WorkbenchError" in built  # docstrings have come along
 
 
-@pytest.mark.parametrize(
-    "page", [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "benchmarks" / "RESULTS.md", *PAGES]
-)
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/RESULTS.md"])
 def test_links_within_the_repository_lead_somewhere(page):
+    page = ROOT / page
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if not re.match(r"[a-z]+:", target) and not target.startswith("#"):
