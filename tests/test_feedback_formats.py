@@ -96,7 +96,8 @@ def test_llama_factory():
     assert load([sharegpt]) == [([user("q"), assistant("f()"), {"role": "tool", "content": "5"}], "five", True)]
     image = [{"role": "user", "content": [{"type": "image", "url": "x"}]}, assistant("a")]
     feedback = load_feedback([sharegpt, {"conversations": image, "label": True}])
-    assert feedback.problems[0].reason == "conversations holds an image, which can't be read yet"
+    where = "there is no file beside which it could lie"
+    assert feedback.problems[0].reason == f"conversations: an image is named by its path, and {where}"
     sound = [{"role": "user", "content": [{"type": "audio", "url": "x"}]}, assistant("a")]
     feedback = load_feedback([sharegpt, {"conversations": sound, "label": True}])
     assert "block of type 'audio'" in feedback.problems[0].reason

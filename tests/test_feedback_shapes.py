@@ -593,8 +593,7 @@ def test_an_answer_of_an_arena_that_has_a_thumb_of_its_own_keeps_it():
     assert rows_of(load_feedback(both[1:])) == [([user("Hi")], "Howdy", True)]
 
 
-def test_images_are_named_as_not_readable_yet_by_row(tmp_path):
-    said = "an image, which can't be read yet"
+def test_images_that_cannot_be_had_are_named_by_row(tmp_path):
     picture = {"type": "image", "image": "data:…", "mimeType": "image/png"}
     seen = arena("model_a", parts)
     seen["conversation_a"][0]["content"].append(picture)
@@ -602,9 +601,9 @@ def test_images_are_named_as_not_readable_yet_by_row(tmp_path):
     attached["snapshot"]["chat"]["chat"]["history"]["messages"]["u1"]["files"] = [{"type": "image", "url": "x"}]
     asked = {"prompt": "p", "completion": "A", "label": True, "images": []}
     for rows, reason in (
-        ([arena("model_a", parts), seen], f"conversation_a holds {said}"),
-        ([chat("a1", 1), attached], f"snapshot.chat.chat.history.messages holds {said}"),
-        ([asked, {**asked, "images": ["a.png"]}], "images holds an image or the like, which can't be read yet"),
+        ([arena("model_a", parts), seen], "prompt: a data URL is not in base64"),
+        ([chat("a1", 1), attached], "snapshot.chat.chat.history.messages: there is no image 'x' beside the feedback"),
+        ([asked, {**asked, "images": ["a.png"]}], "images: there is no image 'a.png' beside the feedback"),
     ):
         for kind in ("jsonl", "parquet"):
             feedback = load_feedback(write(tmp_path, rows, kind))

@@ -14,6 +14,7 @@ from kto_workbench.ui import html, words
 # Which argument of these calls is what people read.
 SAY = {
     "RowProblem": 1,
+    "ImageProblem": 0,
     "BadRow": 1,
     "UnclearLabel": 0,
     "DataError": 0,
@@ -26,6 +27,7 @@ SAY = {
 # Handed on: said where they come from.
 UNTOLD = {
     "record.reason",
+    "f'{field}: {problem}'",
     "str(error)",
     "_nothing_usable(opened.name, opened.unit, collected)",
     "event['error']",

@@ -13,6 +13,7 @@ from kto_workbench.engine.models import pick_device, pick_dtype
 from kto_workbench.engine.passes import split
 from kto_workbench.errors import ModelError
 from kto_workbench.feedback.rendering import check_model_folder, load_tokenizer
+from kto_workbench.feedback.rows import told
 from kto_workbench.feedback.templates import prompt_messages, short_reason
 from kto_workbench.judging.verdicts import Case, Progress, Verdicts, by_score
 
@@ -107,5 +108,5 @@ class RewardModel:
             except Exception as error:  # jinja's own kinds, raised by the template's author
                 raise ModelError(f"The reward model's chat template refuses a prompt: {short_reason(error)}.") from None
             return dict(self.tokenizer(text, add_special_tokens=False, **options))
-        asked = "\n\n".join(str(message.get("content") or "") for message in messages)
+        asked = "\n\n".join(map(told, messages))
         return dict(self.tokenizer(asked, answer, **options))

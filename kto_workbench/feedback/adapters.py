@@ -6,16 +6,19 @@ columns.py does the same for plain columns, vectorised; the tests hold that both
 from collections.abc import Callable
 from typing import Any
 
-from kto_workbench.feedback.formats import Example, Format, Record, pick, unwrap_label
+from kto_workbench.feedback.formats import UNREADABLE, Example, Format, Record, pick, unwrap_label
+from kto_workbench.feedback.images import attach, in_column
 from kto_workbench.feedback.labels import UnclearLabel, finite_number
 from kto_workbench.feedback.messages import (
     RowProblem,
     common_messages,
     dump_json,
+    holds_image,
     is_messages,
     is_transcript,
     parse_json_text,
     parse_transcript,
+    read_content,
     read_messages,
     read_text,
     split_answer,
@@ -40,13 +43,17 @@ def make_adapter(known: Format) -> Callable[[Record], Adapted]:
     if not known.images:
         return adapt
 
-    def adapt_texts(record: Record) -> Adapted:
+    def adapt_with_images(record: Record) -> Adapted:
         for name in known.images:
-            if parse_json_text(record.get(name)):
-                raise RowProblem(name, f"{name} holds an image or the like, which can't be read yet")
-        return adapt(record)
+            if name.lower() in UNREADABLE and parse_json_text(record.get(name)):
+                raise RowProblem(name, f"{name} holds a video or sound, which can't be read")
+        examples, left_out = adapt(record)
+        for name in known.images:
+            if name.lower() not in UNREADABLE and (sources := in_column(record.get(name))):
+                examples = [(attach(prompt, sources, name), *rest) for prompt, *rest in examples]
+        return examples, left_out
 
-    return adapt_texts
+    return adapt_with_images
 
 
 def _unwrapping(adapt: Callable[[Record], Adapted], unwrap: Callable[[Record], list[Record]]) -> Any:
@@ -102,6 +109,8 @@ def _make_flat_adapter(known: Format) -> Callable[[Record], Adapted]:
         raw = value_of(record, "prompt")
         if is_transcript(raw):
             return _without_open_answer(parse_transcript(raw, name))
+        if holds_image(value):
+            return [{"role": "user", "content": read_content(value, name)}]
         text = read_text(raw, name)
         if "input" in columns and (more := value_of(record, "input")):
             text = f"{text}\n{read_text(more, columns['input'])}"  # as LLaMA-Factory joins them

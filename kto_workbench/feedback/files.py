@@ -70,7 +70,7 @@ class UnpackedStream:
         head = self._file.read(4)
         self._file.seek(0)
         if head.startswith(ZIP):
-            raise DataError(f"{path} is a zip archive; unpack it first.")
+            raise DataError(f"{path} is a zip archive inside of another one; unpack it first.")
         self.packed = "gzip" if head.startswith(GZIP) else "zstd" if head == ZSTD else None
         if self.packed:
             self._file = pa.CompressedInputStream(self._file, self.packed)

@@ -11,6 +11,7 @@ from kto_workbench.feedback.facts import loosen
 from kto_workbench.feedback.languages import guess_language
 from kto_workbench.feedback.loading import Feedback
 from kto_workbench.feedback.nearness import find_near
+from kto_workbench.feedback.rows import told
 
 LISTED_LINES = 100
 NEAR_SAMPLE = 20_000  # rows; above, near duplicates are judged on a sample
@@ -294,11 +295,11 @@ def _language(feedback: Feedback, facts: pl.DataFrame) -> Finding | None:
     rows = feedback.rows.take(sample)
     differing, languages = [], Counter()
     for position, row in zip(sample.tolist(), rows, strict=True):
-        prompt = row.prompt if isinstance(row.prompt, str) else row.prompt[-1].get("content") or ""
-        asked, told = guess_language(prompt), guess_language(row.completion)
-        if told:
-            languages[told] += 1
-        if asked and told and asked != told:
+        prompt = row.prompt if isinstance(row.prompt, str) else told(row.prompt[-1])
+        asked, answered = guess_language(prompt), guess_language(row.completion)
+        if answered:
+            languages[answered] += 1
+        if asked and answered and asked != answered:
             differing.append(position)
     if not differing and len(languages) < 2:
         return None

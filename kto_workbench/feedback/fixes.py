@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -96,8 +97,15 @@ def _rewritten(row: Row, names: list[str]) -> Row:
         if isinstance(prompt, str):
             prompt = rewrite(prompt)
         else:
-            prompt = [{**message, "content": rewrite(message["content"])} for message in prompt]
+            prompt = [{**message, "content": _in_texts(rewrite, message["content"])} for message in prompt]
     return Row(prompt, completion, row.label, row.line, row.tools)
+
+
+def _in_texts(rewrite: Callable[[str], str], content: Any) -> Any:
+    """A content rewritten: a text, or the texts of blocks with images."""
+    if isinstance(content, str):
+        return rewrite(content)
+    return [{**block, "text": rewrite(block["text"])} if "text" in block else block for block in content]
 
 
 def _line(row: Row) -> str:

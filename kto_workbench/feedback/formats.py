@@ -67,7 +67,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "history": ("history",),
 }  # fmt: skip
 
-IMAGES = ("images", "image", "videos", "audios")  # columns whose content decides about an answer, and can't be read
+UNREADABLE = ("videos", "audios")
+IMAGES = ("images", "image", *UNREADABLE)  # columns whose content decides about an answer, beside its texts
 
 Example = tuple[str | list[Message], str, bool, str | None]  # prompt, completion, label, tools as JSON
 Record = dict[str, Any]
@@ -84,7 +85,7 @@ class Format:
     Attributes:
         winners: how the winner of two answers is read.
         best_worst: of several rated answers, take the best and the worst instead of cutting at a threshold.
-        wrapper: what makes its records flat first. images: the columns that hold images, where they hold anything.
+        wrapper: what makes its records flat first. images: the columns that hold images, or the like.
     """
 
     name: str

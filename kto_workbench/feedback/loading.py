@@ -25,16 +25,17 @@ from kto_workbench.feedback.balance import Balance
 from kto_workbench.feedback.columns import convert, plain_schema
 from kto_workbench.feedback.containers import BadRow, Chunk
 from kto_workbench.feedback.formats import Example, Format, parse_mapping, recognise
+from kto_workbench.feedback.images import Beside, Images, keys_in, resolve
 from kto_workbench.feedback.joins import open_feedback, split_names
 from kto_workbench.feedback.messages import RowProblem, dump_json
 from kto_workbench.feedback.named import NAMES
 from kto_workbench.feedback.pairs import find_pairs
-from kto_workbench.feedback.rows import SCHEMA, Problems, Rows
+from kto_workbench.feedback.rows import SCHEMA, Message, Problems, Rows
 from kto_workbench.feedback.sources import Source
 
 SAMPLE_ROWS = 500  # read to recognise the format
 SPILL_BYTES = 128 * 2**20  # above this, rows go to a temporary file that is mapped back
-KEPT_FACTS = ("rows_in", "container", "unit", "format", "mapping", "n_desirable")
+KEPT_FACTS = ("rows_in", "container", "unit", "format", "mapping", "n_desirable", "n_with_images")
 Progress = Callable[[str, int], None]  # called with what is done ("read", …) and to how many rows so far
 
 
@@ -48,6 +49,7 @@ class Feedback:
         parts_left_out: single answers of kept rows that carry no thumb, such as one of four rated answers on the cut.
         source, container, format, mapping: what was read and what it was recognised as.
         path: the file, if it is one. unit: what `line` counts, "line" or "row".
+        n_with_images: rows whose prompt holds images.
     """
 
     def __init__(self, rows: Rows, rows_in: int, problems: Problems, parts_left_out: Problems, **facts: Any) -> None:
@@ -61,9 +63,11 @@ class Feedback:
         self.unit: str = facts["unit"]
         self.format: str = facts["format"]
         self.mapping: dict[str, Any] = facts["mapping"]
+        self.an_image: str = facts.get("an_image", "")
         up = facts.get("n_desirable")
         self.n_desirable: int = (pc.sum(rows.table.column("label")).as_py() or 0) if up is None else up
         self.n_undesirable = len(rows) - self.n_desirable
+        self.n_with_images: int = facts.get("n_with_images", 0)
 
     @property
     def rows_kept(self) -> int:
@@ -114,6 +118,7 @@ def load_feedback(
     feedback = _read(opened, mapping, Path(workspace), progress)
     if key:
         facts = {name: getattr(feedback, name) for name in KEPT_FACTS}
+        facts["an_image"] = feedback.an_image
         problems = {"problems": feedback.problems, "parts_left_out": feedback.parts_left_out}
         kept.keep(Path(workspace), key, feedback.rows, problems, facts)
     return feedback
@@ -124,6 +129,8 @@ def _kept(opened: Source, key: str, workspace: Path) -> Feedback | None:
     if not (known := kept.find(workspace, key)):
         return None
     rows, problems, facts = known
+    if (image := facts.pop("an_image", "")) and not Images(workspace).knows(image):
+        return None  # the workspace's images were taken away, or those beside the file
     return Feedback(rows, **problems, **facts, source=opened.name, path=opened.path)
 
 
@@ -144,7 +151,7 @@ def _read(opened: Source, mapping: Mapping[str, Any], workspace: Path, progress:
     else:
         known = recognise(sample, mapping, opened.name)
         schema = plain_schema(known, sample)
-    collected = _Collector(known, workspace)
+    collected = _Collector(known, workspace, opened.beside)
     for chunk in opened.read(schema):
         collected.add(chunk)
         if progress:
@@ -163,6 +170,8 @@ def _read(opened: Source, mapping: Mapping[str, Any], workspace: Path, progress:
         unit=opened.unit,
         format=f"{opened.title}; {known.name}" if opened.title else known.name,
         mapping=known.mapping,
+        n_with_images=collected.n_with_images,
+        an_image=collected.an_image,
     )
 
 
@@ -185,8 +194,10 @@ def _read_sample(source: Source) -> list[dict[str, Any]]:
 class _Collector:
     """Turns chunks into rows and problems, keeping account of every row."""
 
-    def __init__(self, known: Format, workspace: Path):
-        self.rows_in = 0
+    def __init__(self, known: Format, workspace: Path, beside: Beside | None):
+        self.rows_in = self.n_with_images = 0
+        self.an_image = ""
+        self._images, self._beside = Images(workspace), beside
         self.problems = Problems()
         self.parts_left_out = Problems()
         self._known = known
@@ -213,6 +224,7 @@ class _Collector:
                 if isinstance(record, BadRow):
                     raise RowProblem(record.field, record.reason)
                 found, left_out = self._adapt(record)
+                found = [(self._resolved(prompt), *rest) for prompt, *rest in found]
             except RowProblem as problem:
                 self.problems.add(line, problem.field, problem.reason)
                 continue
@@ -221,6 +233,14 @@ class _Collector:
             examples += found
             lines += [line] * len(found)
         return _as_table(examples, lines)
+
+    def _resolved(self, prompt: str | list[Message]) -> str | list[Message]:
+        """A prompt with the keys of its images."""
+        field = next(iter(self._known.images), None) or self._known.columns.get("messages", "prompt")
+        prompt = resolve(prompt, self._images, self._beside, field)
+        if keys := keys_in(prompt):
+            self.n_with_images, self.an_image = self.n_with_images + 1, keys[0]
+        return prompt
 
     def finish(self) -> Rows:
         return self._sink.finish()

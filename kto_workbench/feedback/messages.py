@@ -18,7 +18,9 @@ ROLES = {
 _EXTRA_KEYS = ("tool_calls", "tool_call_id", "name")
 # Where servers and logs put the thought that came before an answer; here it is called by the first of these names.
 _THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
+PLACE = "<image>"  # where an image stands in a text
 _TURN = re.compile(r"(?:^|\n\n)(Human|Assistant|H|A): ?")
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
 _STEER = "<extra_id_1>"  # before each turn but the first, as in HelpSteer2
 _STEER_TURN = re.compile(rf"\n?{_STEER}(User|Assistant)\n")
 
@@ -62,7 +64,7 @@ def _block_text(block: Any, field: str) -> str:
         if isinstance(block.get(key), str) and kind in ("text", "input_text", "output_text"):
             return block[key]
     if "image" in str(kind):
-        raise RowProblem(field, f"{field} holds an image, which can't be read yet")
+        raise RowProblem(field, f"{field} holds an image where only text can be trained on")
     raise RowProblem(field, f"{field} holds a block of type {kind!r}; only text can be trained on")
 
 
@@ -113,13 +115,14 @@ def _read_message(message: Any, field: str) -> Message:
     role = message.get("role") or message.get("from")
     if not isinstance(role, str) or role.lower() not in ROLES:
         raise RowProblem(field, f"{field} holds a message with the role {role!r}"[:120])
-    if len(message) > 2 and _holds_images(message):
-        raise RowProblem(field, f"{field} holds an image, which can't be read yet")
     extra = _read_extra(message, field) if len(message) > 2 else {}
     content = next((message[key] for key in ("content", "value", "text") if message.get(key) is not None), None)
     if content is None and "tool_calls" in extra:
         return {"role": "assistant", "content": "", **extra}
-    return {"role": ROLES[role.lower()], "content": read_text(content, field), **extra}
+    said = read_content(content, field)
+    if len(message) > 2 and (attached := _attached(message)):
+        said = [*attached, *([{"type": "text", "text": said}] if isinstance(said, str) else said)]
+    return {"role": ROLES[role.lower()], "content": said, **extra}
 
 
 def _read_extra(message: dict[str, Any], field: str) -> Message:
@@ -137,13 +140,56 @@ def whole_answer(message: Message) -> str:
     return f"<think>\n{thought.strip()}\n</think>\n\n{message['content']}" if thought else message["content"]
 
 
-def _holds_images(message: dict[str, Any]) -> bool:
-    """Whether images come with a message, as Ollama and Open WebUI attach them."""
+def _attached(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """The images that come with a message, as Ollama and Open WebUI attach them."""
+    images = message.get("images")
+    found = [_in_base64(one) for one in (images if isinstance(images, list) else [images] if images else [])]
     files = message.get("files")
-    return bool(message.get("images")) or any(
-        isinstance(file, dict) and str(file.get("type")).startswith("image")
-        for file in (files if isinstance(files, list) else ())
-    )
+    for file in files if isinstance(files, list) else ():
+        if isinstance(file, dict) and str(file.get("type")).startswith("image"):
+            found.append(file.get("url") or file.get("data"))
+    return [{"type": "image", "image": one} for one in found]
+
+
+def _in_base64(image: Any) -> Any:
+    """An image as Ollama has it, bare base64, as a data URL; all else as it is."""
+    bare = isinstance(image, str) and len(image) > 100 and _BASE64.fullmatch(image)
+    return f"data:image/*;base64,{image}" if bare else image
+
+
+def holds_image(value: Any) -> bool:
+    """Whether this is a list of blocks with an image among them."""
+    return isinstance(value, list) and any(isinstance(one, dict) and _is_image(one) for one in value)
+
+
+def read_content(value: Any, field: str) -> str | list[dict[str, Any]]:
+    """What a message says, as text; with images, as a list of blocks that hold them as the file does.
+
+    A block without one is a place for an image that stands elsewhere. Raises RowProblem.
+    """
+    if not holds_image(value):
+        return read_text(value, field)
+    return [
+        {"type": "image", "image": _source_of(block)}
+        if isinstance(block, dict) and _is_image(block)
+        else {"type": "text", "text": read_text([block], field)}
+        for block in value
+    ]
+
+
+def _is_image(block: dict[str, Any]) -> bool:
+    return block.get("type") in ("image", "image_url", "input_image")
+
+
+def _source_of(block: dict[str, Any]) -> Any:
+    """Where the image of a block is, in the words of transformers, OpenAI, Anthropic and others."""
+    for key in ("image", "image_url", "url", "path", "data", "base64", "source"):
+        if (found := block.get(key)) is None:
+            continue
+        if isinstance(found, dict) and key in ("image_url", "source"):
+            found = found.get("url") or found.get("data")
+        return _in_base64(found) if key in ("data", "base64", "source") else found
+    return None
 
 
 def is_transcript(value: Any) -> bool:
@@ -172,6 +218,8 @@ def split_answer(messages: list[Message], field: str) -> tuple[list[Message], st
         raise RowProblem(field, f"{field} ends with a message of the {last['role']}, not with the answer to judge")
     if last.get("tool_calls") and not last["content"]:
         raise RowProblem(field, f"{field} ends with a tool call without text, which can't be trained on")
+    if not isinstance(last["content"], str):
+        raise RowProblem(field, f"{field} ends with an answer that holds an image; only text can be trained on")
     if len(messages) == 1:
         raise RowProblem(field, f"{field} holds only the answer and no prompt")
     return messages[:-1], whole_answer(last)

@@ -8,6 +8,7 @@ from typing import Any
 
 from kto_workbench.errors import DataError
 from kto_workbench.feedback.files import MAX_ROW_BYTES
+from kto_workbench.feedback.images import keys_in
 from kto_workbench.feedback.messages import RowProblem, parse_json_text, read_messages
 from kto_workbench.feedback.rows import Row
 
@@ -37,6 +38,8 @@ def load_questions(path: str | Path) -> list[tuple[Any, tuple[str, ...]]]:
         if not _can_be_written(item):
             raise DataError(f"Prompt {number} of {path} holds half a character: a surrogate without its other half.")
         prompt = _prompt(item)
+        if not isinstance(prompt, str) and keys_in(prompt or []):
+            raise DataError(f"Prompt {number} of {path} holds an image; prompts of a file can only be text.")
         if prompt is None:
             raise DataError(f"Prompt {number} of {path} is neither a text nor a list of messages.")
         questions.append((prompt, _expected(item)))

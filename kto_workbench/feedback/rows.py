@@ -15,10 +15,10 @@ from typing import Any, overload
 import numpy as np
 import pyarrow as pa
 
-from kto_workbench.feedback.templates import prompt_messages
+from kto_workbench.feedback.templates import is_image, message_text, prompt_messages
 
 # {"role": …, "content": …}, and tool_calls, name, tool_call_id where there are any. The first message of a prompt that
-# is asked brings the tools that are offered, as `tools`.
+# is asked brings the tools that are offered, as `tools`. A content is a text, or blocks with images, see images.py.
 Message = dict[str, Any]
 
 SCHEMA = pa.schema(
@@ -47,7 +47,7 @@ class Row:
     def system(self) -> str | None:
         """The system prompt: the first message, if its role is system."""
         if isinstance(self.prompt, list) and self.prompt and self.prompt[0]["role"] == "system":
-            return self.prompt[0]["content"]
+            return message_text(self.prompt[0])
         return None
 
     @property
@@ -63,7 +63,15 @@ class Row:
         """The prompt as a person reads it: the text itself, or one "role: content" line a message."""
         if isinstance(self.prompt, str):
             return self.prompt
-        return "\n".join(f"{message['role']}: {message.get('content') or ''}" for message in self.prompt)
+        return "\n".join(f"{message['role']}: {told(message)}" for message in self.prompt)
+
+
+def told(message: Message) -> str:
+    """What a message says, as a person reads it in a line of text."""
+    content = message.get("content") or ""
+    if isinstance(content, str):
+        return content
+    return "".join("[image] " if is_image(block) else str(block.get("text") or "") for block in content)
 
 
 def _row(prompt: str, chat: bool, completion: str, label: bool, line: int, tools: str | None) -> Row:

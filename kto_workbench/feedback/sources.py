@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from kto_workbench.errors import DataError
 from kto_workbench.feedback import named
+from kto_workbench.feedback.archives import is_archive, unpack_feedback
 from kto_workbench.feedback.containers import (
     CHUNK_ROWS,
     Chunk,
@@ -35,6 +36,7 @@ from kto_workbench.feedback.files import (
     reason_of,
 )
 from kto_workbench.feedback.formats import is_known_name
+from kto_workbench.feedback.images import Beside
 from kto_workbench.feedback.store import Thumb, ThumbStore
 from kto_workbench.feedback.tables import read_arrow, read_parquet
 from kto_workbench.feedback.templates import part_tools
@@ -52,6 +54,7 @@ class Source:
     read: Callable[[pa.Schema | None], Iterator[Chunk]]
     path: Path | None = None
     title: str = ""  # how it was put together, if it was
+    beside: Beside | None = None  # where the images lie that it names
 
     @property
     def unit(self) -> str:
@@ -67,7 +70,32 @@ def open_source(source: Any, workspace: str | Path = "workspace", mapping: Mappi
         return _open_thumbs(Path(workspace))
     if source in named.DEMO_FILES:
         source = named.find_demo_file(str(source))
-    return _open_file(Path(source).expanduser(), mapping or {})
+    path = Path(source).expanduser()
+    if is_archive(path):
+        return _open_archive(path, mapping or {}, Path(workspace) / "cache")
+    opened = _open_file(path, mapping or {})
+    return replace(opened, beside=Beside(path if path.is_dir() else path.parent)) if opened.path else opened
+
+
+def _open_archive(path: Path, mapping: Mapping[str, Any], cache: Path) -> Source:
+    """The feedback of a zip archive, with the images in it."""
+    unpacked = unpack_feedback(path, cache)
+
+    def named(error: DataError) -> DataError:
+        return type(error)(str(error).replace(str(unpacked.path), f"{unpacked.member} in {path}"))
+
+    def read(schema: pa.Schema | None) -> Iterator[Chunk]:
+        try:
+            yield from opened.read(schema)
+        except DataError as error:
+            raise named(error) from None
+
+    try:
+        opened = _open_file(unpacked.path, mapping)
+    except DataError as error:
+        raise named(error) from None
+    beside = Beside(Path(unpacked.member).parent, path)
+    return Source(str(path), f"{opened.container}, in a zip archive", read, path, beside=beside)
 
 
 def _open_memory(source: Any) -> Source:

@@ -115,6 +115,11 @@ def render(
     return Turn(prompt, lead.removesuffix(blank), blank + answer, manners.end, thought)
 
 
+def is_image(block: Any) -> bool:
+    """Whether a block of a message's content is an image."""
+    return isinstance(block, dict) and block.get("type") == "image"
+
+
 def message_text(message: "Message") -> str:
     """What a message says: its text, that of its blocks, or its tool calls as JSON."""
     content = message.get("content")

@@ -42,7 +42,10 @@ def conversation_up_to(messages: Any, judged: Any, field: str) -> tuple[list[Mes
         for node in siblings
         if node is not path[-1] and node.get("role") == "assistant" and not _has_own_rating(node)
     ]
-    return before, whole_answer(answer), [whole_answer(said) for said in _read_all(rivals, field)]
+    said = [answer, *_read_all(rivals, field)]
+    if not all(isinstance(one["content"], str) for one in said):
+        raise RowProblem(field, f"{field} holds an answer with an image; only text can be trained on")
+    return before, whole_answer(answer), [whole_answer(one) for one in said[1:]]
 
 
 def _has_own_rating(node: Mapping[str, Any]) -> bool:

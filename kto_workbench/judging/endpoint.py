@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kto_workbench.feedback.rows import told
 from kto_workbench.judging.statistics import mean
 from kto_workbench.judging.verdicts import REFERENCE, TIE, TUNED, Case, Progress, Verdicts
 from kto_workbench.runs import jsonlines
@@ -190,8 +191,8 @@ def prompt_text(prompt: Any) -> str:
     if isinstance(prompt, str):
         return prompt
     if len(prompt) == 1:
-        return str(prompt[0].get("content") or "")
-    return "\n\n".join(f"[{turn.get('role', '')}] {turn.get('content') or ''}" for turn in prompt)
+        return told(prompt[0])
+    return "\n\n".join(f"[{turn.get('role', '')}] {told(turn)}" for turn in prompt)
 
 
 def estimate_cost(

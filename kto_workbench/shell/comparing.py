@@ -10,6 +10,7 @@ from typing import Any
 
 from kto_workbench.config import DEMO_MODEL
 from kto_workbench.errors import ConfigError, WorkbenchError
+from kto_workbench.feedback.rows import told
 from kto_workbench.runs.directory import Run
 from kto_workbench.runs.turn import device_held
 from kto_workbench.shell.common import as_json, workspace_of
@@ -144,11 +145,8 @@ def _compare_on(
         return
     if judge is None:
         for answer in result["answers"]:
-            prompt = (
-                answer["prompt"]
-                if isinstance(answer["prompt"], str)
-                else "\n".join(m.get("content") or "" for m in answer["prompt"])
-            )
+            prompt = answer["prompt"]
+            prompt = prompt if isinstance(prompt, str) else "\n".join(map(told, prompt))
             print(f"\n{prompt}\n  reference  {_indent(answer['reference'])}\n  tuned      {_indent(answer['tuned'])}")
     from kto_workbench.judging.report import in_words
 

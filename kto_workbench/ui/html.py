@@ -1,10 +1,13 @@
 """Small pieces of HTML. Every text that comes from outside goes through `esc`: answers and rows may hold anything."""
 
+import base64
 import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+from kto_workbench.feedback.images import ImageProblem, Images, keys_in
+from kto_workbench.feedback.rows import told
 from kto_workbench.runs import Run, Status
 from kto_workbench.ui.markdown import with_markdown
 from kto_workbench.ui.words import retell, say
@@ -12,6 +15,7 @@ from kto_workbench.views.drawing import Line, line_chart
 from kto_workbench.views.notes import Note
 
 LONG_TURN = 240  # characters of a prompt that are shown unfolded above an answer
+MOST_PICTURES = 8  # of a prompt that are shown
 LONGEST_TEXT = 4000  # characters of one answer or prompt on the page
 
 
@@ -175,7 +179,7 @@ def region(name: str) -> str:
     return f'tabindex="0" role="region" aria-label="{name}"'
 
 
-def rows(language: str, page: Sequence[Any]) -> str:
+def rows(language: str, page: Sequence[Any], images: Images | None = None) -> str:
     """A page of feedback: thumb, prompt, and the answer that was judged, which is what it is about."""
     if not page:
         return f'<p class="kto-empty">{esc(say(language, "rows.none"))}</p>'
@@ -184,10 +188,25 @@ def rows(language: str, page: Sequence[Any]) -> str:
         side = "up" if row.label else "down"
         items.append(
             f'<li class="kto-row kto-{side}">{thumb(language, row.label)}'
-            f"<div>{context(language, row.prompt)}<div class='kto-answer'>{answer(row.completion)}</div></div>"
+            f"<div>{pictures(language, row.prompt, images)}{context(language, row.prompt)}"
+            f"<div class='kto-answer'>{answer(row.completion)}</div></div>"
             f'<span class="kto-line">{esc(row.line)}</span></li>'
         )
     return f'<ul class="kto-rows">{"".join(items)}</ul>'
+
+
+def pictures(language: str, prompt: Any, images: Images | None) -> str:
+    """A prompt's images, small: made anew here, so that nothing of their files but what they show is on the page."""
+    shown = []
+    for number, key in enumerate(keys_in(prompt)[:MOST_PICTURES] if images else (), 1):
+        try:
+            data = base64.b64encode(images.thumbnail(key)).decode()
+        except ImageProblem as problem:
+            shown.append(f"<small>{esc(retell(language, str(problem)))}</small>")
+        else:
+            name = esc(say(language, "rows.image", number=number))
+            shown.append(f'<img src="data:image/jpeg;base64,{data}" alt="{name}">')
+    return f'<div class="kto-pictures">{"".join(shown)}</div>' if shown else ""
 
 
 def context(language: str, prompt: Any) -> str:
@@ -200,7 +219,7 @@ def context(language: str, prompt: Any) -> str:
         count = say(language, "rows.earlier", count=len(earlier))
         folded = f'<details class="kto-context"><summary>{esc(count)}</summary>{conversation(earlier)}</details>'
     role = last.get("role", "")
-    return folded + _turn(language, "" if role == "user" else role, last.get("content") or "")
+    return folded + _turn(language, "" if role == "user" else role, told(last))
 
 
 def _turn(language: str, role: str, text: str) -> str:
@@ -217,10 +236,9 @@ def conversation(prompt: Any) -> str:
     if isinstance(prompt, str):
         return f'<p class="kto-prompt">{esc(prompt)}</p>'
     if len(prompt) == 1 and prompt[0].get("role") == "user":
-        return f'<p class="kto-prompt">{esc(prompt[0].get("content") or "")}</p>'
+        return f'<p class="kto-prompt">{esc(told(prompt[0]))}</p>'
     return "".join(
-        f'<p class="kto-prompt"><small>{esc(turn.get("role", ""))}</small> {esc(turn.get("content") or "")}</p>'
-        for turn in prompt
+        f'<p class="kto-prompt"><small>{esc(turn.get("role", ""))}</small> {esc(told(turn))}</p>' for turn in prompt
     )
 
 

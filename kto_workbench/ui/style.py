@@ -261,6 +261,8 @@ svg.kto-thumb.kto-down { fill: var(--kto-down); transform: rotate(180deg); }
 .kto-context { font-size: 13px; color: var(--block-info-text-color); margin: 0 0 4px; overflow-wrap: anywhere; }
 .kto-context summary { cursor: pointer; }
 .kto-context[open] { border-left: 2px solid var(--block-border-color); padding-left: 10px; }
+.kto-pictures { display: flex; flex-wrap: wrap; gap: 6px; margin-bottom: 6px; }
+.kto-pictures img { max-width: 160px; max-height: 160px; border-radius: 4px; }
 .kto-context .kto-prompt { margin-top: 6px !important; }
 .kto-row .kto-prompt { font-weight: 400; font-size: 13.5px; color: var(--block-info-text-color); }
 .kto-row .kto-answer { font-size: 15px; }

@@ -9,6 +9,7 @@ from kto_workbench.config import DEMO_MODEL
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.feedback.prompts import load_prompts
 from kto_workbench.feedback.rendering import asset
+from kto_workbench.feedback.rows import told
 from kto_workbench.runs import Run
 from kto_workbench.runs.directory import SUGGESTIONS
 
@@ -55,5 +56,5 @@ def _only_turn(prompt: object) -> str:
     if isinstance(prompt, str):
         return prompt
     if isinstance(prompt, list) and len(prompt) == 1:
-        return str(prompt[0].get("content") or "")
+        return told(prompt[0])
     return ""

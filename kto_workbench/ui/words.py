@@ -54,7 +54,7 @@ WORDS: dict[str, tuple[str, str]] = {
         "A demo, or a file that you drop below; ratings and conversations in two files go together.",
         "选择示例，或在下方拖入文件；若评分与对话分在两个文件，请一起拖入。",
     ),
-    "data.upload": ("Drop a file: JSONL, JSON, CSV or Parquet", "拖入文件：JSONL、JSON、CSV 或 Parquet"),
+    "data.upload": ("Drop a file: JSONL, JSON, CSV, Parquet or a zip", "拖入文件：JSONL、JSON、CSV、Parquet 或 zip"),
     "data.not_kept": ("The file could not be kept: {reason}.", "文件无法保存：{reason}。"),
     "data.ratio": ("All thumbs up weigh, against all thumbs down", "点赞总权重 ÷ 点踩总权重"),
     "data.ratio.help": (
@@ -150,6 +150,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "rows.after": ("Next →", "下一页 →"),
     "rows.where": ("{first:,}–{last:,} of {total}", "第 {first:,}–{last:,} 行，共 {total} 行"),
     "rows.earlier": ("Earlier turns: {count:,}", "之前的轮次：{count:,}"),
+    "rows.image": ("Image {number}", "图片 {number}"),
     "rows.whole": ("all of it", "全文"),
     "rows.none": ("No rows to show.", "没有可显示的行。"),
     # the check

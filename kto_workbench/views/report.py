@@ -3,6 +3,7 @@
 from html import escape
 
 from kto_workbench.config import KTOConfig
+from kto_workbench.feedback.rows import told
 from kto_workbench.judging.records import newest_evaluation
 from kto_workbench.judging.report import in_words
 from kto_workbench.runs import Run
@@ -75,7 +76,7 @@ def _answers(run: Run) -> str:
     blocks = []
     for sample in newest.values():
         prompt = sample.get("prompt") or ""
-        asked = prompt if isinstance(prompt, str) else "\n".join(str(turn.get("content") or "") for turn in prompt)
+        asked = prompt if isinstance(prompt, str) else "\n".join(map(told, prompt))
         sides = "".join(
             f"<div><small>{side}</small><p>{escape(str(sample.get(side) or ''))}</p></div>"
             for side in ("reference", "tuned")
