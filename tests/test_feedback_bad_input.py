@@ -64,7 +64,7 @@ def test_a_zip_bomb(tmp_path, monkeypatch, content):
 
 
 def test_a_zip_archive_and_other_binaries(tmp_path):
-    assert "unpack it first" in refused(written(tmp_path, b"PK\x03\x04" + bytes(100)))
+    assert "can't be read as a zip archive" in refused(written(tmp_path, b"PK\x03\x04" + bytes(100)))
     assert "neither text nor" in refused(written(tmp_path, b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 20))
     assert "neither text nor" in refused(written(tmp_path, bytes(5000)))
     refused(written(tmp_path, b"\xff\xfe"))

@@ -28,6 +28,8 @@ SAY = {
 UNTOLD = {
     "record.reason",
     "f'{field}: {problem}'",
+    "sight.blind if sight else 'This model reads no images.'",
+    "f'{self.blind[0].upper()}{self.blind[1:]}.'",
     "str(error)",
     "_nothing_usable(opened.name, opened.unit, collected)",
     "event['error']",

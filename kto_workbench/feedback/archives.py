@@ -33,8 +33,10 @@ class Unpacked:
 
 def is_archive(path: Path) -> bool:
     """Whether a file is a zip archive."""
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        return file.read(4) == ZIP
+    with contextlib.suppress(OSError, ValueError):
+        if path.is_file():  # to open a pipe would wait for whoever writes into it
+            with path.open("rb") as file:
+                return file.read(4) == ZIP
     return False
 
 

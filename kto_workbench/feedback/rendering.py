@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from kto_workbench.config import DEMO_MODEL
 from kto_workbench.errors import ModelError
+from kto_workbench.feedback.images import ImageProblem, Images, keys_in
 from kto_workbench.feedback.named import asset
 from kto_workbench.feedback.rows import Problem
+from kto_workbench.feedback.sight import Look, give_sight, sight_of
 from kto_workbench.feedback.templates import Thought, Turn, render, short_reason, special_tokens, uses_template
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ class Encoded:
     `prompt_ids` and `completion_ids` each hold at least one id; the completion ends in the end-of-turn token unless
     `completion_cut`. `prompt_cut` and `completion_cut` count the tokens that max_length took from the prompt's start
     and the completion's end. The prompt's last `lead` ids are not the generation prompt's: they stand between it and
-    the answer; see Turn, also for `thought`.
+    the answer; see Turn, also for `thought`. `look` is that of a prompt with images.
     """
 
     prompt_ids: tuple[int, ...]
@@ -38,6 +40,7 @@ class Encoded:
     completion_cut: int = 0
     lead: int = 0
     thought: Thought = ""
+    look: Look | None = None
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.completion_ids)
@@ -55,8 +58,11 @@ def check_model_folder(model: str) -> None:
         raise ModelError(f"There is no model in {model}: no such folder.")
 
 
-def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
-    """Load the tokenizer of `demo`, a folder or a hub id. Raises ModelError with one sentence."""
+def load_tokenizer(model: str, images: Images | None = None) -> "PreTrainedTokenizerBase":
+    """Load the tokenizer of `demo`, a folder or a hub id, whose model sees the `images` of a workspace, if it sees.
+
+    Raises ModelError with one sentence.
+    """
     from transformers import AutoTokenizer
 
     path = model_path(model)
@@ -72,6 +78,7 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
         raise ModelError(f"The tokenizer of model {model!r} names no end-of-sequence token, so answers could not end.")
     # Long rows are cut here, and counted; transformers' own warning about them would only alarm.
     tokenizer.model_max_length = int(1e30)
+    give_sight(tokenizer, path, images)
     return tokenizer
 
 
@@ -103,18 +110,72 @@ def encode_rows(
 ) -> list[Encoded | Problem]:
     """`encode` for many rows at once, which the tokenizer does in parallel.
 
-    A row that the chat template refuses is a Problem in its place.
+    A row that the chat template refuses, or with images that can't be looked at, is a Problem in its place.
     """
     found: list[Any] = []
+    lines: list[int] = []
     for row in rows:
+        lines.append(row.line)
         try:
-            found.append(render(tokenizer, row, template=template, template_kwargs=template_kwargs))
-        except ModelError as error:
-            sentence = str(error).rstrip(".")
-            found.append(Problem(row.line, "prompt", sentence[0].lower() + sentence[1:]))
+            keys = keys_in(row.prompt)
+            if keys:
+                _check_sight(tokenizer, template)
+            turn = render(tokenizer, row, template=template, template_kwargs=template_kwargs)
+            found.append(_encode_seen(tokenizer, turn, keys, max_length) if keys else turn)
+        except (ModelError, ImageProblem) as error:
+            found.append(_problem(row.line, error))
     turns = [one for one in found if isinstance(one, Turn)]
     encoded = iter(_encode_turns(tokenizer, turns, max_length, plain=not uses_template(tokenizer, template)))
-    return [next(encoded) if isinstance(one, Turn) else one for one in found]
+    found = [next(encoded) if isinstance(one, Turn) else one for one in found]
+    return [_without_strays(tokenizer, one, line) for one, line in zip(found, lines, strict=True)]
+
+
+def _problem(line: int, error: Exception) -> Problem:
+    sentence = str(error).rstrip(".")
+    return Problem(line, "prompt", sentence[0].lower() + sentence[1:])
+
+
+def _check_sight(tokenizer: "PreTrainedTokenizerBase", template: str) -> None:
+    """Raise ModelError if prompts with images can't be shown to a model."""
+    sight = sight_of(tokenizer)
+    if sight is None or sight.blind:
+        raise ModelError(sight.blind if sight else "This model reads no images.")
+    if not uses_template(tokenizer, template):
+        raise ModelError("A prompt with images needs the model's chat template.")
+
+
+def _without_strays(tokenizer: "PreTrainedTokenizerBase", one: Any, line: int) -> Any:
+    """A row; a Problem where its text holds a token that stands for an image which is not there."""
+    sight = sight_of(tokenizer)
+    if isinstance(one, Problem) or sight is None or not sight.places:
+        return one
+    texts = one.completion_ids if one.look else (*one.prompt_ids, *one.completion_ids)
+    if stray := sight.places.intersection(texts):
+        token = tokenizer.convert_ids_to_tokens(min(stray))
+        return Problem(line, "prompt", f"its text holds {token!r}, which stands for an image that is not there")
+    return one
+
+
+def _encode_seen(
+    tokenizer: "PreTrainedTokenizerBase", turn: Turn, keys: tuple[str, ...], max_length: int | None
+) -> Encoded:
+    """A row whose prompt has images. Raises ModelError, ImageProblem."""
+    # The answer begins where the text ends, however many tokens its images become.
+    prompt, whole = _ids(tokenizer, [turn.prompt, turn.prompt + turn.answer + turn.end])
+    lead, completion = _behind(tokenizer, turn, prompt, whole)
+    completion = _ended(tokenizer, completion, set(special_tokens(tokenizer).values()))
+    ids, look = sight_of(tokenizer).look(turn.prompt, keys)
+    head = (*ids, *lead)
+    # An image can't be cut: half of its tokens stand for nothing.
+    least = len(completion) if max_length is None else min(len(completion), max(1, max_length // 4))
+    if max_length is not None and len(head) + least > max_length:
+        raise ModelError(
+            f"A prompt takes {len(head):,} tokens with its images, which leaves its answer too few of {max_length:,}; "
+            "raise max_length."
+        )
+    kept = completion if max_length is None else completion[: max_length - len(head)]
+    cut = len(completion) - len(kept)
+    return Encoded(head, tuple(kept), 0, cut, len(lead), turn.thought, look)
 
 
 def decode(tokenizer: "PreTrainedTokenizerBase", encoded: Encoded) -> tuple[str, str, str]:
@@ -163,11 +224,15 @@ def _encode_turns(
     encoded = []
     for turn, prompt, whole in zip(turns, prompts, wholes, strict=True):
         lead, completion = _behind(tokenizer, turn, prompt, whole)
-        if not completion or completion[-1] not in ends:
-            completion = [*completion, tokenizer.eos_token_id]
+        completion = _ended(tokenizer, completion, ends)
         context = _begun(tokenizer, [*prompt, *lead])
         encoded.append(_cut(tokenizer, context, completion, max_length, lead=len(lead), thought=turn.thought))
     return encoded
+
+
+def _ended(tokenizer: "PreTrainedTokenizerBase", completion: list[int], ends: set[int]) -> list[int]:
+    """A completion that ends with the end of a turn."""
+    return completion if completion and completion[-1] in ends else [*completion, tokenizer.eos_token_id]
 
 
 def _behind(

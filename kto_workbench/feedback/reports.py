@@ -10,6 +10,7 @@ import polars as pl
 from kto_workbench.feedback.facts import gather_facts
 from kto_workbench.feedback.findings import Finding, diagnose
 from kto_workbench.feedback.fixes import free_path, write_fixed
+from kto_workbench.feedback.images import Images
 from kto_workbench.feedback.loading import Feedback, Progress, load_feedback
 from kto_workbench.feedback.tokens import TOKEN_SAMPLE, TokenCheck, check_tokens, find_in_tokens
 
@@ -62,6 +63,7 @@ class CheckReport:
             "mapping": feedback.mapping,
             "rows_in": feedback.rows_in,
             "rows_kept": feedback.rows_kept,
+            "rows_with_images": feedback.n_with_images,
             "problems": [{"line": p.line, "field": p.field, "reason": p.reason} for p in feedback.problems],
             "n_desirable": balance.n_desirable,
             "n_undesirable": balance.n_undesirable,
@@ -85,6 +87,7 @@ class CheckReport:
             ("format", f"{feedback.container}; {feedback.format}"),
             ("columns", ", ".join(f"{part} ← {_said(column)}" for part, column in feedback.mapping.items())),
             ("rows", f"{feedback.rows_in:,} in the file, {kept}"),
+            *([("images", f"in the prompts of {feedback.n_with_images:,} rows")] if feedback.n_with_images else []),
             ("thumbs", f"{up:,} thumbs up / {down:,} thumbs down ({up}/{down})"),
             ("pairs", f"{feedback.n_pairs:,} pairs of {len(feedback):,} rows, for objectives that learn from pairs"),
             ("weights", f"λ_D {balance.desirable_weight:.4g}, λ_U {balance.undesirable_weight:.4g}"),
@@ -172,6 +175,7 @@ def check(
     tokens = None
     if model:
         how: dict[str, Any] = {"template": template, "template_kwargs": template_kwargs}
+        how["images"] = Images(workspace)
         tokens = check_tokens(feedback, model, max_length, sample=token_sample, progress=progress, **how)
         found = find_in_tokens(tokens)
         notes = [finding for finding in found if finding.severity == "note"]

@@ -311,7 +311,7 @@ def _render(
     template_kwargs: Mapping[str, Any] | None,
 ) -> str:
     manners = _manners(tokenizer, template_kwargs)
-    plain = [{**message, "content": message.get("content") or ""} for message in messages]
+    plain = [{**message, "content": _with_places(message.get("content") or "")} for message in messages]
     if any("reasoning_content" in message for message in plain):
         plain = _with_thoughts(tokenizer, plain)
     if not manners.system:
@@ -352,8 +352,19 @@ def _system_before_user(messages: "list[Message]") -> "list[Message]":
     rest = messages[systems:]
     if not systems or not rest or rest[0]["role"] != "user":
         return messages
-    texts = [message_text(message) for message in messages[: systems + 1]]
-    return [{**rest[0], "content": "\n\n".join(filter(None, texts))}, *rest[1:]]
+    texts = list(filter(None, map(message_text, messages[:systems])))
+    asked = rest[0]["content"]
+    if isinstance(asked, str):
+        return [{**rest[0], "content": "\n\n".join(filter(None, [*texts, asked]))}, *rest[1:]]
+    before = [{"type": "text", "text": "\n\n".join(texts) + "\n\n"}] if texts else []
+    return [{**rest[0], "content": [*before, *asked]}, *rest[1:]]
+
+
+def _with_places(content: Any) -> Any:
+    """A content whose images are places for them: which they are is no business of a template."""
+    if isinstance(content, str):
+        return content
+    return [{"type": "image"} if is_image(block) else block for block in content]
 
 
 def _in_blocks(messages: "list[Message]") -> "list[Message]":

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 
 from kto_workbench.feedback.findings import LISTED_LINES, Finding
+from kto_workbench.feedback.images import Images
 from kto_workbench.feedback.loading import Feedback
 from kto_workbench.feedback.rendering import Encoded, decode, encode_rows, load_tokenizer
 from kto_workbench.feedback.rows import Problem, Row, Rows
 from kto_workbench.feedback.templates import knows_system, uses_template
 
 TOKEN_SAMPLE = 20_000  # rows; above, token lengths are judged on a sample
+SEEN_SAMPLE = 500  # of rows with images
 AT_ONCE = 512  # rows that the tokenizer takes at once, which it spreads over the cores
 
 
@@ -72,9 +74,15 @@ def check_tokens(
     template_kwargs: Mapping[str, Any] | None = None,
     sample: int | None = TOKEN_SAMPLE,
     progress: Callable[[str, int], None] | None = None,
+    images: Images | None = None,
 ) -> TokenCheck:
-    """Tokenize the rows (or a sample, for a large file; None takes all) in parallel. Raises ModelError."""
-    tokenizer = load_tokenizer(model)
+    """Tokenize the rows (or a sample, for a large file; None takes all) in parallel. Raises ModelError.
+
+    Of rows with images fewer are looked at, since each image is decoded for it.
+    """
+    tokenizer = load_tokenizer(model, images)
+    if sample is not None and feedback.n_with_images:
+        sample = min(sample, SEEN_SAMPLE)
     # The tokenizer's threads are off in a process that has forked; nothing here forks.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     total = len(feedback.rows)

@@ -9,6 +9,7 @@ import gradio as gr
 from kto_workbench.config import read_template_kwargs
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.feedback import CheckReport, Feedback, Row, check
+from kto_workbench.feedback.images import Images
 from kto_workbench.feedback.rendering import Encoded, check_model_folder, decode, encode_rows, load_tokenizer
 from kto_workbench.feedback.rows import Problem
 from kto_workbench.feedback.templates import knows_system, uses_template
@@ -85,12 +86,18 @@ def show_findings(language: str, report: CheckReport) -> str:
 
 
 @functools.lru_cache(maxsize=2)
-def _tokenizer(folder: str) -> Any:
-    return load_tokenizer(folder)
+def _tokenizer(folder: str, images: Images | None) -> Any:
+    return load_tokenizer(folder, images)
 
 
 def rendered_rows(
-    language: str, rows: list[Row], model: str, max_length: int, template: str, template_kwargs: str = ""
+    language: str,
+    rows: list[Row],
+    model: str,
+    max_length: int,
+    template: str,
+    template_kwargs: str = "",
+    images: Images | None = None,
 ) -> str:
     """Rows as the model sees them: the prompt as its template writes it, then, marked, what is trained.
 
@@ -103,8 +110,8 @@ def rendered_rows(
     folder = model_folder(model)
     if folder is None:
         said = html.message(say(language, "check.elsewhere", model=model), "info")
-        return f'<div class="kto-stack">{said}{html.rows(language, rows)}</div>'
-    tokenizer = _tokenizer(str(folder))
+        return f'<div class="kto-stack">{said}{html.rows(language, rows, images)}</div>'
+    tokenizer = _tokenizer(str(folder), images)
     merges = uses_template(tokenizer, template) and not knows_system(tokenizer, how["template_kwargs"])
     items = []
     for row, encoded in zip(rows, encode_rows(tokenizer, rows, max_length, **how), strict=True):
@@ -119,7 +126,8 @@ def rendered_rows(
                 f"<small>{html.esc(told)}</small>"
             )
         items.append(
-            f'<li class="kto-row">{html.thumb(language, row.label)}<div>{shown}</div>'
+            f'<li class="kto-row">{html.thumb(language, row.label)}'
+            f"<div>{html.pictures(language, row.prompt, images)}{shown}</div>"
             f'<span class="kto-line">{html.esc(row.line)}</span></li>'
         )
     return f'<ul class="kto-rows">{"".join(items)}</ul>'

@@ -207,6 +207,18 @@ FINDINGS_ZH: dict[str, tuple[str, str, str]] = {
 
 # Sentences of the engine and of the checks: English as they say it, with (.+) for what varies, and Chinese.
 SENTENCES_ZH: dict[str, str] = {
+    r"There is no workspace here in which images could be looked up\.": "此处没有可查找图片的工作区。",
+    r"An image is another one than it was when its row was read; .*": "图片与读取该行时不同；请重新载入反馈。",
+    r"The model's processor refuses a prompt with images: (.+)\.": "模型的处理器拒绝含图片的提示：{0}。",
+    r"(?:This|this) model reads no images\.?": "此模型不读取图片",
+    r"(?:This|this) model's processor can't be loaded \((.+)\)\.?": "无法载入此模型的处理器（{0}）",
+    r"(?:A|a) prompt with images needs the model's chat template\.?": "含图片的提示需要模型的对话模板",
+    r"its text holds (.+), which stands for an image that is not there": "其文本含有 {0}，它代表并不存在的图片",
+    r"(?:A|a) prompt takes (.+) tokens with its images, which leaves its answer too few of (.+); .*": "提示连同图片占 "
+    "{0} 个词元，在 {1} 之中留给回答的太少；请提高 max_length。",
+    r"Can't load the config of model (.+): (.+)\.": "无法载入模型 {0} 的配置：{1}。",
+    r"its class (.*) is not known here": "此处不认识它的类 {0}",
+    r"([\w.]+): (an image .+|the image .+|there is no image .+|a data URL .+)": "{0}：{1}",
     r"A side is a run's tuned model, its reference or a checkpoint-N, not (.+)\.": "对比的一方只能是训练后的模型、"
     "参考模型或 checkpoint-N，而不是 {0}。",
     r"(.+) is no run, so it has no reference of its own: .*": "{0} 不是训练，没有自己的参考模型：请选择与什么对照。",
@@ -496,7 +508,6 @@ REASONS_ZH: dict[str, str] = {
     r"choices holds no message": "choices 中没有消息",
     r"(.+) does not hold one value for each of (.+) answers": "{0} 没有为 {1} 个回答各给一个数值",
     r"(.+) does not hold one answer for each of (.+) prompts": "{0} 没有为 {1} 个提示各给一个回答",
-    r"([\w.]+): (an image .+|the image .+|there is no image .+|a data URL .+)": "{0}：{1}",
     r"(.+) holds an image where only text can be trained on": "{0} 在只能用文本训练之处含有图片",
     r"(.+) holds a video or sound, which can't be read": "{0} 含有视频或声音，无法读取",
     r"(.+) holds images, and so do the messages": "{0} 含有图片，消息中也有图片",

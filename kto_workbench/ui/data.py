@@ -275,8 +275,10 @@ def show_rows(
         say(language, "rows.where", first=start + 1, last=start + len(shown), total=f"{len(chosen):,}") if shown else ""
     )
     try:
-        as_model = seen_by and shown
-        drawn = check.rendered_rows(language, shown, **seen_by) if as_model else html.rows(language, shown, images)
+        if seen_by and shown:
+            drawn = check.rendered_rows(language, shown, **seen_by, images=images)
+        else:
+            drawn = html.rows(language, shown, images)
     except WorkbenchError as error:
         drawn = html.message(retell(language, error))
     return (
