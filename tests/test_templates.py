@@ -376,7 +376,7 @@ def test_answering_is_fed_what_training_puts_before_answers(name):
     fed = []
     generate(
         small_model(tokenizer), tokenizer, [row.asked for row in rows], max_new_tokens=1, template_kwargs=kwargs,
-        on_tokens=lambda prompt, answer: fed.append(tuple(prompt)),
+        on_tokens=lambda pair: fed.append(pair.prompt_ids),
     )  # fmt: skip
     assert fed == [one.prompt_ids[: len(one.prompt_ids) - one.lead] for one in encoded]
     if "tools" in TEMPLATES[name] and not name.startswith(("deepseek", "cohere")):

@@ -15,6 +15,7 @@ from kto_workbench.engine.models import dropout_off, load_adapter
 from kto_workbench.engine.passes import split
 from kto_workbench.errors import RunError
 from kto_workbench.feedback import Row
+from kto_workbench.feedback.images import Images
 from kto_workbench.feedback.rendering import encode, load_tokenizer
 from kto_workbench.runs.completions import answers
 from kto_workbench.runs.directory import Run
@@ -170,8 +171,9 @@ def completion_stats(
 def open_run(run: Run) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     """The tuned model of a run, for use outside of this package, and its tokenizer. Raises RunError."""
     source = source_of(Side(run))
-    model = load_base(source.config, source.base)
-    return (load_adapter(model, source.adapter) if source.adapter else model), load_tokenizer(source.config.model)
+    model = load_base(source.config, source.base, source.sees)
+    tokenizer = load_tokenizer(source.config.model, Images(source.config.workspace))
+    return (load_adapter(model, source.adapter) if source.adapter else model), tokenizer
 
 
 def as_pairs(opened: Opened, prompts: Sequence[Any], answers: Sequence[str]) -> list[Pair]:
@@ -180,7 +182,7 @@ def as_pairs(opened: Opened, prompts: Sequence[Any], answers: Sequence[str]) -> 
     config = opened.config
     how = {"template": config.template, "template_kwargs": config.template_kwargs}
     encoded = [encode(opened.tokenizer, row, config.max_length, **how) for row in rows]
-    return [Pair(e.prompt_ids, e.completion_ids) for e in encoded]
+    return [Pair(e.prompt_ids, e.completion_ids, e.look) for e in encoded]
 
 
 @torch.no_grad()

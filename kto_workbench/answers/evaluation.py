@@ -15,7 +15,8 @@ from kto_workbench.answers.sides import Models
 from kto_workbench.engine.batches import Pair
 from kto_workbench.engine.judges import find_judge
 from kto_workbench.errors import ConfigError, ModelError
-from kto_workbench.feedback.rendering import load_tokenizer
+from kto_workbench.feedback.images import keys_in
+from kto_workbench.feedback.rendering import check_sight, load_tokenizer
 from kto_workbench.feedback.templates import render_prompt
 from kto_workbench.judging.endpoint import prompt_text
 from kto_workbench.judging.statistics import mean
@@ -201,6 +202,8 @@ def _answerable(
         tokenizer = load_tokenizer(config.model)
         for number, prompt in enumerate(prompts):
             try:
+                if keys_in(prompt):
+                    check_sight(tokenizer, config.template)
                 render_prompt(tokenizer, prompt, template=config.template, template_kwargs=config.template_kwargs)
             except ModelError as error:
                 refused[number] = error

@@ -20,6 +20,7 @@ from kto_workbench.config import KTOConfig
 from kto_workbench.engine.models import load_adapter, load_model, merge_adapter
 from kto_workbench.errors import RunError
 from kto_workbench.feedback.rendering import load_tokenizer
+from kto_workbench.feedback.sight import copy_processor
 from kto_workbench.feedback.templates import told
 from kto_workbench.runs.directory import ADAPTER_FILES, Run
 
@@ -51,6 +52,7 @@ def export(run: Run, format: str, out: str | Path | None = None) -> Path:
         elif format == "merged":
             merged(run).save_pretrained(folder, max_shard_size=SHARD)
             tokenizer.save_pretrained(folder)
+            copy_processor(run.config().model, folder)
         else:
             check_supported(run.config().model, tokenizer)
             write_gguf(merged(run), tokenizer, folder / "model.gguf", name=run.id)
@@ -81,9 +83,10 @@ def merged(run: Run) -> nn.Module:
     if config.tuning == "full":
         if not run.trained():
             raise RunError(f"Run {run.id} has no model yet; it is {run.status().state}.")
-        return load_model(str(run.model), device=cpu, dtype="auto")
+        return load_model(str(run.model), device=cpu, dtype="auto", sees=run.trained_with_images())
     adapter = run.newest_adapter()
-    base = load_model(config.model, dtype=torch.float32 if config.dtype == "float32" else "auto", device=cpu)
+    dtype = torch.float32 if config.dtype == "float32" else "auto"
+    base = load_model(config.model, dtype=dtype, device=cpu, sees=run.trained_with_images())
     return merge_adapter(load_adapter(base, adapter))
 
 

@@ -26,7 +26,9 @@ from kto_workbench.config import KTOConfig
 from kto_workbench.engine.models import adapter_off, fill_in_adapter, load_adapter, load_model, pick_device, pick_dtype
 from kto_workbench.engine.scoring import PaddedScorer, make_scorer
 from kto_workbench.errors import ModelError, RunError
+from kto_workbench.feedback.images import Images
 from kto_workbench.feedback.rendering import load_tokenizer
+from kto_workbench.feedback.sight import sight_of
 from kto_workbench.runs.sides import REFERENCE, TUNED, AnySide, ModelSide, check_scored
 
 log = logging.getLogger(__name__)
@@ -38,16 +40,21 @@ PROBE = (3, 1, 4, 1, 5, 9, 2, 6)  # any tokens serve to tell two models apart
 
 @dataclass(frozen=True)
 class Source:
-    """Where a side's model is: a base, and the folder of the adapter on it, if any."""
+    """Where a side's model is: a base, and the folder of the adapter on it, if any.
+
+    `sees`: its run trained it with images, so that it is loaded whole.
+    """
 
     base: str
     adapter: Path | None
     config: KTOConfig
+    sees: bool = False
 
     @property
     def key(self) -> tuple[object, ...]:
         """Equal for sides that share a loaded base."""
-        return self.base, _changed(Path(self.base)), self.config.dtype, self.config.device, self.config.load_in_4bit
+        config = self.config
+        return self.base, _changed(Path(self.base)), config.dtype, config.device, config.load_in_4bit, self.sees
 
 
 def source_of(side: AnySide) -> Source:
@@ -56,14 +63,16 @@ def source_of(side: AnySide) -> Source:
     run, config = side.run, side.config()
     if isinstance(side, ModelSide):
         return Source(config.model, None, config)
+    sees = run.trained_with_images()
     if side.part == REFERENCE:
-        return Source(config.model, run.start_adapter if config.reference == "start" else None, config)
+        return Source(config.model, run.start_adapter if config.reference == "start" else None, config, sees)
     if side.part == TUNED and config.tuning == "lora":
-        return Source(config.model, run.newest_adapter(), config)
+        return Source(config.model, run.newest_adapter(), config, sees)
     folder = run.model if side.part == TUNED else run.path / "checkpoints" / side.part
     if not folder.is_dir():
         raise RunError(f"Run {run.id} has no {side.part} model; it is {run.status().state}.")
-    return Source(str(folder), None, config) if config.tuning == "full" else Source(config.model, folder, config)
+    full = config.tuning == "full"
+    return Source(str(folder), None, config, sees) if full else Source(config.model, folder, config, sees)
 
 
 @dataclass(frozen=True)
@@ -136,7 +145,7 @@ class Models:
             if source.adapter is None and base.adapters:
                 _prove_off(base)
             if base.scorer is None:
-                base.scorer = make_scorer(base.model)
+                base.scorer = make_scorer(base.model, sight=sight_of(base.tokenizer))
             yield Opened(base.model.train(), base.tokenizer, source.config, base.scorer)
 
     def _base(self, source: Source) -> _Base:
@@ -144,18 +153,20 @@ class Models:
             while len(self._bases) >= KEPT_BASES:
                 self._bases.pop(next(iter(self._bases)))
                 gc.collect()
-            model = load_base(source.config, source.base)
-            base = _Base(model, load_tokenizer(source.config.model), fingerprint(model))
+            model = load_base(source.config, source.base, source.sees)
+            tokenizer = load_tokenizer(source.config.model, Images(source.config.workspace))
+            base = _Base(model, tokenizer, fingerprint(model))
             self._bases[source.key] = base
         self._bases[source.key] = self._bases.pop(source.key)  # the last one used is the last one to go
         return self._bases[source.key]
 
 
-def load_base(config: KTOConfig, model: str) -> nn.Module:
-    """A base model, loaded as for the training of a config."""
+def load_base(config: KTOConfig, model: str, sees: bool = False) -> nn.Module:
+    """A base model, loaded as for the training of a config, with images or without."""
     transformers_logging.disable_progress_bar()  # it would stand before the answers
     device = pick_device(config.device)
-    return load_model(model, device=device, dtype=pick_dtype(config.dtype, device), load_in_4bit=config.load_in_4bit)
+    dtype = pick_dtype(config.dtype, device)
+    return load_model(model, device=device, dtype=dtype, load_in_4bit=config.load_in_4bit, sees=sees)
 
 
 @torch.no_grad()

@@ -13,14 +13,19 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from kto_workbench.engine.crew import Crew
+from kto_workbench.feedback.sight import Look
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A completion after a prompt, as token ids: its own or, for z0, another row's."""
+    """A completion after a prompt, as token ids: its own or, for z0, another row's.
+
+    A prompt with images brings its `look`; two of them may have the same ids, and show different things.
+    """
 
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
+    look: Look | None = None
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.completion_ids)
@@ -152,9 +157,11 @@ class Batches(Sampler[list[int]]):
         return int(self.numbers[first]), int(self.numbers[second])
 
 
-def mismatched_pair(prompt_ids: tuple[int, ...], completion_ids: Sequence[int], max_length: int) -> Pair:
-    """A prompt with another row's completion, which is cut to what max_length leaves."""
-    return Pair(prompt_ids, tuple(completion_ids[: max(1, max_length - len(prompt_ids))]))
+def mismatched_pair(
+    prompt_ids: tuple[int, ...], completion_ids: Sequence[int], max_length: int, look: Look | None = None
+) -> Pair:
+    """A prompt, with its images, and another row's completion, which is cut to what max_length leaves."""
+    return Pair(prompt_ids, tuple(completion_ids[: max(1, max_length - len(prompt_ids))]), look)
 
 
 def behind_one_prompt(liked: Pair, disliked: Pair) -> tuple[Pair, Pair]:
@@ -162,6 +169,8 @@ def behind_one_prompt(liked: Pair, disliked: Pair) -> tuple[Pair, Pair]:
 
     What a template has put between prompt and answer may still differ.
     """
+    if liked.look or disliked.look:  # whose prompts are never cut
+        return liked, disliked
     shorter, longer = sorted((liked.prompt_ids, disliked.prompt_ids), key=len)
     if longer[len(longer) - len(shorter) + 1 :] != shorter[1:]:  # the first may be a kept beginning of sequence
         return liked, disliked

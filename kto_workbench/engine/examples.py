@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from kto_workbench.engine.batches import Batch, Pair, behind_one_prompt, mismatched_pair
 from kto_workbench.feedback.rendering import Encoded
 from kto_workbench.feedback.rows import Problem, Row
+from kto_workbench.feedback.sight import Look
 
 KEPT_TOKENS = 2**24  # 64 MiB of ids
 
@@ -41,7 +42,7 @@ class Examples(Dataset):
     ) -> None:
         self.rows, self.partner, self.encode, self.max_length = rows, partner, encode, max_length
         self.on_problem, self.couples = on_problem, couples
-        self._ids: dict[int, tuple[np.ndarray, np.ndarray] | None] = {}
+        self._ids: dict[int, tuple[np.ndarray, np.ndarray, Look | None] | None] = {}
         self._kept = 0
 
     def __len__(self) -> int:
@@ -57,7 +58,7 @@ class Examples(Dataset):
         others = [] if self.partner is None else self.partner[list(numbers)].tolist()
         self._visit([*numbers, *others])
         usable = [number for number in numbers if self._ids[number] is not None]
-        pairs = [Pair(*self._pair(number)) for number in usable]
+        pairs = [self._pair(number) for number in usable]
         mismatched = []
         if self.partner is not None:
             mismatched = self._mismatched([(number, self._usable_partner(number)) for number in usable])
@@ -70,7 +71,7 @@ class Examples(Dataset):
         pairs: list[Pair] = []
         for liked, disliked in couples:
             if self._ids[liked] is not None and self._ids[disliked] is not None:
-                pairs += behind_one_prompt(Pair(*self._pair(liked)), Pair(*self._pair(disliked)))
+                pairs += behind_one_prompt(self._pair(liked), self._pair(disliked))
         self._forget()
         label = torch.tensor([True, False] * (len(pairs) // 2), dtype=torch.bool)
         return Batch(pairs, [], label, coupled=True)
@@ -81,11 +82,12 @@ class Examples(Dataset):
         return self._mismatched([(a, b) for a, b in numbers if self._ids[a] is not None and self._ids[b] is not None])
 
     def _mismatched(self, numbers: Sequence[tuple[int, int]]) -> list[Pair]:
-        return [mismatched_pair(self._pair(a)[0], self._pair(b)[1], self.max_length) for a, b in numbers]
+        both = [(self._pair(a), self._pair(b)) for a, b in numbers]
+        return [mismatched_pair(a.prompt_ids, b.completion_ids, self.max_length, a.look) for a, b in both]
 
-    def _pair(self, number: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        prompt, completion = self._ids[number]
-        return tuple(prompt.tolist()), tuple(completion.tolist())
+    def _pair(self, number: int) -> Pair:
+        prompt, completion, look = self._ids[number]
+        return Pair(tuple(prompt.tolist()), tuple(completion.tolist()), look)
 
     def _usable_partner(self, number: int) -> int:
         """The row's partner, or the first usable one behind it on the circle."""
@@ -106,9 +108,9 @@ class Examples(Dataset):
                 self._ids[number] = None
                 self.on_problem(encoded)
                 continue
-            ids = tuple(np.asarray(part, dtype=np.int32) for part in (encoded.prompt_ids, encoded.completion_ids))
-            self._ids[number] = ids
-            self._kept += sum(map(len, ids))
+            prompt, completion = (np.asarray(p, dtype=np.int32) for p in (encoded.prompt_ids, encoded.completion_ids))
+            self._ids[number] = prompt, completion, encoded.look
+            self._kept += len(prompt) + len(completion)
 
     def _forget(self) -> None:
         """Let go of the ids of the rows visited when there are too many; problems are few, and told once."""

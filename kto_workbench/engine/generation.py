@@ -1,14 +1,19 @@
 """Answers to prompts: in batches, with kept keys and values, the same for the same seed."""
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from kto_workbench.engine.models import checkpoint_activations, dropout_off, precision_of
-from kto_workbench.feedback.rendering import cut_start, feed
+from kto_workbench.engine.batches import Pair
+from kto_workbench.engine.models import base_of, checkpoint_activations, dropout_off, precision_of
+from kto_workbench.engine.vision import seen_on_the_left
+from kto_workbench.feedback.images import keys_in
+from kto_workbench.feedback.rendering import cut_start, feed, look_at
+from kto_workbench.feedback.sight import Look, sight_of
 from kto_workbench.feedback.templates import (
     header,
     opened_thought,
@@ -34,7 +39,7 @@ def generate(
     batch_size: int = 32,
     on_text: Callable[[int, str], None] | None = None,
     on_answered: Callable[[int], None] = lambda done: None,
-    on_tokens: Callable[[list[int], list[int]], None] = lambda prompt, answer: None,
+    on_tokens: Callable[[Pair], None] = lambda pair: None,
 ) -> list[str]:
     """Answers to prompts (text or chat messages), in order.
 
@@ -51,7 +56,9 @@ def generate(
         batch_size: prompts answered at once.
         on_text: told (number of the prompt, its text so far) while answers grow.
         on_answered: told how many prompts are answered, after each batch.
-        on_tokens: told of each answer, in order, the ids of its prompt, and those sampled with the one that ended it.
+        on_tokens: told of each answer, in order, its prompt and the ids sampled, with the one that ended it.
+
+    Prompts with images and such without are answered apart. Raises ModelError, also for an image that is gone.
     """
     answers: list[str] = []
     texts = [render_prompt(tokenizer, one, template=template, template_kwargs=template_kwargs) for one in prompts]
@@ -67,18 +74,28 @@ def generate(
     try:
         with torch.random.fork_rng(devices), dropout_off(model), precision_of(model)():
             torch.manual_seed(seed)
-            for start in range(0, len(prompts), batch_size):
-                part = texts[start : start + batch_size]
+            for some in _batches(prompts, batch_size):
+                start, part = some[0], [texts[i] for i in some]
                 tell = (lambda i, text, start=start: on_text(start + i, text)) if on_text else None
-                ids = feed(tokenizer, part, template=template)
-                ids = [cut_start(tokenizer, row, limit) if limit else row for row in ids]
+                if keys_in(prompts[start]):
+                    fed = [look_at(tokenizer, texts[i], keys_in(prompts[i]), limit, template=template) for i in some]
+                else:
+                    ids = feed(tokenizer, part, template=template)
+                    fed = [(cut_start(tokenizer, row, limit) if limit else row, None) for row in ids]
                 begun = [opened_thought(text) for text in part]
-                answers += _generate_batch(model, reader, ids, begun, temperature, max_new_tokens, tell, on_tokens)
+                answers += _generate_batch(model, reader, fed, begun, temperature, max_new_tokens, tell, on_tokens)
                 on_answered(len(answers))
     finally:
         if checkpointing:
             checkpoint_activations(model)
     return answers
+
+
+def _batches(prompts: Sequence[Any], size: int) -> Iterator[list[int]]:
+    """The numbers of the prompts that are answered together, in order: all with images, or all without."""
+    for _, some in itertools.groupby(range(len(prompts)), lambda i: bool(keys_in(prompts[i]))):
+        numbers = list(some)
+        yield from (numbers[i : i + size] for i in range(0, len(numbers), size))
 
 
 class _Reader:
@@ -113,14 +130,15 @@ class _Reader:
 def _generate_batch(
     model: nn.Module,
     reader: _Reader,
-    prompts: list[list[int]],
+    fed: list[tuple[Sequence[int], Look | None]],
     begun: list[str],
     temperature: float,
     max_new_tokens: int,
     on_text: Callable[[int, str], None] | None,
-    on_tokens: Callable[[list[int], list[int]], None],
+    on_tokens: Callable[[Pair], None],
 ) -> list[str]:
     tokenizer, ends = reader.tokenizer, reader.ends
+    prompts = [list(ids) for ids, _ in fed]
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     width = max(map(len, prompts))
     device = next(model.parameters()).device
@@ -136,11 +154,14 @@ def _generate_batch(
     )
     streamer = _Growing(reader, begun, on_text) if on_text else None
     # The settings of a model's own generation_config (a top_p, a repetition penalty) would differ from model to model.
-    out = model.generate(input_ids=tokens, attention_mask=mask, generation_config=settings, streamer=streamer)
+    given = {}
+    if fed[0][1] is not None:
+        given = seen_on_the_left([look for _, look in fed], sight_of(tokenizer), width, base_of(model))
+    out = model.generate(input_ids=tokens, attention_mask=mask, generation_config=settings, streamer=streamer, **given)
     sampled = out[:, width:].tolist()
-    for prompt, row in zip(prompts, sampled, strict=True):
+    for (prompt, look), row in zip(fed, sampled, strict=True):
         end = next((i for i, token in enumerate(row) if token in ends), len(row) - 1)
-        on_tokens(prompt, row[: end + 1])
+        on_tokens(Pair(tuple(prompt), tuple(row[: end + 1]), look))
     return [reader.read(row, start) for row, start in zip(sampled, begun, strict=True)]
 
 

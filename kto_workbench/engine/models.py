@@ -13,12 +13,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from kto_workbench import files
 from kto_workbench.config import KTOConfig
+from kto_workbench.engine.vision import besides_language, class_for, freeze_besides_language
 from kto_workbench.errors import ModelError
 from kto_workbench.feedback.rendering import model_path, short_reason
 from kto_workbench.runs import schemas
@@ -46,13 +47,13 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def load_model(
-    model: str, *, device: torch.device, dtype: torch.dtype | str, load_in_4bit: bool = False
+    model: str, *, device: torch.device, dtype: torch.dtype | str, load_in_4bit: bool = False, sees: bool = False
 ) -> PreTrainedModel:
     """Load the base model of `demo`, a folder or a hub id, without dropout, in train mode. Raises ModelError.
 
     Train mode, here and everywhere: bitsandbytes repacks 4-bit weights in place when a module in eval mode runs
     without gradients on some CPUs, and training is silently wrong from then on. Without dropout the modes are the same
-    otherwise; where they are not (a router that draws its experts), see `quieten`.
+    otherwise; where they are not (a router that draws its experts), see `quieten`. A model that `sees` is loaded whole.
     """
     path = os.path.expanduser(model_path(model))
     local = Path(path).is_dir()
@@ -72,7 +73,7 @@ def load_model(
                 bnb_4bit_compute_dtype=dtype,
             )
             options["device_map"] = {"": device}
-        loaded, info = AutoModelForCausalLM.from_pretrained(
+        loaded, info = class_for(config, sees).from_pretrained(
             path,
             config=config,
             dtype=dtype,
@@ -216,7 +217,8 @@ def set_attention(model: nn.Module, name: str) -> None:
 def make_trainable(model: PreTrainedModel, config: KTOConfig, start_adapter: Path | None = None) -> nn.Module:
     """The model as a config tunes it: with a fresh adapter, with a copy of `start_adapter`, or with all its weights."""
     if config.tuning == "full":
-        return model.requires_grad_(True)
+        freeze_besides_language(model.requires_grad_(True))
+        return model
     if start_adapter is None:
         return add_lora(model, config)
     adapted = load_adapter(model, start_adapter, trainable=True)
@@ -238,7 +240,7 @@ def add_lora(model: PreTrainedModel, config: KTOConfig) -> nn.Module:
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
         target_modules=targets if everywhere else [name.strip() for name in targets.split(",")],
-        exclude_modules=_no_plain_product(model) if everywhere else None,
+        exclude_modules=[*(_no_plain_product(model) if everywhere else ()), *besides_language(model)] or None,
         bias="none",
     )
     torch.manual_seed(config.seed)

@@ -11,7 +11,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from kto_workbench.config import KTOConfig
-from kto_workbench.engine.batches import Batch, Batches, partners
+from kto_workbench.engine.batches import Batch, Batches, Pair, partners
 from kto_workbench.engine.examples import Examples
 from kto_workbench.errors import DataError
 from kto_workbench.feedback import Row
@@ -25,13 +25,15 @@ log = logging.getLogger(__name__)
 
 WATCHED_PROMPTS = 4
 SURVEYED_ROWS = 1000
+SURVEYED_LOOKS = 100  # of rows with images, each of which is decoded
+TRIED_LOOKS = 3
 TOLD_PROBLEMS = 20  # rows left out that the log lists
 
 
-def prepare(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: KTOConfig) -> "Prepared":
+def prepare(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: KTOConfig, with_images: bool = False) -> "Prepared":
     """Say which rows are trained on, which are held out, and how they are drawn; no row is tokenized but a few.
 
-    Raises DataError if too little is left.
+    `with_images`: whether prompts have some. Raises DataError if too little is left.
     """
     if len(rows) < 2:
         raise DataError(f"{config.data} holds {len(rows)} usable row; KTO needs at least two, for a mismatched pair.")
@@ -49,7 +51,7 @@ def prepare(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: KTOConfig) -
     # Drawn from all rows, so that one more that can't be used holds out no others; and so that every objective holds
     # out the same prompts.
     train, held = hold_out(prompts, config.eval_fraction, config.seed)
-    survey = _Survey(rows, encode, config.max_length, couples)
+    survey = _Survey(rows, encode, config.max_length, couples, with_images)
     train, held = (part[~np.isin(part, survey.refused)] for part in (train, held))
     if len(train) < 2:
         raise DataError(f"{config.data} holds fewer than two rows to train on: {survey.first_refusals}.")
@@ -85,6 +87,7 @@ def prepare(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: KTOConfig) -
         _worth_watching(rows, to_watch),
         others,
         [remark, *survey.remarks],
+        survey.looking,
     )
 
 
@@ -94,7 +97,7 @@ class Prepared:
 
     `examples`: all rows; `train` and `held_out`: batches of them, the latter None without any; `longest`: a batch of
     the longest rows, to measure memory on; `watched`: prompts worth watching; `others`: the held-out ones, each
-    once; `remarks` for the log.
+    once; `remarks` for the log; `looking`: a few of the shortest prompts with images, as pairs without completion.
     """
 
     examples: Examples
@@ -104,6 +107,7 @@ class Prepared:
     watched: list[Any]
     others: list[Any]
     remarks: list[str]
+    looking: list[Pair]
 
 
 def _partners(prompts: np.ndarray, train: np.ndarray, held: np.ndarray, seed: int) -> np.ndarray:
@@ -130,9 +134,10 @@ class _Survey:
         encode: Callable[[Sequence[Row]], Sequence[Any]],
         max_length: int,
         couples: np.ndarray | None,
+        with_images: bool = False,
     ) -> None:
         examples = np.arange(len(rows))[:, None] if couples is None else couples
-        every = -(-examples.size // SURVEYED_ROWS)
+        every = -(-examples.size // (SURVEYED_LOOKS if with_images else SURVEYED_ROWS))
         some = examples[::every].ravel().tolist()
         encoded = dict(zip(some, encode([rows[number] for number in some]), strict=True))
         problems = {number: e for number, e in encoded.items() if isinstance(e, Problem)}
@@ -141,6 +146,9 @@ class _Survey:
         whole = [n for n in range(0, len(examples), every) if all(row in usable for row in examples[n].tolist())]
         self.longest = sorted(whole, key=lambda n: -sum(len(usable[row]) for row in examples[n].tolist()))
         self.first_refusals = "; ".join(f"line {p.line}: {p.reason}" for p in [*problems.values()][:3])
+        looking = {e.look.digest: e for e in usable.values() if e.look}
+        shortest = sorted(looking.values(), key=lambda e: len(e.prompt_ids))[:TRIED_LOOKS]
+        self.looking = [Pair(e.prompt_ids, (), e.look) for e in shortest]
         self.remarks = []
         of = f"of {len(some)} rows" + (" looked at" if len(some) < len(rows) else "")
         if problems:

@@ -5,8 +5,8 @@ changes while training, nor from run to run: a second epoch, or a second run wit
 computes nothing again; and a run of ten steps pays for ten batches.
 
 One file holds what one model gives, keyed by the model's weights, dtype, quantization, way of scoring and the libraries
-whose versions change numbers; inside it a row is found by the token ids of its prompt and completion, so that another
-template, truncation or partner never hits.
+whose versions change numbers; inside it a row is found by the token ids of its prompt and completion, and by what the
+processor makes of its images, so that another template, truncation, partner or picture never hits.
 """
 
 import contextlib
@@ -118,9 +118,9 @@ class ReferenceCache:
 
 
 def pair_key(pair: Pair) -> bytes:
-    """16 bytes that stand for the token ids of a prompt and a completion and for where they part."""
+    """16 bytes that stand for the token ids of a prompt and a completion, for where they part, and for all images."""
     ids = np.array([len(pair.prompt_ids), *pair.prompt_ids, *pair.completion_ids], dtype=np.int64)
-    return xxhash.xxh3_128_digest(ids.tobytes())
+    return xxhash.xxh3_128_digest(ids.tobytes() + (pair.look.digest if pair.look else b""))
 
 
 def _record_of(key: bytes, logp: float) -> bytes:

@@ -115,7 +115,7 @@ class Sampler:
             self.tokenizer,
             self.measured,
             **{**self.settings, "seed": self.settings["seed"] + seed, "temperature": 1.0},
-            on_tokens=lambda prompt, answer: pairs.append(Pair(tuple(prompt), tuple(answer))),
+            on_tokens=pairs.append,
         )
         with dropout_off(self.model):
             tuned = self._score(pairs)

@@ -26,6 +26,9 @@ from kto_workbench.engine.head import Head, token_logps
 from kto_workbench.engine.models import base_of, body_of, precision_of, rotary_limit
 from kto_workbench.engine.passes import split
 from kto_workbench.engine.trial import choose
+from kto_workbench.engine.vision import can_keep_logits, seen
+from kto_workbench.errors import ModelError
+from kto_workbench.feedback.sight import Sight
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +53,9 @@ class PaddedScorer(nn.Module):
     name = "padded"
     kernels = False  # whether the model computes with fused ones; see fused_kernels.py
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, sight: Sight | None = None) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.sight = model, sight
         self.precision = precision_of(model)
         # Rows longer than this are read alone: they would change what shorter ones beside them are worth.
         self.limit = rotary_limit(base_of(model))
@@ -110,8 +113,11 @@ class PaddedScorer(nn.Module):
     def score_tokens(self, pair: Pair) -> Tensor:
         """[n] log-probabilities of each token of one completion, in nats."""
         ids = torch.tensor([pair.prompt_ids + pair.completion_ids], device=self.device)
+        given = self._seen([pair], len(pair))
         with self.precision():
-            logits = self.model(input_ids=ids, use_cache=False).logits[0, len(pair.prompt_ids) - 1 : -1].float()
+            logits = (
+                self.model(input_ids=ids, use_cache=False, **given).logits[0, len(pair.prompt_ids) - 1 : -1].float()
+            )
         return logits.log_softmax(-1).gather(-1, ids[0, len(pair.prompt_ids) :, None]).squeeze(-1)
 
     def split(self, pairs: Sequence[Pair], tokens_per_pass: int | None) -> list[list[int]]:
@@ -125,12 +131,20 @@ class PaddedScorer(nn.Module):
     def _beyond(self, pairs: Sequence[Pair]) -> bool:
         return self.limit is not None and any(len(pair) > self.limit for pair in pairs)
 
+    def _seen(self, pairs: Sequence[Pair], width: int) -> dict[str, Tensor]:
+        """What the model is given beside tokens, if the rows have images: all of them do, or none."""
+        if pairs[0].look is None:
+            return {}
+        if self.sight is None:
+            raise ModelError("Rows with images are scored where no images can be looked up.")
+        return seen(pairs, self.sight, width, base_of(self.model))
+
     def _score(self, pairs: Sequence[Pair], entropy: bool) -> Scores:
         if len(pairs) > 1 and self._beyond(pairs):
-            scores = [self._score([pair], entropy) for pair in pairs]
-            return Scores(
-                torch.cat([s.logps for s in scores]), torch.cat([s.entropy for s in scores]) if entropy else None
-            )
+            return self._score_parts(pairs, [[i] for i in range(len(pairs))], entropy)
+        looking = [i for i, pair in enumerate(pairs) if pair.look]
+        if 0 < len(looking) < len(pairs):  # processors and models differ in what they make of a batch of both
+            return self._score_parts(pairs, [looking, [i for i, pair in enumerate(pairs) if not pair.look]], entropy)
         width = max(len(pair) for pair in pairs)
         ids = torch.zeros(len(pairs), width, dtype=torch.long)
         mask = torch.zeros_like(ids)
@@ -140,15 +154,27 @@ class PaddedScorer(nn.Module):
             mask[i, : len(pair)] = 1
             scored[i, len(pair.prompt_ids) - 1 : len(pair) - 1] = True
         ids, mask, scored = ids.to(self.device), mask.to(self.device), scored.to(self.device)
+        given, kept = self._seen(pairs, width), width
+        if given and can_keep_logits(base_of(self.model)):
+            # An image is many tokens, of which none is scored.
+            given["logits_to_keep"] = kept = width - min(len(pair.prompt_ids) for pair in pairs) + 1
+            scored = scored[:, 1 - kept :]
         with self.precision():
-            logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
-        distribution = logits.log_softmax(-1)
-        logps = distribution.gather(-1, ids[:, 1:, None]).squeeze(-1)
+            logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False, **given).logits
+        distribution = logits[:, -kept:-1].float().log_softmax(-1)
+        logps = distribution.gather(-1, ids[:, 1 - kept :, None]).squeeze(-1)
         sums = torch.where(scored, logps, 0.0).sum(-1)
         if not entropy:
             return Scores(sums)
         entropies = -(distribution.exp() * distribution).sum(-1)
         return Scores(sums, torch.where(scored, entropies, 0.0).sum(-1).detach())
+
+    def _score_parts(self, pairs: Sequence[Pair], parts: Sequence[list[int]], entropy: bool) -> Scores:
+        """Scores of rows that go through the model in these parts."""
+        scores = [self._score([pairs[i] for i in part], entropy) for part in parts]
+        back = torch.tensor([i for part in parts for i in part], device=self.device).argsort()
+        together = lambda values: torch.cat(values)[back]
+        return Scores(together([s.logps for s in scores]), together([s.entropy for s in scores]) if entropy else None)
 
 
 class PackedScorer(PaddedScorer):
@@ -160,7 +186,7 @@ class PackedScorer(PaddedScorer):
         self, pairs: Sequence[Pair], mismatched: Sequence[Pair] = (), entropy: bool = False
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """As the padded scorer's; each prompt is read once, for all that comes after it."""
-        if self._beyond(pairs) or self._beyond(mismatched):
+        if self._beyond(pairs) or self._beyond(mismatched) or any(pair.look for pair in (*pairs, *mismatched)):
             return super().forward(pairs, mismatched, entropy)
         if mismatched and not torch.is_grad_enabled():
             logps, _, _ = self.forward([*pairs, *mismatched])
@@ -293,23 +319,27 @@ class LonelyScorer(PaddedScorer):
 
     name = "one by one"
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model)
+    def __init__(self, model: nn.Module, sight: Sight | None = None) -> None:
+        super().__init__(model, sight)
         self.limit = 0
 
 
-def make_scorer(model: nn.Module, kernels: Kernels | None = None) -> PaddedScorer:
+def make_scorer(
+    model: nn.Module, kernels: Kernels | None = None, *, sight: Sight | None = None, prompts: Sequence[Pair] = ()
+) -> PaddedScorer:
     """The fastest scorer that a trial finds right for a model, with its fused kernels if they are right, too.
 
-    Raises ModelError if none is.
+    `sight` is what rows with images are looked at with; `prompts` are some of them, for the trial. Raises ModelError if
+    none is.
     """
     causal_lm = base_of(model)
     return choose(
         model,
-        packed=lambda: PackedScorer(model) if Head.of(causal_lm) else None,
-        padded=lambda: PaddedScorer(model),
-        alone=lambda: LonelyScorer(model),
+        packed=lambda: PackedScorer(model, sight) if Head.of(causal_lm) else None,
+        padded=lambda: PaddedScorer(model, sight),
+        alone=lambda: LonelyScorer(model, sight),
         kernels=kernels,
+        prompts=prompts,
     )
 
 

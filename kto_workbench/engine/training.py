@@ -48,7 +48,9 @@ from kto_workbench.engine.scoring import PaddedScorer, make_scorer
 from kto_workbench.engine.trainer import KTOTrainer, NoNumbers, save_tuned, total_steps, tuned_files
 from kto_workbench.errors import ConfigError, DataError, ModelError, WorkbenchError
 from kto_workbench.feedback import load_feedback
+from kto_workbench.feedback.images import Images
 from kto_workbench.feedback.rendering import load_tokenizer, model_path
+from kto_workbench.feedback.sight import copy_processor, sight_of
 from kto_workbench.files import disk_refusal
 from kto_workbench.judging.rules import check_judge
 from kto_workbench.judging.verdicts import Judge
@@ -158,16 +160,21 @@ def _train(
     if crew.in_step and config.load_in_4bit:
         raise ConfigError("4-bit weights can't be shared out among processes: use `sharding: none`.")
     check_judge(config)  # before anything is loaded
-    tokenizer = load_tokenizer(config.model)
+    tokenizer = load_tokenizer(config.model, Images(config.workspace))
     with crew.first_one_first():  # it leaves its rows in the cache for the others
-        rows = load_feedback(config.data, workspace=config.workspace, mapping=config.mapping).rows
-    prepared = prepare(rows, tokenizer, config)
-    base = load_model(config.model, device=device, dtype=dtype, load_in_4bit=config.load_in_4bit)
+        feedback = load_feedback(config.data, workspace=config.workspace, mapping=config.mapping)
+    rows, with_images = feedback.rows, feedback.n_with_images > 0
+    prepared = prepare(rows, tokenizer, config, with_images)
+    sees = bool(prepared.looking)
+    base = load_model(config.model, device=device, dtype=dtype, load_in_4bit=config.load_in_4bit, sees=sees)
     check_tokens(base, tokenizer)
     if (longest := longest_row(base) or config.max_length) < config.max_length:
         log.warning("This model has positions for %d tokens, so max_length is lowered to that.", longest)
         config = config.replace(max_length=longest)
-        prepared = prepare(rows, tokenizer, config)
+        prepared = prepare(rows, tokenizer, config, with_images)
+    if sees:
+        run.note_images()
+        log.info("Prompts have images: the language side is trained; what sees them stays as it is.")
     for line in prepared.remarks:
         log.info(line)
     kernels = find_kernels(base, device) if config.fused_kernels == "auto" else None
@@ -184,7 +191,7 @@ def _train(
         checkpoint_activations(model)
     if witness:
         proof.prove(model, witness, as_reference)
-    scorer = make_scorer(model, kernels)
+    scorer = make_scorer(model, kernels, sight=sight_of(tokenizer), prompts=prepared.looking)
     if len(ways := set(crew.gather(scorer.way))) > 1:
         raise ModelError(f"The processes find different ways of scoring this model right ({', '.join(sorted(ways))}).")
 
@@ -342,6 +349,7 @@ def save_whole(model: nn.Module, tokenizer: PreTrainedTokenizerBase, run: Run, c
     save_tuned(model, beside, crew)
     if crew.leads:
         tokenizer.save_pretrained(beside)
+        copy_processor(run.config().model, beside)
         shutil.rmtree(run.model, ignore_errors=True)
         beside.rename(run.model)
 

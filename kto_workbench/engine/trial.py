@@ -83,6 +83,7 @@ def choose(
     padded: Callable[[], Scorer],
     alone: Callable[[], Scorer],
     kernels: Kernels | None = None,
+    prompts: Sequence[Pair] = (),
 ) -> Scorer:
     """The fastest right way of scoring a model, which is left ready for it. Raises ModelError if there is none.
 
@@ -92,8 +93,9 @@ def choose(
         padded: makes that scorer.
         alone: makes the one that takes a row at a time.
         kernels: fused ones, turned off, that the model may compute with.
+        prompts: some with images, where there are such among what is to be scored: then nothing is packed.
     """
-    rows = Rows.of(model)
+    rows = Rows.of(model, prompts)
     with _short_windows(base_of(model)), dropout_off(model):
         own, want = _ask_itself(model, alone, rows)
         unrest = STILL + 4 * _unrest(Way(padded, own, fused=False).begin(model), rows)
@@ -103,6 +105,9 @@ def choose(
             *[Way(alone, own, fused) for fused in (True, False)],
         ]
         told: dict[str, str] = {}
+        if prompts:
+            ways = [way for way in ways if way.make is not packed]
+            told["rows with images are not packed"] = ""
         for way in ways:
             scorer, reason = _try(way, model, rows, want, unrest)
             if not reason:
@@ -134,8 +139,11 @@ class Rows:
     strangers: list[Pair]  # the first row, and the last with the same prompt, changed; the rest is as in `pairs`
 
     @classmethod
-    def of(cls, model: nn.Module) -> "Rows":
-        """Rows of ordinary tokens of a model's vocabulary, the same every time."""
+    def of(cls, model: nn.Module, given: Sequence[Pair] = ()) -> "Rows":
+        """Rows of ordinary tokens of a model's vocabulary, the same every time; some after the prompts that are given.
+
+        So rows with images stand beside such with others, and beside such without any.
+        """
         ordinary = vocabulary_of(base_of(model))
         draw = torch.Generator().manual_seed(0)
 
@@ -144,10 +152,17 @@ class Rows:
 
         prompts = [ids(9), ids(3), ids(11), ids(9)]
         answers = [ids(6), ids(13), ids(5), ids(6), ids(9)]
-        first, second, third, another = prompts
-        pairs = [Pair(p, a) for p, a in zip([first, second, third, first], answers, strict=False)]
-        other = [Pair(p.prompt_ids, a) for p, a in zip(pairs, answers[1:], strict=True)]
-        strangers = [Pair(another, answers[3]), *pairs[1:3], Pair(another, answers[0])]
+        first, second, third, another = (Pair(prompt, ()) for prompt in prompts)
+        for one in given[:1]:
+            first = third = another = one
+        for one in given[1:2]:
+            third = another = one
+        for one in given[2:3]:
+            another = one
+        behind = lambda prompt, answer: Pair(prompt.prompt_ids, answer, prompt.look)
+        pairs = [behind(p, a) for p, a in zip([first, second, third, first], answers, strict=False)]
+        other = [behind(p, a) for p, a in zip(pairs, answers[1:], strict=True)]
+        strangers = [behind(another, answers[3]), *pairs[1:3], behind(another, answers[0])]
         return cls(pairs, other, strangers)
 
 
@@ -202,11 +217,11 @@ def _check_steady(scorer: Scorer, rows: Rows) -> None:
 
 def _check_causal(scorer: Scorer, rows: Rows) -> None:
     """A row whose last tokens are others: nothing changes before them."""
-    row, changed = rows.pairs[1], 3
+    row, changed = next((pair for pair in rows.pairs if pair.look), rows.pairs[1]), 3
     end = rows.pairs[2].completion_ids[:changed]
     with torch.no_grad():
         before, after = (
-            scorer.score_tokens(Pair(row.prompt_ids, row.completion_ids[:-changed] + last))[:-changed]
+            scorer.score_tokens(Pair(row.prompt_ids, row.completion_ids[:-changed] + last, row.look))[:-changed]
             for last in (row.completion_ids[-changed:], end)
         )
     if not bool(torch.isfinite(before).all()):

@@ -119,7 +119,7 @@ def encode_rows(
         try:
             keys = keys_in(row.prompt)
             if keys:
-                _check_sight(tokenizer, template)
+                check_sight(tokenizer, template)
             turn = render(tokenizer, row, template=template, template_kwargs=template_kwargs)
             found.append(_encode_seen(tokenizer, turn, keys, max_length) if keys else turn)
         except (ModelError, ImageProblem) as error:
@@ -135,7 +135,7 @@ def _problem(line: int, error: Exception) -> Problem:
     return Problem(line, "prompt", sentence[0].lower() + sentence[1:])
 
 
-def _check_sight(tokenizer: "PreTrainedTokenizerBase", template: str) -> None:
+def check_sight(tokenizer: "PreTrainedTokenizerBase", template: str) -> None:
     """Raise ModelError if prompts with images can't be shown to a model."""
     sight = sight_of(tokenizer)
     if sight is None or sight.blind:
@@ -190,6 +190,28 @@ def decode(tokenizer: "PreTrainedTokenizerBase", encoded: Encoded) -> tuple[str,
 def feed(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str], *, template: str = "auto") -> list[list[int]]:
     """Rendered prompts as the ids that a model is fed with, to answer and to be scored; none is empty."""
     return [_begun(tokenizer, ids) for ids in _ids(tokenizer, prompts, plain=not uses_template(tokenizer, template))]
+
+
+def look_at(
+    tokenizer: "PreTrainedTokenizerBase",
+    text: str,
+    keys: Sequence[str],
+    limit: int | None = None,
+    *,
+    template: str = "auto",
+) -> tuple[tuple[int, ...], Look]:
+    """A rendered prompt with images as the ids that a model is fed with, of no more than `limit`, and its look.
+
+    Raises ModelError.
+    """
+    check_sight(tokenizer, template)
+    try:
+        ids, look = sight_of(tokenizer).look(text, keys)
+    except ImageProblem as problem:
+        raise ModelError(f"A prompt can't be shown: {problem}.") from None
+    if limit and len(ids) > limit:
+        raise ModelError(f"A prompt takes {len(ids):,} tokens with its images, more than the {limit:,} that it may.")
+    return ids, look
 
 
 def cut_start(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int], room: int) -> list[int]:

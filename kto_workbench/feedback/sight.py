@@ -10,6 +10,7 @@ It needs transformers and no torch.
 import functools
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,12 @@ from kto_workbench.feedback.templates import short_reason
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
+PROCESSOR_FILES = (
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "chat_template.json",
+)
 # What configs call the tokens that stand for images and videos.
 _PLACES = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
 
@@ -53,8 +60,6 @@ class Sight:
 
     def __init__(self, model: str, tokenizer: "PreTrainedTokenizerBase", images: Images | None = None) -> None:
         self.model, self.tokenizer, self.images = model, tokenizer, images
-        # What a processor says of each token beside its id, such as that it is part of an image.
-        self.of_tokens: tuple[str, ...] = ()
 
     @functools.cached_property
     def config(self) -> Any:
@@ -108,23 +113,24 @@ class Sight:
         """The ids of a rendered prompt with these images. Raises ModelError, and ImageProblem for an image."""
         made = self._process([text], [keys])
         ids = tuple(int(token) for token in made.pop("input_ids")[0])
-        made.pop("attention_mask", None)
-        self.of_tokens = tuple(name for name, value in made.items() if _is_of_tokens(value, 1, len(ids)))
         digest = xxhash.xxh3_128()
         for name in sorted(made):
             digest.update(f"{name} {made[name].dtype} {made[name].shape}".encode())
             digest.update(np.ascontiguousarray(made[name]).tobytes())
         return ids, Look(text, tuple(keys), len(ids), digest.digest())
 
-    def numbers(self, looks: Sequence[Look]) -> dict[str, np.ndarray]:
-        """What the model is given beside ids and mask for these prompts, filled up on the right. Raises ModelError.
+    def numbers(self, looks: Sequence[Look]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """What the model is given beside ids and mask for these prompts. Raises ModelError, ImageProblem.
 
-        What is said of each token has one row a prompt.
+        First what is said of each token, such as that it is part of an image: [prompts, tokens], filled up on the
+        right. Then all else, as the model wants it.
         """
         made = self._process([look.text for look in looks], [look.keys for look in looks])
-        if any(int(row.sum()) != look.size for row, look in zip(made["attention_mask"], looks, strict=True)):
+        ids, mask = made.pop("input_ids"), made.pop("attention_mask")
+        if any(int(row.sum()) != look.size for row, look in zip(mask, looks, strict=True)):
             raise ModelError("An image is another one than it was when its row was read; load the feedback again.")
-        return {name: value for name, value in made.items() if name not in ("input_ids", "attention_mask")}
+        of_tokens = {name: value for name, value in made.items() if value.shape == ids.shape}
+        return of_tokens, {name: value for name, value in made.items() if name not in of_tokens}
 
     def _process(self, texts: list[str], keys: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
         if self.blind:
@@ -146,10 +152,6 @@ class Sight:
             raise ModelError(f"The model's processor refuses a prompt with images: {short_reason(error)}.") from None
 
 
-def _is_of_tokens(value: np.ndarray, rows: int, tokens: int) -> bool:
-    return value.shape[:2] == (rows, tokens) and value.ndim == 2
-
-
 def give_sight(tokenizer: "PreTrainedTokenizerBase", model: str, images: Images | None) -> None:
     """Let a tokenizer's model look at the images of a workspace."""
     tokenizer.sight = Sight(model, tokenizer, images)
@@ -158,6 +160,19 @@ def give_sight(tokenizer: "PreTrainedTokenizerBase", model: str, images: Images 
 def sight_of(tokenizer: "PreTrainedTokenizerBase") -> Sight | None:
     """The eyes of a tokenizer's model, which may see nothing; None for a tokenizer that was not loaded for a model."""
     return getattr(tokenizer, "sight", None)
+
+
+def copy_processor(model: str, folder: Path) -> None:
+    """Put the files of a model's processor, if it has one, beside other files that were made of it."""
+    from transformers.utils import cached_file
+
+    path = os.path.expanduser(model)
+    for name in PROCESSOR_FILES:
+        found = cached_file(
+            path, name, local_files_only=Path(path).is_dir(), _raise_exceptions_for_missing_entries=False
+        )
+        if found and not (folder / name).exists():
+            shutil.copy2(found, folder / name)
 
 
 def _processor_class(path: str, local: bool, kind: str) -> Any:

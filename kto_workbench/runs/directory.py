@@ -48,6 +48,7 @@ RUN_ID = re.compile(r"\d{8}-\d{6}-")  # how a run's id begins
 COMMANDS = ("stop", "save-now", "sample-now")
 EXPORT_FORMATS = ("adapter", "merged", "gguf")
 SUGGESTIONS = "suggestions.json"
+WITH_IMAGES = "with_images"  # an empty file: the prompts have some
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 CHECKPOINT = re.compile(r"checkpoint-\d{1,18}")
 ACTIVE = ("queued", "starting", "running", "stopping", "not answering")
@@ -357,6 +358,14 @@ class Run:
     def suggest(self, prompts: list[dict[str, Any]]) -> None:
         """Keep prompts that show what training changed: {"prompt", "log_ratio"}, the most telling first."""
         jsonlines.write_atomically(self.path / SUGGESTIONS, json.dumps(prompts, ensure_ascii=False) + "\n")
+
+    def note_images(self) -> None:
+        """Keep that the run is trained with images, for which its model is loaded whole."""
+        (self.path / WITH_IMAGES).touch()
+
+    def trained_with_images(self) -> bool:
+        """Whether the run's prompts have images."""
+        return (self.path / WITH_IMAGES).exists()
 
     def rewind(self, step: int) -> None:
         """Forget the records after a step: a resumed run writes them again."""
