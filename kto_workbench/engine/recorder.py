@@ -149,16 +149,8 @@ class RunOfCrew(Run):
     def __init__(self, run: Run, crew: Crew) -> None:
         super().__init__(run.path)
         self.crew = crew
-        for name in (
-            "claim",
-            "rewind",
-            "set_status",
-            "record",
-            "record_rewards",
-            "record_sample",
-            "suggest",
-            "note_images",
-        ):
+        records = ("record", "record_rewards", "record_sample", "suggest", "note_images")
+        for name in ("claim", "rewind", "set_status", *records):
             setattr(self, name, getattr(run, name) if crew.leads else _nothing)
         self._was_asked = run.was_asked
 

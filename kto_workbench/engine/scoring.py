@@ -115,9 +115,8 @@ class PaddedScorer(nn.Module):
         ids = torch.tensor([pair.prompt_ids + pair.completion_ids], device=self.device)
         given = self._seen([pair], len(pair))
         with self.precision():
-            logits = (
-                self.model(input_ids=ids, use_cache=False, **given).logits[0, len(pair.prompt_ids) - 1 : -1].float()
-            )
+            logits = self.model(input_ids=ids, use_cache=False, **given).logits[0].float()
+        logits = logits[len(pair.prompt_ids) - 1 : -1]
         return logits.log_softmax(-1).gather(-1, ids[0, len(pair.prompt_ids) :, None]).squeeze(-1)
 
     def split(self, pairs: Sequence[Pair], tokens_per_pass: int | None) -> list[list[int]]:
