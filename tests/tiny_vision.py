@@ -1,7 +1,6 @@
 """Tiny vision-language models of several families with random weights, their processors, and pictures to show them."""
 
 import io
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -188,7 +187,7 @@ def _gemma3(family, tokenizer):
 
 
 def tiny_vision(family, folder, seed=0):
-    """Write a family's model, tokenizer and processor into a folder."""
+    """Write a family's model, tokenizer and processor into a folder; returns the processor."""
     tokenizer = tiny_tokenizer(family)
     make = {"llava": _llava, "idefics3": _idefics3, "gemma3": _gemma3}.get(family, _qwen)
     torch.manual_seed(seed)
@@ -198,5 +197,6 @@ def tiny_vision(family, folder, seed=0):
             if parameter.ndim > 1:
                 parameter.normal_(0, 0.15)
     model.save_pretrained(folder)
+    processor.chat_template = tokenizer.chat_template
     processor.save_pretrained(folder)
-    return Path(folder)
+    return processor
