@@ -207,6 +207,10 @@ FINDINGS_ZH: dict[str, tuple[str, str, str]] = {
 
 # Sentences of the engine and of the checks: English as they say it, with (.+) for what varies, and Chinese.
 SENTENCES_ZH: dict[str, str] = {
+    r"A prompt can't be shown: (.+)\.": "无法显示提示：{0}。",
+    r"A prompt takes (.+) tokens with its images, more than the (.+) that it may\.": "提示连同图片占 {0} 个词元，"
+    "超过允许的 {1} 个。",
+    r"Rows with images are scored where no images can be looked up\.": "在无法查找图片之处要为含图片的行打分。",
     r"There is no workspace here in which images could be looked up\.": "此处没有可查找图片的工作区。",
     r"An image is another one than it was when its row was read; .*": "图片与读取该行时不同；请重新载入反馈。",
     r"The model's processor refuses a prompt with images: (.+)\.": "模型的处理器拒绝含图片的提示：{0}。",
