@@ -5,6 +5,8 @@ import gc
 import io
 import json
 import os
+import re
+import shutil
 import struct
 import zipfile
 import zlib
@@ -15,12 +17,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from kto_workbench.errors import DataError
+from kto_workbench.errors import DataError, WorkbenchError
 from kto_workbench.feedback import files, kept, load_feedback
 from kto_workbench.feedback import images as module
 from kto_workbench.feedback.held_out import prompt_numbers
 from kto_workbench.feedback.images import ImageProblem, Images, keys_in
 from kto_workbench.feedback.prompts import load_prompts
+from kto_workbench.runs.completions import answers
+from kto_workbench.runs.endpoints import Endpoint
+from kto_workbench.ui import data
+from kto_workbench.ui.workbench import Workbench
 
 
 def pixels(seed, width=12, height=9):
@@ -369,6 +375,36 @@ def test_videos_and_sounds_are_named_as_not_readable(folder):
         "videos holds a video or sound, which can't be read",
         "audios holds a video or sound, which can't be read",
     ]
+
+
+def test_rows_are_shown_with_small_pictures_of_nothing_but_pixels(folder):
+    Image.fromarray(pixels(1, 900, 600)).save(folder / "large.png")
+    (folder / "half.png").write_bytes(packed(1)[:60])
+    feedback = load(folder, [row(image="large.png"), row(image="half.png"), row()])
+    drawn, *_ = data.show_rows("en", feedback, "all", 0, {})
+    (found,) = re.findall(r'<img src="data:image/jpeg;base64,([^"]+)" alt="Image 1">', drawn)
+    small = Image.open(io.BytesIO(base64.b64decode(found)))
+    assert small.format == "JPEG" and max(small.size) == module.THUMBNAIL
+    assert "an image is damaged" in drawn and str(folder) not in drawn and "large.png" not in drawn
+    assert drawn.count("[image] What is it?") == 2, "its place in the text is told, too"
+    zh, *_ = data.show_rows("zh", feedback, "all", 0, {})
+    assert "图片已损坏" in zh
+
+
+def test_a_zip_that_is_dropped_on_the_page_is_feedback(archive, folder):
+    bench = Workbench(folder.parent / "workspace")
+    bench.received.mkdir(parents=True)
+    sent = shutil.copy(archive, bench.received / "all.zip")
+    feedback = bench.feedback(bench.keep_upload(sent))
+    assert feedback.n_with_images == 2
+    np.testing.assert_array_equal(np.asarray(feedback.images.open(keys_in(feedback.rows[0].prompt)[0])), pixels(1))
+
+
+def test_prompts_with_images_are_not_sent_to_endpoints(folder):
+    feedback = load(folder, [row(image="images/1.png")])
+    there = Endpoint("http://127.0.0.1:1/v1", "m", name="it")
+    with pytest.raises(WorkbenchError, match="Prompts with images are not sent to endpoints such as it"):
+        next(answers(there, [feedback.rows[0].asked], seed=0, temperature=0, max_new_tokens=1))
 
 
 def test_a_file_of_prompts_with_images_is_refused_in_a_sentence(folder):

@@ -5,6 +5,7 @@ makes of the whole rendered row: prompt, answer and end together.
 """
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from kto_workbench import KTOConfig, compare, train
 from kto_workbench.engine.batches import Batch, Pair, mismatched_pair
 from kto_workbench.engine.examples import Examples
 from kto_workbench.engine.generation import generate
-from kto_workbench.engine.models import adapter_off, add_lora, load_model, make_trainable
+from kto_workbench.engine.models import adapter_off, add_lora, checkpoint_activations, load_model, make_trainable
 from kto_workbench.engine.reference import ReferenceCache, pair_key
 from kto_workbench.engine.scoring import make_scorer
 from kto_workbench.engine.vision import besides_language
@@ -32,6 +33,7 @@ from kto_workbench.feedback import Row, check, load_feedback
 from kto_workbench.feedback.images import Images
 from kto_workbench.feedback.rendering import encode, encode_rows, load_tokenizer
 from kto_workbench.feedback.rows import Problem
+from kto_workbench.runs.memory import ModelShape, estimate_memory
 
 CPU = torch.device("cpu")
 SIZES = ((1, 20, 14), (2, 30, 30), (3, 40, 12))  # seeds, widths and heights of pictures
@@ -93,13 +95,20 @@ class World:
         given = self.processor(text=[rendered + end], images=images, return_tensors="pt", add_special_tokens=False)
         return given, len(self.processor.tokenizer(end, add_special_tokens=False)["input_ids"])
 
+    def says(self, twin, row):
+        """[n, V] log-probabilities where a row's answer is predicted, and the [n] tokens that it has."""
+        given, n = self.whole(*row)
+        logits = twin(**given, use_cache=False).logits[0, -n - 1 : -1].float()
+        return logits.log_softmax(-1), given["input_ids"][0, -n:]
+
     def logps(self, twin, rows):
-        found = []
-        for row in rows:
-            given, n = self.whole(*row)
-            logits = twin(**given, use_cache=False).logits[0, -n - 1 : -1].float().log_softmax(-1)
-            found.append(logits.gather(-1, given["input_ids"][0, -n:, None]).sum())
-        return torch.stack(found)
+        said = [self.says(twin, row) for row in rows]
+        return torch.stack([spread.gather(-1, ids[:, None]).sum() for spread, ids in said])
+
+    @torch.no_grad()
+    def entropies(self, twin, rows):
+        said = [self.says(twin, row)[0] for row in rows]
+        return torch.stack([-(spread.exp() * spread).sum() for spread in said])
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +149,9 @@ def test_a_family_is_scored_and_learns_as_its_own_model_says_row_by_row(family, 
             reference, own = scorer.score(pairs).logps, world.logps(twin, SAID)
     torch.testing.assert_close(reference, own, rtol=1e-4, atol=1e-4)
     assert (want - own).abs().min() > 1e-3, "the adapter does something"
+    with torch.no_grad():
+        entropy = scorer.score(pairs, entropy=True).entropy
+    torch.testing.assert_close(entropy, world.entropies(twin, SAID), rtol=1e-4, atol=1e-4)
 
     factors = torch.linspace(-1, 2, len(pairs))
     for values in (scores.logps, want):
@@ -260,6 +272,18 @@ def test_answers_are_those_of_the_familys_own_processor_and_model(family, worlds
         assert (pair.look is None) == (not pictures) and list(pair.prompt_ids) == given["input_ids"][0].tolist()
 
 
+@pytest.mark.parametrize("family", ["qwen2_vl", "idefics3"])
+def test_activations_made_again_give_the_same_gradients(family, worlds):
+    found = []
+    for again in (False, True):
+        model, pairs, scorer = tuned_scorer(worlds(family))
+        if again:
+            checkpoint_activations(model)
+        scorer.score(pairs).logps.sum().backward()
+        found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad]))
+    torch.testing.assert_close(*found)
+
+
 def test_tuning_everything_leaves_what_sees_as_it_is(worlds):
     world = worlds("qwen2_vl")
     base = load_model(str(world.folder), device=CPU, dtype=torch.float32)
@@ -314,6 +338,32 @@ def test_a_model_that_reads_no_images_says_so_by_row(tmp_path):
     config = KTOConfig(model="demo", data=str(path), workspace=str(tmp_path / "workspace"), max_steps=1)
     with pytest.raises(DataError, match="this model reads no images"):
         train(config, progress=False)
+
+
+def test_an_estimate_counts_what_sees():
+    # Layers of four square matrices and two of the feed-forward block, by the names that each family has for sizes:
+    # CLIP's large tower 24 · (4 · 1024² + 2 · 1024 · 4096), Qwen2-VL's 32 · (4 · 1280² + 2 · 1280 · 4 · 1280).
+    text = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 100}
+    clip = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24}
+    qwen = {"embed_dim": 1280, "hidden_size": 1536, "mlp_ratio": 4, "depth": 32}
+    blind = estimate_memory(KTOConfig(model="m"), ModelShape.of(text))
+    for vision, count in ((clip, 301_989_888), (qwen, 629_145_600)):
+        shape = ModelShape.of({"text_config": text, "vision_config": vision})
+        assert shape.vision == count
+        assert estimate_memory(KTOConfig(model="m"), shape).weights == blind.weights + 4 * count
+
+
+def test_the_doctor_says_whether_a_model_sees(worlds, tmp_path):
+    from kto_workbench.doctor.model import files
+    from kto_workbench.doctor.results import Subject
+
+    result = files(Subject(tmp_path, str(worlds("llava").folder)))
+    assert result.figures["sees"] and "only its language side is trained" in result.said
+    assert "sees" not in files(Subject(tmp_path, "demo")).figures
+    mute = shutil.copytree(worlds("llava").folder, tmp_path / "mute")
+    (mute / "processor_config.json").unlink()
+    result = files(Subject(tmp_path, str(mute)))
+    assert not result.figures["sees"] and "rows with images can't be trained on: this model's processor" in result.said
 
 
 def test_an_image_that_changes_its_size_while_training_is_a_sentence(worlds, tmp_path):

@@ -17,6 +17,7 @@ from kto_workbench.engine.models import pick_dtype
 from kto_workbench.errors import ModelError
 from kto_workbench.feedback import Row
 from kto_workbench.feedback.rendering import decode, encode, load_tokenizer, model_path
+from kto_workbench.feedback.sight import sight_of
 from kto_workbench.feedback.templates import uses_template
 
 ANSWER = "That is fine."
@@ -50,7 +51,14 @@ def files(subject: Subject) -> Result:
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     figures = {"type": config.model_type, "vocabulary": len(tokenizer), "positions": positions}
     far = f", {positions:,} positions" if positions else ""
-    return Result(FINE, f"{subject.model}: {config.model_type}, {len(tokenizer):,} tokens{far}.", figures)
+    said = f"{subject.model}: {config.model_type}, {len(tokenizer):,} tokens{far}"
+    if getattr(config, "vision_config", None) is None:
+        return Result(FINE, f"{said}.", figures)
+    blind = sight_of(tokenizer).blind
+    if blind:
+        return Result(LACKING, f"{said}; rows with images can't be trained on: {blind}.", {**figures, "sees": False})
+    how = "rows with images are padded, and only its language side is trained"
+    return Result(FINE, f"{said}; {how}.", {**figures, "sees": True})
 
 
 def template(subject: Subject) -> Result:

@@ -11,6 +11,7 @@ fused_kernels.py  liger-kernel's norms, rotary embeddings and SwiGLU, on or off
 fused_lora.py  LoRA layers that add in place
 trial.py       which way of scoring is right for a model
 proof.py       that the reference is the base, and stays it
+vision.py      models that see: what they are given, and what of them is trained
 scoring.py     from a batch of sequences to log-probabilities
 step.py        one step: z0, loss, gradient
 reference.py   the reference's log-probabilities, on the first visit, kept on disk

@@ -166,6 +166,8 @@ def _train(
     rows, with_images = feedback.rows, feedback.n_with_images > 0
     prepared = prepare(rows, tokenizer, config, with_images)
     sees = bool(prepared.looking)
+    if sees and crew.in_step:  # where a process has no images, it would not go through what sees
+        raise ConfigError("Rows with images can't be trained on with shared out weights: use `sharding: none`.")
     base = load_model(config.model, device=device, dtype=dtype, load_in_4bit=config.load_in_4bit, sees=sees)
     check_tokens(base, tokenizer)
     if (longest := longest_row(base) or config.max_length) < config.max_length:

@@ -72,6 +72,12 @@ class Images:
         self._lock = threading.Lock()
         self._database: sqlite3.Connection | None = None
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Images) and other.path == self.path
+
+    def __hash__(self) -> int:
+        return hash(self.path)
+
     # what a row names
 
     def add(self, source: Any, beside: Beside | None, field: str) -> str:

@@ -49,7 +49,7 @@ class Feedback:
         parts_left_out: single answers of kept rows that carry no thumb, such as one of four rated answers on the cut.
         source, container, format, mapping: what was read and what it was recognised as.
         path: the file, if it is one. unit: what `line` counts, "line" or "row".
-        n_with_images: rows whose prompt holds images.
+        n_with_images: rows whose prompt holds images. images: where these are.
     """
 
     def __init__(self, rows: Rows, rows_in: int, problems: Problems, parts_left_out: Problems, **facts: Any) -> None:
@@ -68,6 +68,7 @@ class Feedback:
         self.n_desirable: int = (pc.sum(rows.table.column("label")).as_py() or 0) if up is None else up
         self.n_undesirable = len(rows) - self.n_desirable
         self.n_with_images: int = facts.get("n_with_images", 0)
+        self.images: Images = facts["images"]
 
     @property
     def rows_kept(self) -> int:
@@ -129,9 +130,10 @@ def _kept(opened: Source, key: str, workspace: Path) -> Feedback | None:
     if not (known := kept.find(workspace, key)):
         return None
     rows, problems, facts = known
-    if (image := facts.pop("an_image", "")) and not Images(workspace).knows(image):
+    images = Images(workspace)
+    if (image := facts.pop("an_image", "")) and not images.knows(image):
         return None  # the workspace's images were taken away, or those beside the file
-    return Feedback(rows, **problems, **facts, source=opened.name, path=opened.path)
+    return Feedback(rows, **problems, **facts, source=opened.name, path=opened.path, images=images)
 
 
 def _files_of(source: Any) -> list[Path]:
@@ -172,6 +174,7 @@ def _read(opened: Source, mapping: Mapping[str, Any], workspace: Path, progress:
         mapping=known.mapping,
         n_with_images=collected.n_with_images,
         an_image=collected.an_image,
+        images=collected.images,
     )
 
 
@@ -197,7 +200,7 @@ class _Collector:
     def __init__(self, known: Format, workspace: Path, beside: Beside | None):
         self.rows_in = self.n_with_images = 0
         self.an_image = ""
-        self._images, self._beside = Images(workspace), beside
+        self.images, self._beside = Images(workspace), beside
         self.problems = Problems()
         self.parts_left_out = Problems()
         self._known = known
@@ -237,7 +240,7 @@ class _Collector:
     def _resolved(self, prompt: str | list[Message]) -> str | list[Message]:
         """A prompt with the keys of its images."""
         field = next(iter(self._known.images), None) or self._known.columns.get("messages", "prompt")
-        prompt = resolve(prompt, self._images, self._beside, field)
+        prompt = resolve(prompt, self.images, self._beside, field)
         if keys := keys_in(prompt):
             self.n_with_images, self.an_image = self.n_with_images + 1, keys[0]
         return prompt

@@ -10,7 +10,6 @@ import polars as pl
 from kto_workbench.feedback.facts import gather_facts
 from kto_workbench.feedback.findings import Finding, diagnose
 from kto_workbench.feedback.fixes import free_path, write_fixed
-from kto_workbench.feedback.images import Images
 from kto_workbench.feedback.loading import Feedback, Progress, load_feedback
 from kto_workbench.feedback.tokens import TOKEN_SAMPLE, TokenCheck, check_tokens, find_in_tokens
 
@@ -175,7 +174,6 @@ def check(
     tokens = None
     if model:
         how: dict[str, Any] = {"template": template, "template_kwargs": template_kwargs}
-        how["images"] = Images(workspace)
         tokens = check_tokens(feedback, model, max_length, sample=token_sample, progress=progress, **how)
         found = find_in_tokens(tokens)
         notes = [finding for finding in found if finding.severity == "note"]

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from kto_workbench.feedback.findings import LISTED_LINES, Finding
-from kto_workbench.feedback.images import Images
 from kto_workbench.feedback.loading import Feedback
 from kto_workbench.feedback.rendering import Encoded, decode, encode_rows, load_tokenizer
 from kto_workbench.feedback.rows import Problem, Row, Rows
@@ -74,13 +73,12 @@ def check_tokens(
     template_kwargs: Mapping[str, Any] | None = None,
     sample: int | None = TOKEN_SAMPLE,
     progress: Callable[[str, int], None] | None = None,
-    images: Images | None = None,
 ) -> TokenCheck:
     """Tokenize the rows (or a sample, for a large file; None takes all) in parallel. Raises ModelError.
 
     Of rows with images fewer are looked at, since each image is decoded for it.
     """
-    tokenizer = load_tokenizer(model, images)
+    tokenizer = load_tokenizer(model, feedback.images)
     if sample is not None and feedback.n_with_images:
         sample = min(sample, SEEN_SAMPLE)
     # The tokenizer's threads are off in a process that has forked; nothing here forks.

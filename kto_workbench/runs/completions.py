@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 import httpx
 
 from kto_workbench.errors import ConfigError, WorkbenchError
+from kto_workbench.feedback.images import keys_in
 from kto_workbench.feedback.templates import part_tools, prompt_messages
 from kto_workbench.runs.endpoints import Endpoint, completions_url, is_loopback, is_off_limits, read_key
 
@@ -264,8 +265,10 @@ def answers(
         {"prompt": number, "text": all of it so far, "done": bool}.
 
     Raises:
-        WorkbenchError: at the first prompt that is not answered.
+        WorkbenchError: at the first prompt that is not answered; for prompts with images, which stay here.
     """
+    if any(keys_in(prompt) for prompt in prompts):
+        raise WorkbenchError(f"Prompts with images are not sent to endpoints such as {endpoint.label}.")
     events: queue.SimpleQueue[dict[str, Any] | Exception] = queue.SimpleQueue()
     waiting = queue.SimpleQueue()
     for numbered in enumerate(prompts):

@@ -46,10 +46,12 @@ class ModelShape:
     vocabulary: int
     tied: bool = False
     gated: bool = True
+    vision: int = 0  # parameters of what sees, which are never trained
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> "ModelShape | None":
         """From the content of a config.json, by whichever names it uses; None where sizes are missing."""
+        vision = _vision_parameters(config.get("vision_config"))
         config = {**config, **(config.get("text_config") or {})}
 
         def first(*names: str) -> int | None:
@@ -70,6 +72,7 @@ class ModelShape:
             vocabulary=vocabulary,
             tied=bool(config.get("tie_word_embeddings", kind in ("gpt2", "gemma", "gemma2", "gemma3_text"))),
             gated=kind not in TWO_MATRICES,
+            vision=vision,
         )
 
     @property
@@ -222,9 +225,9 @@ def estimate_memory(
     trained, trained_bytes = (shape.body + shape.embedding, size) if full_tuning else (n_adapter, adapter_bytes)
     rank = 0 if full_tuning else config.lora_r
     if config.load_in_4bit:
-        weights = shape.body * BYTES_4BIT + shape.embedding * size
+        weights = (shape.body + shape.vision) * BYTES_4BIT + shape.embedding * size
     else:
-        weights = (shape.body + shape.embedding) * size
+        weights = (shape.body + shape.vision + shape.embedding) * size
 
     layer = _kept_by_layer(shape, rank, size)
     full, checkpointed = layers * layer, layers * h * size
@@ -265,6 +268,20 @@ def estimate_memory(
         bytes_per_token_checkpointed=round(checkpointed + layer + 2 * i * size),
         fragments=fragments(config, device, in_one=in_one),
     )
+
+
+def _vision_parameters(config: dict[str, Any] | None) -> int:
+    """About how many parameters a vision tower has: its layers' matrices, by whichever names its sizes have."""
+    if not isinstance(config, dict):
+        return 0
+
+    def first(*names: str) -> int | float:
+        return next((config[name] for name in names if isinstance(config.get(name), int | float)), 0)
+
+    # Qwen2-VL calls the width of its language side hidden_size, and its own embed_dim.
+    hidden, layers = first("embed_dim", "hidden_size"), first("num_hidden_layers", "depth")
+    intermediate = first("intermediate_size") or hidden * (first("mlp_ratio") or 4)
+    return round(layers * (4 * hidden * hidden + 2 * hidden * intermediate))
 
 
 def optimizer_bytes(config: KTOConfig, trained: int, trained_bytes: int) -> int:

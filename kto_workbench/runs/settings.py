@@ -22,13 +22,14 @@ import numpy as np
 from kto_workbench import files
 from kto_workbench.config import DEMO_DEFAULTS, DEMO_MODEL, KTOConfig
 from kto_workbench.feedback import Feedback
+from kto_workbench.feedback.images import Images
 from kto_workbench.feedback.rendering import encode_rows, load_tokenizer, model_path
 from kto_workbench.runs.machine import ask_driver, free_memory
 from kto_workbench.runs.memory import ModelShape, Tokens, estimate_memory
 from kto_workbench.runs.schemas import ANYTHING
 
 LARGE = 7e9  # parameters: below about as many, the documents call a model small
-SAMPLE = 400  # rows whose lengths are looked at
+SAMPLE, SEEN_SAMPLE = 400, 40  # rows whose lengths are looked at; of such with images, each of which is decoded
 COVERED = 0.99  # of the rows that max_length should hold whole
 MULTIPLE = 64
 LONGEST_HEADER = 100 * 2**20  # of a safetensors file, as its format allows
@@ -118,8 +119,11 @@ def row_lengths(feedback: Feedback, model: str, template: str = "auto") -> np.nd
     if folder is None or not len(feedback.rows):
         return None
     count = len(feedback.rows)
-    chosen = np.sort(np.random.default_rng(0).choice(count, min(SAMPLE, count), replace=False))
-    encoded = encode_rows(_tokenizer(str(folder)), feedback.rows.take(chosen), 10**9, template=template)
+    sample = min(SEEN_SAMPLE if feedback.n_with_images else SAMPLE, count)
+    chosen = np.sort(np.random.default_rng(0).choice(count, sample, replace=False))
+    encoded = encode_rows(
+        _tokenizer(str(folder), feedback.images), feedback.rows.take(chosen), 10**9, template=template
+    )
     lengths = [len(row.prompt_ids) + len(row.completion_ids) for row in encoded if hasattr(row, "prompt_ids")]
     return np.array(lengths) if lengths else None
 
@@ -232,8 +236,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=2)
-def _tokenizer(folder: str):
-    return load_tokenizer(folder)
+def _tokenizer(folder: str, images: Images):
+    return load_tokenizer(folder, images)
 
 
 def _size(parameters: int) -> str:

@@ -12,7 +12,6 @@ from gradio.components import Component
 from kto_workbench.errors import DataError, WorkbenchError
 from kto_workbench.feedback import Feedback, suggest_weights
 from kto_workbench.feedback.guessing import glimpse
-from kto_workbench.feedback.images import Images
 from kto_workbench.feedback.joins import BETWEEN, split_names
 from kto_workbench.ui import check, estimate, html, mapping
 from kto_workbench.ui.words import label, language_of, retell, say
@@ -88,7 +87,6 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
     # A reload comes back to the feedback that was chosen; nothing in it is secret.
     chosen = gr.BrowserState("demo", storage_key="kto-workbench-feedback", secret="kto-workbench")
     rows = gr.HTML(elem_id="data-rows", elem_classes="kto-bare")
-    images = Images(bench.workspace)
 
     def take(paths: list[str] | None, request: gr.Request) -> tuple[Any, ...]:
         language = language_of(request)
@@ -128,7 +126,7 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
         counted, weighed = overview(language, feedback, ratio)
         found = html.problems(language, feedback.problems)
         use = gr.Button(interactive=True)
-        drawn = show_rows(language, feedback, side, 0, seen_by if rendered else {}, images)
+        drawn = show_rows(language, feedback, side, 0, seen_by if rendered else {})
         return use, "", counted, weighed, found, 0, *drawn
 
     def measure(
@@ -162,7 +160,7 @@ def build(bench: Workbench, page: gr.Blocks) -> DataTab:
                 return 0, *_no_rows(language)
             last = max(0, len(_chosen(feedback, side)) - 1) // PAGE_ROWS
             now = min(max(0, (page or 0) + by), last) if by else 0
-            return now, *show_rows(language, feedback, side, now, seen_by if rendered else {}, images)
+            return now, *show_rows(language, feedback, side, now, seen_by if rendered else {})
 
         return turned
 
@@ -264,9 +262,7 @@ def _chosen(feedback: Feedback, side: str) -> np.ndarray:
     return np.arange(len(labels)) if side not in ("up", "down") else np.flatnonzero(labels == (side == "up"))
 
 
-def show_rows(
-    language: str, feedback: Feedback, side: str, page: int, seen_by: dict[str, Any], images: Images | None = None
-) -> tuple[Any, ...]:
+def show_rows(language: str, feedback: Feedback, side: str, page: int, seen_by: dict[str, Any]) -> tuple[Any, ...]:
     """One page of rows, where it is, and the two buttons that turn pages; `seen_by`: as this model sees them."""
     chosen = _chosen(feedback, side)
     start = page * PAGE_ROWS
@@ -276,9 +272,9 @@ def show_rows(
     )
     try:
         if seen_by and shown:
-            drawn = check.rendered_rows(language, shown, **seen_by, images=images)
+            drawn = check.rendered_rows(language, shown, **seen_by, images=feedback.images)
         else:
-            drawn = html.rows(language, shown, images)
+            drawn = html.rows(language, shown, feedback.images)
     except WorkbenchError as error:
         drawn = html.message(retell(language, error))
     return (

@@ -17,6 +17,7 @@ from kto_workbench import files
 from kto_workbench.config import KTOConfig, read_template_kwargs
 from kto_workbench.errors import ConfigError
 from kto_workbench.feedback import Feedback
+from kto_workbench.feedback.images import Images
 from kto_workbench.feedback.rendering import encode_rows, load_tokenizer
 from kto_workbench.feedback.rows import Problem
 from kto_workbench.objectives import OBJECTIVES
@@ -28,6 +29,7 @@ from kto_workbench.ui import html
 from kto_workbench.ui.words import say
 
 SAMPLE = 400  # rows; the median of a sample of these is as good as that of a million
+SEEN_SAMPLE = 40  # of rows with images, each of which is decoded
 PROCESS = 350 * 2**20  # Python and its libraries, which a run on a CPU has in the same memory
 GPU_LOOK_SECONDS = 5.0
 
@@ -67,16 +69,17 @@ _one_at_a_time = threading.Lock()
 
 
 @functools.lru_cache(maxsize=4)
-def _tokenizer(folder: str):
-    return load_tokenizer(folder)
+def _tokenizer(folder: str, images: Images):
+    return load_tokenizer(folder, images)
 
 
 @functools.lru_cache(maxsize=8)
 def _look(feedback: Feedback, folder: str, max_length: int, template: str, template_kwargs: str) -> Look:
     count = len(feedback.rows)
-    chosen = np.sort(np.random.default_rng(0).choice(count, min(SAMPLE, count), replace=False))
+    sample = min(SEEN_SAMPLE if feedback.n_with_images else SAMPLE, count)
+    chosen = np.sort(np.random.default_rng(0).choice(count, sample, replace=False))
     how = {"template": template, "template_kwargs": read_template_kwargs(template_kwargs)}
-    encoded = encode_rows(_tokenizer(folder), feedback.rows.take(chosen), max_length, **how)
+    encoded = encode_rows(_tokenizer(folder, feedback.images), feedback.rows.take(chosen), max_length, **how)
     refused = tuple(row for row in encoded if isinstance(row, Problem))
     encoded = [row for row in encoded if not isinstance(row, Problem)]
     if not encoded:
