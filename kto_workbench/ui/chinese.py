@@ -207,8 +207,8 @@ FINDINGS_ZH: dict[str, tuple[str, str, str]] = {
 
 # Sentences of the engine and of the checks: English as they say it, with (.+) for what varies, and Chinese.
 SENTENCES_ZH: dict[str, str] = {
-    r"Rows with images can't be trained on with shared out weights: use `sharding: none`\.": "含图片的行不能在分摊权重时"
-    "训练：请使用 `sharding: none`。",
+    r"Rows with images can't be trained on with shared out weights: use `sharding: none`\.": "含图片的行不能"
+    "在分摊权重时训练：请使用 `sharding: none`。",
     r"Prompts with images are not sent to endpoints such as (.+)\.": "含图片的提示不会发送给 {0} 这样的接口。",
     r"A prompt can't be shown: (.+)\.": "无法显示提示：{0}。",
     r"A prompt takes (.+) tokens with its images, more than the (.+) that it may\.": "提示连同图片占 {0} 个词元，"
