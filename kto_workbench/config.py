@@ -8,6 +8,7 @@ The YAML keys, the flags of `kto train`, the widgets of the page and the option 
     save_config(config, "config.yaml")
 """
 
+import contextlib
 import difflib
 import json
 import reprlib
@@ -25,6 +26,7 @@ from kto_workbench.errors import ConfigError
 from kto_workbench.objectives import OBJECTIVES, in_words, unused_by
 
 DEMO_MODEL = "demo"
+NESTING, FLAT = "[{-?:", 2000  # each level of YAML takes one of these, and this many levels harm no reader
 
 # What the tiny demo model wants instead of the defaults below, which are meant for models of a billion parameters:
 # with those it would not move at all. Found by trying; applied wherever the user has said nothing.
@@ -609,7 +611,7 @@ def load_config(path: str | Path, **overrides: Any) -> KTOConfig:
 def parse_config(text: str, path: str | Path, **overrides: Any) -> KTOConfig:
     """The config of a YAML text that was read from a file; keyword arguments win over it. Raises ConfigError."""
     try:
-        values = yaml.safe_load(text)  # not the faster loader in C, which deep nesting crashes
+        values = _read_yaml(text)
     except yaml.MarkedYAMLError as error:
         where = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"Can't read the config file {path}: {error.problem}{where}.") from None
@@ -623,6 +625,14 @@ def parse_config(text: str, path: str | Path, **overrides: Any) -> KTOConfig:
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ConfigError(f"The config file {path} should hold lines of `option: value`.")
     return KTOConfig(**{**values, **overrides})
+
+
+def _read_yaml(text: str) -> Any:
+    """What a YAML text holds; by the fast loader in C only where nothing is nested so deep that this would crash it."""
+    if yaml.__with_libyaml__ and sum(map(text.count, NESTING)) < FLAT:
+        with contextlib.suppress(yaml.YAMLError, ValueError):  # the other one says it better
+            return yaml.load(text, yaml.CSafeLoader)
+    return yaml.safe_load(text)
 
 
 def config_to_yaml(config: KTOConfig) -> str:

@@ -2,22 +2,28 @@
 
     text, problem = read_text(path)                      # ("", "is a folder")
     values, problem = read_json(path, schema)            # (None, "holds 'paused' as `state`")
+    kept.get(path, key, lambda: parse(path))             # parsed once, until the file changes
 
 A file of a workspace may be torn, be of a newer version, or have been replaced by a folder, a link, a pipe or a device.
 Only plain files are opened, no link is followed to another file, and no more is read than any honest one holds. A
 problem is a phrase that follows the file's name; it is empty if all is well.
 """
 
+import contextlib
 import errno
 import os
 import reprlib
 import stat
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 MOST_BYTES = 64 * 2**20
+SETTLED_NANOSECONDS = 2 * 10**9  # after which no second change falls into the same tick of a file system's clock
 # What a disk refuses when it is full, over its quota, mounted to be read only, gone, or failing.
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENODEV, errno.ENXIO, errno.ESTALE}
 MISSING = "is missing"
@@ -88,6 +94,46 @@ def open_to_append(path: Path) -> BinaryIO:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "Not a plain file")
     return os.fdopen(descriptor, "ab", buffering=0)
+
+
+def stamp(path: Path) -> tuple[int, ...] | None:
+    """What changes whenever a file or the list of a folder does, without opening it; None if there is none."""
+    try:
+        found = path.lstat()
+    except (OSError, ValueError):
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_mode
+
+
+class Kept:
+    """What was made of files and folders, for as long as their stamps stay; shared by threads.
+
+    A file that changed this moment is not relied on: two changes within a tick of the clock leave the same stamp.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._found: OrderedDict[Hashable, tuple[tuple[int, ...], Any]] = OrderedDict()
+
+    def get(self, path: Path, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` returns, which is not called again before the file at `path` has changed; not to be altered."""
+        now = stamp(path)
+        if now is None:
+            return make()
+        known = (str(path), key)
+        before = self._found.get(known)
+        if before is not None and before[0] == now:
+            return before[1]
+        made = make()
+        if abs(time.time_ns() - max(now[2:4])) > SETTLED_NANOSECONDS:
+            self._found[known] = now, made
+            while len(self._found) > self.most:
+                with contextlib.suppress(KeyError):  # another thread was faster
+                    self._found.popitem(last=False)
+        return made
+
+
+kept = Kept(16_384)
 
 
 def listed(folder: Path) -> list[Path]:

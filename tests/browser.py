@@ -44,7 +44,8 @@ class Served:
         self.start()
 
     def start(self) -> None:
-        options = {"port": self.port, "open_browser": False, **self.options}
+        # A page looks for what has begun every five seconds; no test waits that long.
+        options = {"port": self.port, "open_browser": False, "idle_seconds": 0.5, **self.options}
         code = f"from kto_workbench.ui.app import serve; serve({str(self.workspace)!r}, **{options!r})"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(

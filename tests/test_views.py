@@ -1,5 +1,6 @@
 """Views: columns that grow, smoothing, thinning that keeps peaks, the figure."""
 
+import random
 import subprocess
 import sys
 import time
@@ -9,7 +10,9 @@ import pytest
 from fake_training import record_at
 
 from kto_workbench.config import KTOConfig
+from kto_workbench.runs import jsonlines
 from kto_workbench.runs.directory import Run, new_run
+from kto_workbench.runs.schemas import take_many_metrics, take_metrics
 from kto_workbench.views.curves import CHARTS, chart_points, downsample, points, smooth
 from kto_workbench.views.figure import plot
 from kto_workbench.views.records import Columns, Records, records_of
@@ -73,6 +76,83 @@ def test_thinning_keeps_peaks_ends_and_order(count):
     assert (values[thin_steps] == thin_values).all()  # a step is its own index here: points stay where they were
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.6, 0.95])
+def test_thinned_as_it_grows_a_curve_keeps_its_peaks_and_is_what_it_would_be_all_at_once(smoothing):
+    draw = np.random.default_rng(0)
+    for count in (1, 2, 7, 149, 150, 151, 333, 4_001):
+        values = draw.normal(size=count).cumsum() + 9 * (draw.random(count) < 0.01)
+        values[draw.random(count) < 0.1] = np.nan  # a batch of one class
+        values[0] = 1.0
+        smoothed, top, bottom = {}, 0.0, 0.0  # by hand: out_i = Σ w^(i−j) v_j / Σ w^(i−j)
+        for step, value in enumerate(values):
+            if value == value:
+                top, bottom = smoothing * top + value, smoothing * bottom + 1
+                smoothed[step] = top / bottom
+        for pieces in ([count], [1] * count, [3] * (count // 3) + [count % 3]):
+            columns, done = Columns(), 0
+            for piece in pieces:
+                new = range(done, done + piece)
+                columns.extend([{"step": i, "loss": values[i]} if values[i] == values[i] else {"step": i} for i in new])
+                done += piece
+                if piece > 1 or done % 10 == 0 or done == count:
+                    steps, thin = columns.thinned("loss", smoothing, 150)
+            known = np.array(list(smoothed.values()))
+            assert len(steps) <= 150 and (len(known) > 146 or len(steps) == len(known))
+            assert thin == pytest.approx([smoothed[int(step)] for step in steps], abs=1e-12)
+            assert (thin.max(), thin.min()) == pytest.approx((known.max(), known.min()))
+            assert (steps[0], steps[-1]) == (min(smoothed), max(smoothed)) and (np.diff(steps) > 0).all()
+            # No stretch without its peak: nothing rises above, or falls below, the 16 drawn points around it.
+            for step, value in smoothed.items():
+                at = int(np.searchsorted(steps, step))
+                near = thin[max(0, at - 8) : at + 8]
+                assert near.min() - 1e-9 <= value <= near.max() + 1e-9
+
+
+def test_what_was_read_once_does_not_change_under_a_readers_hands(run):
+    run.record({"step": 1, "loss": 0.5, "kl": 1.0})
+    before = records_of(run).train
+    for step in range(2, 40):
+        run.record({"step": step, "loss": 0.1})
+    after = records_of(run).train
+    assert before["loss"].tolist() == [0.5] and before.last("loss") == 0.5 and len(before) == 1
+    assert len(after["kl"]) == len(after["loss"]) == 39 and after.last("kl") == 1.0
+    run.record({"step": 40, "kl": 2.0})  # lacking for a while
+    assert (
+        records_of(run).train["kl"].tolist()[0::39] == [1.0, 2.0] and np.isnan(records_of(run).train["kl"][1:39]).all()
+    )
+
+
+def test_lines_are_taken_many_at_once_as_one_by_one():
+    draw = random.Random(0)
+    odd = [
+        b"{}", b"[]", b"{", b'{"step":1},{"step":2}', b'{"step":-1}', b'{"step":true,"loss":1}', b'{"step":null}', b"1",
+        b'{"step":3,"loss":NaN}', b'{"step":3,"loss":1e999}', b'{"step":3,"loss":true}', b'{"step":3,"loss":"2"}',
+        b'{"step":3,"loss":null,"kl":2}', b'{"step":3,"x":99999999999999999999999}', b'{"step":3,"step":4}', b"\xff",
+        b'{"step":4,"x":[1]}', b'{"loss":1}', b"null", b'{"step":5}]', b'[{"step":5}',
+    ]  # fmt: skip
+    for _ in range(200):
+        lines = [b'{"step": %d, "loss": 0.25}' % i for i in range(draw.choice([0, 1, 600]))]
+        for line in draw.sample(odd, draw.randint(0, 4)):
+            lines.insert(draw.randint(0, len(lines)), line)
+        one_by_one = [record for line in lines if (record := take_metrics(line)) is not None]
+        assert take_many_metrics(lines) == one_by_one
+
+
+def test_the_newest_values_are_found_from_the_end(run):
+    assert run.last_values("loss", "kl") == {"loss": None, "kl": None} and run.last_metrics() == {}
+    for step in range(1, 3000):  # some 200 KiB, more than is read at first
+        run.record(
+            {"step": step, "loss": step / 2, "kl": 3.0 if step == 2950 else None, "filling": 1 / 3, "much": 2 / 3}
+        )
+    run.record({"step": 3000, "eval_loss": 7.0})
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3001, "loss": 9')  # torn
+    assert run.last_values("loss", "kl") == {"loss": 2999 / 2, "kl": 3.0}
+    assert run.last_metrics()["step"] == 2999
+    backwards = [record["step"] for record in jsonlines.backwards(run.path / "metrics.jsonl")]
+    assert backwards == [3000, *range(2999, 0, -1)]
+
+
 def test_z0_is_drawn_times_beta_over_rewards_and_plain_on_its_own():
     columns = Columns([{"step": 1, "kl": 0.8, "rewards/chosen": 0.3, "rewards/rejected": -0.2, "rewards/margins": 0.5}])
     over = chart_points(columns, "rewards", beta=0.5)
@@ -92,8 +172,8 @@ def test_a_batch_of_one_class_leaves_no_hole():
 
 def test_a_look_costs_the_same_at_a_hundred_thousand_steps(run):
     columns = Columns(record_at(1, 100_000) for _ in range(10))
-    for _ in range(99_990):
-        columns.append({"step": len(columns), "loss": 0.3, "rewards/chosen": 1.0, "rewards/rejected": -1.0, "kl": 0.1})
+    one = {"loss": 0.3, "rewards/chosen": 1.0, "rewards/rejected": -1.0, "kl": 0.1}
+    columns.extend([{"step": step, **one} for step in range(11, 100_001)])
     started = time.perf_counter()
     charts = [chart_points(columns, chart, smoothing=0.6) for chart in ("rewards", "z0", "loss")]
     assert time.perf_counter() - started < 1.0  # about 0.1 s on an idle core

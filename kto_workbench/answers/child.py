@@ -19,7 +19,7 @@ from kto_workbench.errors import WorkbenchError
 from kto_workbench.runs.answering import BEAT_SECONDS
 from kto_workbench.runs.directory import Run
 from kto_workbench.runs.sides import ModelSide, Side
-from kto_workbench.runs.turn import device_is_taken
+from kto_workbench.runs.turn import AnsweringTurn, device_is_taken
 
 SECONDS_BETWEEN_EVENTS = 0.08  # more would only queue up on their way to a browser
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -54,16 +54,19 @@ def _side(named: dict[str, str]) -> Side | ModelSide:
     return ModelSide(named["model"]) if "model" in named else Side(Run(named["run"]), named["part"])
 
 
-def give_way(models: Models, busy: threading.Lock, workspace: Path) -> None:
-    """Let the models go whenever a training takes the device while nothing is asked; never returns."""
+def give_way(models: Models, busy: threading.Lock, workspace: Path, turn: AnsweringTurn) -> None:
+    """Let the models go when a training takes the device, or another server wants to answer; never returns."""
     taken = device_is_taken(workspace)
     while True:
         time.sleep(SECONDS_BETWEEN_LOOKS)
         before, taken = taken, device_is_taken(workspace)
-        if taken and not before and models.loaded:
-            with busy:
+        training = taken and not before and models.loaded
+        if training or turn.wanted():
+            with busy:  # what is under way is answered first
                 models.unload()
-            print("A training begins: the models are let go.", file=sys.stderr, flush=True)
+                turn.give()
+            who = "A training begins" if training else "Another server is asked"
+            print(f"{who}: the models are let go.", file=sys.stderr, flush=True)
 
 
 def beat(at_work: threading.Event, say: Say) -> None:
@@ -72,6 +75,13 @@ def beat(at_work: threading.Event, say: Say) -> None:
         at_work.wait()
         say({"beat": True})
         time.sleep(BEAT_SECONDS)
+
+
+def hold(turn: AnsweringTurn) -> None:
+    """Show other servers' processes that this one lives, as long as it holds models; never returns."""
+    while True:
+        time.sleep(BEAT_SECONDS)
+        turn.beat()
 
 
 def main() -> None:
@@ -87,12 +97,15 @@ def main() -> None:
             events.write(json.dumps(event) + "\n")
 
     models, busy, at_work = Models(), threading.Lock(), threading.Event()
+    turn = AnsweringTurn(sys.argv[1])
     threading.Thread(target=beat, args=(at_work, say), daemon=True).start()
-    threading.Thread(target=give_way, args=(models, busy, Path(sys.argv[1])), daemon=True).start()
+    threading.Thread(target=hold, args=(turn,), daemon=True).start()
+    threading.Thread(target=give_way, args=(models, busy, Path(sys.argv[1]), turn), daemon=True).start()
     for line in sys.stdin:
         at_work.set()
         try:
             with busy:
+                turn.take()
                 respond(models, json.loads(line), say)
         except WorkbenchError as error:
             say({"error": str(error)})

@@ -5,6 +5,7 @@ that does not move when somebody sets the clock.
 """
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -63,12 +64,13 @@ def is_alive(pid: int | None, process_started: float | None, process_mark: str =
     """Whether the process with this identity lives: not another one that has got its number, and not a zombie."""
     if not pid:
         return False
+    if process_mark and boot():  # asked of every run at every look, so by a single small file
+        state, began = _seen(pid)
+        return state not in ("", "Z", "X") and f"{boot()}:{began}" == process_mark
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
             return False
-        if process_mark:
-            return _mark(pid) == process_mark
         return abs(process.create_time() - (process_started or 0)) < SAME_START_SECONDS
     except (psutil.Error, OverflowError, ValueError):
         return False
@@ -98,9 +100,24 @@ def end(pid: int | None, process_started: float | None, process_mark: str = "", 
 
 def _mark(pid: int) -> str:
     """The boot and the tick of it at which a process began; empty where the system does not tell."""
+    began = _seen(pid)[1]
+    return f"{boot()}:{began}" if boot() and began else ""
+
+
+@functools.cache
+def boot() -> str:
+    """What tells this start of the machine from every other; empty where the system does not tell."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        # The name, in brackets, may hold anything; the 20th field behind it is the start.
-        return f"{boot}:{Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1].split()[19]}"
-    except (OSError, IndexError, ValueError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
         return ""
+
+
+def _seen(pid: int) -> tuple[str, str]:
+    """A process's state and the tick at which it began, as the kernel tells them; empty if there is none."""
+    try:
+        # The name, in brackets, may hold anything; the first field behind it is the state, the 20th the start.
+        told = Path(f"/proc/{pid}/stat").read_text(errors="replace").rsplit(")", 1)[1].split()
+        return told[0], told[19]
+    except (OSError, IndexError, ValueError):
+        return "", ""

@@ -22,7 +22,7 @@ run.status().state, run.metrics()[-1]["rewards/margins"]
 
 import contextlib
 import errno
-import functools
+import itertools
 import json
 import os
 import re
@@ -54,6 +54,8 @@ CHECKPOINT = re.compile(r"checkpoint-\d{1,18}")
 ACTIVE = ("queued", "starting", "running", "stopping", "not answering")
 BLOCK = 4096  # bytes that even the smallest file has on a disk
 LOG_BYTES = 64 * 1024  # of its end
+METRICS_AT_ONCE = 4 * 2**20  # bytes
+LAST_RECORDS = 100  # in which the newest number of a metric is looked for
 HEARTBEAT_SECONDS = 2.0
 # A process that lives and has not written for so long is not answering: it is stopped, swapped out, or hangs.
 STALE_AFTER_SECONDS = 30.0
@@ -169,21 +171,18 @@ class Run:
     def config(self) -> KTOConfig:
         """The complete config. Raises ConfigError if it can't be read, or is of a version that knows other options."""
         path = self.path / "config.yaml"
-        text, problem = files.read_text(path, at_most=MOST_BYTES)
-        if problem:
-            raise ConfigError(f"Can't read the config file {path}: it {problem}.")
-        found = _config_of(text, path)
-        if isinstance(found, str):
-            raise ConfigError(found)
+        found = files.kept.get(path, "config", lambda: _config_or_error(path))
+        if isinstance(found, ConfigError):
+            raise found.with_traceback(None)
         return found
 
     def data(self) -> dict[str, Any]:
         """What the feedback was when the run was made: file, rows, n_desirable, n_undesirable, sha256."""
-        return self._read("data.json", schemas.DATA)[0] or {}
+        return dict(self._read("data.json", schemas.DATA)[0] or {})
 
     def reference(self) -> dict[str, Any]:
         """How the reference's log-probabilities were come by: `reused`, `computed` (pairs) and `seconds`."""
-        return self._read("reference.json", schemas.REFERENCE)[0] or {}
+        return dict(self._read("reference.json", schemas.REFERENCE)[0] or {})
 
     def about(self) -> dict[str, str]:
         """The `name` and the `note` that people gave the run; empty texts if none."""
@@ -201,7 +200,10 @@ class Run:
             return status
         if is_alive(status.pid, status.process_started, status.process_mark):
             if silent < STALE_AFTER_SECONDS:
-                return status
+                if (waits := self.unheeded("stop")) < STALE_AFTER_SECONDS:
+                    return status
+                told = f"It was asked to stop {waits:.0f} s ago, and has not come to its next step; Stop ends it now."
+                return replace(status, message=told)
             told = f"Process {status.pid} has not answered for {silent:.0f} s; Stop ends it, and gives the device back."
             return replace(status, state="not answering", message=told)
         dead = "Its process ended without a word; the end of its log says more."
@@ -223,7 +225,9 @@ class Run:
         return found + [f"Its {name} {problem}." for name, problem in expected if problem]
 
     def _read(self, name: str, schema: TypeAdapter[Any]) -> tuple[Any, str]:
-        return files.read_json(self.path / name, schema)
+        """What a file holds, or None, and why it can't be read; a file that stays as it is is read once."""
+        path = self.path / name
+        return files.kept.get(path, id(schema), lambda: files.read_json(path, schema))
 
     def metrics(self) -> list[dict[str, Any]]:
         """Every record, in order: `step`, `loss`, `kl`, `rewards/chosen` and the rest, or the same behind `eval_`."""
@@ -231,12 +235,18 @@ class Run:
 
     def metrics_since(self, offset: int) -> tuple[list[dict[str, Any]], int]:
         """Some records from a byte offset on, and the offset to go on from, the same when there are no more."""
-        return jsonlines.read_some(self.path / "metrics.jsonl", offset, schemas.take_metrics)
+        lines, offset = jsonlines.lines_from(self.path / "metrics.jsonl", offset, METRICS_AT_ONCE)
+        return schemas.take_many_metrics(lines), offset
 
     def last_metrics(self) -> dict[str, Any]:
         """The last record of a training step, {} if there is none."""
         path = self.path / "metrics.jsonl"
-        return jsonlines.last(path, lambda record: "loss" in record, schemas.take_metrics) or {}
+        return next((one for one in jsonlines.backwards(path, schemas.take_metrics) if "loss" in one), {})
+
+    def last_values(self, *names: str) -> dict[str, float | None]:
+        """The newest number of each of these, None where the last records have none; a file that stays is read once."""
+        path = self.path / "metrics.jsonl"
+        return files.kept.get(path, names, lambda: _last_values(path, names))
 
     def samples(self) -> list[dict[str, Any]]:
         """Answers while training: `step`, `prompt`, `reference`, `tuned`."""
@@ -292,7 +302,9 @@ class Run:
         path = self.path / "commands" / command
         try:
             path.parent.mkdir(exist_ok=True)
-            files.open_to_append(path).close()
+            with files.open_to_append(path) as file:
+                if not file.tell():
+                    file.write(repr(time.monotonic()).encode())
         except OSError as error:
             raise RunError(f"Can't write to {path.parent}: {error.strerror}.") from None
 
@@ -305,20 +317,29 @@ class Run:
                 path.unlink()
         return asked
 
+    def unheeded(self, command: str) -> float:
+        """Seconds for which a command has been waiting, 0 if none is."""
+        since, _ = files.read_text(self.path / "commands" / command, at_most=40)
+        try:
+            return max(0.0, time.monotonic() - float(since)) if since else 0.0
+        except ValueError:  # something else goes by this name
+            return 0.0
+
     # writing, by the training process
 
     def set_status(self, **changes: Any) -> None:
         """Replace some fields of status.json and renew the heartbeat, all at once."""
         with self._writing:  # the heartbeat has its own thread, and must not write an old state over a new one
-            readable = self._read("status.json", _STATUS)[0] is not None
-            before = self._read("status.json", schemas.ANYTHING)[0] if readable else self._last_status
+            path = self.path / "status.json"
+            readable = files.read_json(path, _STATUS)[0] is not None
+            before = files.read_json(path, schemas.ANYTHING)[0] if readable else self._last_status
             now = {**(before or {}), **changes, "heartbeat": time.time(), "beat": time.monotonic()}
             if now.get("step") != before.get("step"):
                 now["stepped"] = now["heartbeat"]
             self._last_status = now
             text = json.dumps(jsonlines.without_nan(now), indent=1) + "\n"
             try:
-                jsonlines.write_atomically(self.path / "status.json", text)
+                jsonlines.write_atomically(path, text)
             except OSError as error:
                 if not (error.errno in (errno.ENOSPC, errno.EDQUOT) and self._overwrite_status(text)):
                     raise RunError(f"Can't write to {self.path}: {error.strerror}.") from None
@@ -411,8 +432,13 @@ def runs_folder(workspace: str | Path) -> Path:
 
 def list_runs(workspace: str | Path = "workspace") -> list[Run]:
     """Every run of a workspace, the newest first."""
+    folder = runs_folder(workspace)
+    return list(files.kept.get(folder, "runs", lambda: _runs_in(folder)))
+
+
+def _runs_in(folder: Path) -> list[Run]:
     found = []
-    for path in files.listed(runs_folder(workspace)):
+    for path in files.listed(folder):
         with contextlib.suppress(OSError, RunError):  # deleted meanwhile, or no run
             run = Run(path)
             made = next(file for name in ("config.yaml", "status.json") if files.is_there(file := path / name))
@@ -448,13 +474,23 @@ def find_run(name: str | Path, workspace: str | Path = "workspace") -> Run:
     raise RunError(f"There is no run {str(name)!r} in {runs_folder(workspace)}; `kto runs` lists those that exist.")
 
 
-@functools.lru_cache(maxsize=2048)
-def _config_of(text: str, path: Path) -> KTOConfig | str:
-    """A config, or why it is none. What was read before is not read again: a list of a thousand runs asks for each."""
+def _config_or_error(path: Path) -> KTOConfig | ConfigError:
+    text, problem = files.read_text(path, at_most=MOST_BYTES)
+    if problem:
+        return ConfigError(f"Can't read the config file {path}: it {problem}.")
     try:
         return parse_config(text, path)
     except ConfigError as error:
-        return str(error)
+        return error
+
+
+def _last_values(path: Path, names: tuple[str, ...]) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
+    for record in itertools.islice(jsonlines.backwards(path, schemas.take_metrics), LAST_RECORDS):
+        found = {name: value for name in names if (value := record.get(name)) is not None} | found
+        if len(found) == len(names):
+            break
+    return {name: found.get(name) for name in names}
 
 
 def _step_of(record: dict[str, Any]) -> float:

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,35 +97,45 @@ def read(path: Path, offset: int = 0, take: Take = any_object) -> tuple[list[dic
 
 def read_some(path: Path, offset: int, take: Take = any_object) -> tuple[list[dict[str, Any]], int]:
     """As `read`, but no more than some megabytes at once; the same offset comes back when there is nothing more."""
-    data, problem = files.read_bytes(path, at_most=AT_ONCE, offset=offset)
+    lines, offset = lines_from(path, offset)
+    return [record for line in lines if (record := take(line)) is not None], offset
+
+
+def lines_from(path: Path, offset: int, at_once: int = AT_ONCE) -> tuple[list[bytes], int]:
+    """The complete lines from a byte offset on that have something in them, and the offset to go on from."""
+    data, problem = files.read_bytes(path, at_most=at_once, offset=offset)
     if problem:
         return [], 0
     if offset > MOST_BYTES:
         return [], offset
     complete = data.rfind(b"\n") + 1
-    if not complete and len(data) == AT_ONCE:
-        complete = AT_ONCE  # no honest line is as long as that
-    records = [record for line in data[:complete].split(b"\n") if line and (record := take(line)) is not None]
-    return records, offset + complete
+    if not complete and len(data) == at_once:
+        complete = at_once  # no honest line is as long as that
+    return [line for line in data[:complete].split(b"\n") if line], offset + complete
 
 
-def last(path: Path, wanted: Callable[[dict[str, Any]], bool], take: Take = any_object) -> dict[str, Any] | None:
-    """The last complete record that is wanted, looked for from the end; None if there is none."""
+def backwards(path: Path, take: Take = any_object) -> Iterator[dict[str, Any]]:
+    """The complete records from the last one on, up to some megabytes; no more is read than is asked for."""
     try:
         size = path.lstat().st_size
     except (OSError, ValueError):
-        return None
+        return
+    end, rest, begun = size, b"", False
     for window in (64 * 2**10, 4 * 2**20, AT_ONCE):
-        data, problem = files.read_bytes(path, at_most=window, offset=max(0, size - window))
-        if problem:
-            return None
-        lines = data[: data.rfind(b"\n") + 1].split(b"\n")
-        for line in reversed(lines if window >= size else lines[1:]):  # the first one may be cut
-            if line and (record := take(line)) is not None and wanted(record):
-                return record
-        if window >= size:
-            return None
-    return None
+        start = max(0, size - window)
+        data, problem = files.read_bytes(path, at_most=end - start, offset=start)
+        if problem or len(data) < end - start:
+            return
+        lines = (data + rest).split(b"\n")
+        if not begun:
+            lines.pop()  # what follows the last line's end is torn
+            begun = True
+        rest, end = (lines.pop(0) if lines and start else b""), start  # the first one may be cut
+        for line in reversed(lines):
+            if line and (record := take(line)) is not None:
+                yield record
+        if not start:
+            return
 
 
 def keep(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:

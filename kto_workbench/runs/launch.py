@@ -4,11 +4,14 @@ The child is a session of its own that writes to a file, so it outlives the page
 started it, and nothing that it prints can block it.
 """
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from kto_workbench import files
 from kto_workbench.config import DEMO_MODEL, REPORTERS, KTOConfig
@@ -21,10 +24,11 @@ from kto_workbench.feedback.rendering import check_model_folder
 from kto_workbench.objectives import OBJECTIVES, unused_by
 from kto_workbench.runs import schemas
 from kto_workbench.runs.children import end, identity, reap, start_apart
-from kto_workbench.runs.directory import COMMANDS, Run, Status, find_run, new_run
+from kto_workbench.runs.directory import COMMANDS, STALE_AFTER_SECONDS, Run, Status, find_run, new_run
 from kto_workbench.runs.naming import suggest_name
 from kto_workbench.runs.shelf import describe_run
 
+START_SECONDS = 10.0  # for which another process may be starting the same run
 END_SECONDS = 3.0  # between asking a run that does not answer, and ending it
 ENDED = "Its process did not answer and was ended; it resumes from its latest checkpoint."
 
@@ -121,26 +125,42 @@ def start_adapter(name: str, model: str, workspace: str) -> tuple[Path, dict[str
 
 def start(run: Run) -> int:
     """Start the training of a run in a child process and return its PID at once."""
+    with _alone(run):
+        return _start(run)
+
+
+def _start(run: Run) -> int:
     if run.status().active and run.status().pid is not None:
         raise RunError(f"Run {run.id} is {run.status().state} already.")
-    try:
-        with files.open_to_append(run.log_path) as log:
-            child = start_apart("kto_workbench.engine.child", [run.path.resolve()], log)
-    except OSError as error:
-        raise RunError(f"Can't start run {run.id} in {run.path}: {error.strerror}.") from None
+    with files.open_to_append(run.log_path) as log:
+        child = start_apart("kto_workbench.engine.child", [run.path.resolve()], log)
     # From here on the run is taken: a second start is refused, and a child that dies as it starts is seen at once.
     run.set_status(**identity(child.pid), message="Starting the training process.")
     return child.pid
 
 
-def stop(run: Run, patience: float = END_SECONDS) -> bool:
-    """Ask a run to stop, which it does at its next step; end one that does not answer. Returns whether it was ended.
+@contextlib.contextmanager
+def _alone(run: Run) -> Iterator[None]:
+    """Start a run while nobody else does: two pages, or two servers, may be asked to in the same moment."""
+    try:
+        with FileLock(run.path / ".start.lock", timeout=START_SECONDS):
+            yield
+    except Timeout:
+        raise RunError(f"Run {run.id} is being started by another process.") from None
+    except OSError as error:
+        raise RunError(f"Can't start run {run.id} in {run.path}: {error.strerror}.") from None
 
-    Raises RunError if nothing works on the run.
+
+def stop(run: Run, patience: float = END_SECONDS) -> bool:
+    """Ask a run to stop, which it does at its next step. Returns whether it was ended instead.
+
+    That is for one that does not answer, or that was asked before and has not come to its next step since, be it that
+    its libraries wait for something that never comes. Raises RunError if nothing works on the run.
     """
+    unheeded = run.unheeded("stop") > STALE_AFTER_SECONDS
     run.ask("stop")
     end_at = time.monotonic() + patience
-    while (status := run.status()).state == "not answering":
+    while (status := run.status()).state == "not answering" or unheeded and status.active:
         if time.monotonic() < end_at:
             time.sleep(0.1)
             continue
@@ -153,8 +173,9 @@ def stop(run: Run, patience: float = END_SECONDS) -> bool:
 
 def resume(run: Run) -> int:
     """Go on with a stopped, failed or crashed run from its latest checkpoint, in a child process."""
-    requeue(run)
-    return start(run)
+    with _alone(run):
+        requeue(run)
+        return _start(run)
 
 
 def requeue(run: Run) -> None:

@@ -3,13 +3,16 @@
 serve("workspace") opens http://127.0.0.1:7860; `build` makes the FastAPI app alone, for tests and for other servers.
 """
 
+import asyncio
 import gc
 import os
+import signal
 import socket
 import sys
+import threading
 import webbrowser
 from pathlib import Path
-from threading import Thread
+from typing import Any
 
 # Read by gradio when it is imported: it shall not look anything up, nor keep a history of what was typed.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -21,7 +24,8 @@ import uvicorn  # noqa: E402
 from fastapi import FastAPI  # noqa: E402
 
 from kto_workbench.errors import WorkbenchError  # noqa: E402
-from kto_workbench.ui import compare, data, feedback, learn, runs, train  # noqa: E402
+from kto_workbench.runs.servers import noted, others  # noqa: E402
+from kto_workbench.ui import compare, data, feedback, html, learn, runs, train  # noqa: E402
 from kto_workbench.ui.events import tell_failures
 from kto_workbench.ui.folder import has_screen  # noqa: E402
 from kto_workbench.ui.glossary import SCRIPT as GLOSSARY  # noqa: E402
@@ -29,11 +33,13 @@ from kto_workbench.ui.invite import Invitation  # noqa: E402
 from kto_workbench.ui.markdown import SCRIPT as READING  # noqa: E402
 from kto_workbench.ui.security import LOOPBACK, add_logout, checker, is_loopback, protect  # noqa: E402
 from kto_workbench.ui.style import CSS, theme  # noqa: E402
-from kto_workbench.ui.words import TRANSLATIONS, label  # noqa: E402
-from kto_workbench.ui.workbench import Workbench  # noqa: E402
+from kto_workbench.ui.words import TRANSLATIONS, label, language_of, say  # noqa: E402
+from kto_workbench.ui.workbench import IDLE_SECONDS, Workbench  # noqa: E402
 
 MAX_UPLOAD = "2gb"
 PORTS_TRIED = 20
+QUEUE_SECONDS = 0.1  # between two looks for a click; gradio looks a thousand times a second, also when nobody is there
+OTHERS_SECONDS = 30.0  # between two looks for other servers
 TABS = ("data", "train", "compare", "feedback", "runs", "learn")
 # The first tab selects itself while the page loads, so the one that was asked for must be noted before; and whoever
 # chooses a tab meanwhile means it. The address says what is open, not what an event tells: on a slow machine gradio
@@ -71,10 +77,16 @@ OPEN_TAB = """() => {
 }"""
 
 
-def build(workspace: str | Path = "workspace", *, host: str = "127.0.0.1", password: str | None = None) -> FastAPI:
+def build(
+    workspace: str | Path = "workspace",
+    *,
+    host: str = "127.0.0.1",
+    password: str | None = None,
+    idle_seconds: float = IDLE_SECONDS,
+) -> FastAPI:
     """The page of a workspace as a FastAPI app, guarded as it is when served."""
     refuse_open_door(host, password)
-    bench = Workbench(workspace)
+    bench = Workbench(workspace, idle_seconds=idle_seconds)
     _private_uploads(bench)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.state.workbench = bench
@@ -103,6 +115,7 @@ def build(workspace: str | Path = "workspace", *, host: str = "127.0.0.1", passw
     # Gradio 6.31 does not check that an "uploaded" file was uploaded while it takes a page for unlaunched, and it takes
     # every mounted page for that: a forged event could name any file of this machine.
     page.has_launched = page.is_running = True
+    page._queue.sleep_when_free = QUEUE_SECONDS
     tell_failures(page)
     protect(app, None if password else [*LOOPBACK, host])
     return app
@@ -112,6 +125,7 @@ def lay_out(bench: Workbench, *, at_screen: bool = False) -> gr.Blocks:
     """All tabs, in the order in which the work goes; `at_screen`: no other machine reaches the page."""
     with gr.Blocks(title="KTO Workbench", analytics_enabled=False, fill_width=True) as page:
         gr.HTML(label("app.header"), elem_classes="kto-bare")
+        _tell_of_others(bench, page)
         with gr.Tabs(overflow_behavior="wrap") as tabs:
             opened = {name: gr.Tab(label(f"tab.{name}"), id=name) for name in TABS}
             with opened["data"]:
@@ -143,14 +157,39 @@ def _remember_tab(page: gr.Blocks, tabs: gr.Tabs) -> None:
     page.load(None, None, [tabs], js=OPEN_TAB)
 
 
+def _tell_of_others(bench: Workbench, page: gr.Blocks) -> None:
+    """Say on the page which other servers the workspace has, as they come and go."""
+    told = gr.HTML(elem_id="page-beside", elem_classes="kto-bare kto-told")
+
+    def look(before: str, request: gr.Request) -> tuple[Any, str]:
+        addresses = ", ".join(server.address for server in others(bench.workspace))
+        if addresses == before:
+            return gr.skip(), before
+        said = say(language_of(request), "page.beside", addresses=addresses) if addresses else ""
+        return html.message(said, "info"), addresses
+
+    known, timer = gr.State(""), gr.Timer(OTHERS_SECONDS)
+    gr.on([page.load, timer.tick], look, [known], [told, known], show_progress="hidden", queue=False)
+
+
 def serve(
     workspace: str | Path = "workspace",
     host: str = "127.0.0.1",
     port: int = 7860,
     open_browser: bool = True,
     password: str | None = None,
+    idle_seconds: float = IDLE_SECONDS,
 ) -> None:
-    """Serve the page until interrupted. A taken port makes way for the next free one. Raises WorkbenchError."""
+    """Serve the page until interrupted. A taken port makes way for the next free one. Raises WorkbenchError.
+
+    Args:
+        workspace: the folder with runs, uploads and thumbs.
+        host: the address to listen on; one that other machines reach needs a password.
+        port: to listen on; 0 takes any.
+        open_browser: show the page.
+        password: asked of visitors.
+        idle_seconds: how often an open page looks whether anything has begun while nothing runs.
+    """
     host = host.strip("[]")
     refuse_open_door(host, password)
     leave_torch_out()
@@ -159,22 +198,36 @@ def serve(
         print(f"Port {port} is taken, so the page is on {found}.", file=sys.stderr)
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     address = f"http://{shown}:{found}"
-    app = build(workspace, host=host, password=password)
+    app = build(workspace, host=host, password=password, idle_seconds=idle_seconds)
     # Uvicorn would believe any program of this machine that says for whom it asks; a proxy in front is to be named.
     proxied = bool(os.environ.get("FORWARDED_ALLOW_IPS"))
-    server = uvicorn.Server(
-        uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, proxy_headers=proxied)
-    )
+    server = _Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, proxy_headers=proxied))
     print(f"KTO Workbench is on {address} (Ctrl+C stops the page; training goes on).", flush=True)
+    for other in others(workspace):
+        print(f"The page on {other.address} (process {other.pid}) shows this workspace, too.", file=sys.stderr)
     if open_browser:
-        Thread(target=_open_browser, args=(address,), daemon=True).start()
+        threading.Thread(target=_open_browser, args=(address,), daemon=True).start()
     gc.freeze()
     gc.enable()  # see `kto app`
+    if threading.current_thread() is threading.main_thread():
+        # Uvicorn ends well on a polite kill, and then has it do what it would have done: kill, with all else undone.
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
-        with listener:
+        with listener, noted(workspace, address):
             server.run(sockets=[listener])
     finally:
         app.state.workbench.close()
+
+
+class _Server(uvicorn.Server):
+    """One that looks twice a second whether it is to end, not ten times: an idle machine should sleep."""
+
+    async def main_loop(self) -> None:
+        """Wait for the end; what is counted are tenths of a second, as uvicorn does."""
+        tenths = 0
+        while not await self.on_tick(tenths):
+            tenths += 5
+            await asyncio.sleep(0.5)
 
 
 def leave_torch_out() -> None:

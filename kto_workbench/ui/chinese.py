@@ -337,6 +337,9 @@ SENTENCES_ZH: dict[str, str] = {
     r"Out of memory with a single sequence of (.+) tokens: .*": "单个 {0} 词元的序列就超出内存：请调小 max_length，"
     "或开启 load_in_4bit、gradient_checkpointing。",
     r"Process (.+) has not answered for (.+) s; .*": "进程 {0} 已有 {1} 秒无响应；点击停止可结束它并释放设备。",
+    r"It was asked to stop (.+) s ago, .*": "{0} 秒前已请求停止，但尚未到达下一步；再次点击停止会立即结束它。",
+    r"Process (.+), which answers for another server .*": "为此工作区的另一服务器作答的进程 {0} 无响应；请先结束它。",
+    r"Run (.+) is being started by another process\.": "训练 {0} 正由另一进程启动。",
     r"Its process did not answer and was ended; .*": "该进程无响应，已被结束；可从最近的检查点继续。",
     r"Its (file \S+|\S+\.jsonl?) (.+)\.": "其 {0} 无法读取（{1}）。",
     r"The process that answers did not answer any more .*": "回答进程不再响应，已被结束。再次提问会启动新的进程。",

@@ -21,21 +21,12 @@ from kto_workbench.runs.shelf import title_of
 from kto_workbench.ui import html
 from kto_workbench.ui.words import LANGUAGES, label, language_of, retell, say
 from kto_workbench.ui.workbench import RUNS_OFFERED, Workbench
-from kto_workbench.views.curves import (
-    CHARTS,
-    HELD_OUT,
-    LAID_OVER,
-    OF_ANSWERS,
-    chart_points,
-    curves_of,
-    downsample,
-    points,
-)
+from kto_workbench.views.curves import CHARTS, HELD_OUT, LAID_OVER, OF_ANSWERS, chart_points, curves_of
 from kto_workbench.views.drawing import bounds, ticks
 from kto_workbench.views.notes import notes_on
 from kto_workbench.views.records import Records, records_of
 
-TICK_SECONDS, IDLE_SECONDS = 1.0, 5.0  # between two looks, while the run works and while there is nothing to see
+TICK_SECONDS = 1.0  # between two looks while the run works; `Workbench.idle_seconds` while there is nothing to see
 HELD_OUT_POINTS = 100
 # By chart: the step of Learn that explains it.
 EXPLAINED_BY = {
@@ -90,7 +81,7 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
         shown.forget_unless("run", found and found.id)
         choices = run_choices(bench, language)
         updates: dict[Any, Any] = {}
-        pace = TICK_SECONDS if found is not None and found.status().active else IDLE_SECONDS
+        pace = TICK_SECONDS if found is not None and found.status().active else bench.idle_seconds
         if shown.changed("pace", pace):
             updates[timer] = gr.Timer(pace)
         if shown.changed("choices", (choices, run_id)):
@@ -119,6 +110,11 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
             updates |= {plots[name]: gr.LinePlot(y_title=title) for name, title in titles.items()}
             return in_order(updates, shown)
         drawn = (part, smoothing, language, records.version)
+
+        def drawn_once(name: str, beta: float, family: Sequence[str]) -> tuple[str, pd.DataFrame]:
+            how = (part, language, beta, smoothing)
+            return records.made((name, *how), lambda: draw(records, name, *how, family, config.objective))
+
         if shown.changed("progress", (_visible(status), language)):
             updates[progress] = show_progress(language, found, status)
             updates[stop] = gr.Button(interactive=status.active and status.state != "stopping")
@@ -126,20 +122,17 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
             updates[now] = gr.Button(interactive=status.state == "running")
         if shown.changed("curves", drawn):
             beta = config.beta
-            how = {"smoothing": smoothing, "objective": config.objective}
-            updates[rewards_key], updates[rewards] = draw(
-                records, "rewards", part, language, beta, family=["rewards"], **how
+            updates[rewards_key], updates[rewards] = drawn_once("rewards", beta, ["rewards"])
+            updates[noted] = records.made(
+                ("notes", language), lambda: html.notes(language, notes_on(records.train, records.eval, config))
             )
-            updates[noted] = html.notes(language, notes_on(records.train, records.eval, config))
-            updates[z0_key], updates[z0] = draw(records, "z0", part, language, beta, family=["z0"], **how)
+            updates[z0_key], updates[z0] = drawn_once("z0", beta, ["z0"])
             updates[kl_told] = about_kl(language, records, config.objective) + about_judge(
                 language, records, config.judge
             )
         if shown.changed("other", (*drawn, chart)):
             known = chart if chart in OTHER_CHARTS else "loss"
-            updates[other_key], updates[other] = draw(
-                records, known, part, language, 1.0, smoothing, OTHER_CHARTS, config.objective
-            )
+            updates[other_key], updates[other] = drawn_once(known, 1.0, OTHER_CHARTS)
         if shown.changed("samples", (_size(found.path / "samples.jsonl"), language)):
             updates[watched] = html.samples(language, found.samples())
         titles = {
@@ -292,19 +285,18 @@ def draw(
     keys = []
     meant = curves_of(chart, objective)
     for curve in meant:
-        source = records.sampled if curve.column in OF_ANSWERS else columns
-        values = points(source, curve, beta)[1]
-        keys.append((name[curve.name], curve.color, float(values[-1]) if len(values) else None))
+        newest = (records.sampled if curve.column in OF_ANSWERS else columns).last(curve.column)
+        keys.append((name[curve.name], curve.color, None if newest is None else newest * curve.factor(beta)))
     for other in family:
         if laid_over := LAID_OVER.get(other):
             name[f"held out {laid_over}"] = say(language, "curve.held_out", curve=name[laid_over])
     laid_over = LAID_OVER.get(chart)
     if part == "both" and laid_over in {curve.name for curve in meant}:
         curve = next(curve for curve in CHARTS[chart] if curve.name == laid_over)
-        held_out = downsample(*points(records.eval, curve, beta), HELD_OUT_POINTS)
+        held_out = records.eval.thinned(curve.column, 0.0, HELD_OUT_POINTS)
         if len(held_out[0]):
-            curves[f"held out {laid_over}"] = held_out
-            keys.append((name[f"held out {laid_over}"], HELD_OUT, float(held_out[1][-1])))
+            curves[f"held out {laid_over}"] = held_out[0], held_out[1] * curve.factor(beta)
+            keys.append((name[f"held out {laid_over}"], HELD_OUT, float(curves[f"held out {laid_over}"][1][-1])))
     steps = columns["step"]
     when = say(language, "live.at_step", step=int(steps[-1])) if len(steps) and np.isfinite(steps[-1]) else ""
     more = html.learn_link(language, EXPLAINED_BY[chart]) if chart in EXPLAINED_BY else ""
@@ -314,11 +306,13 @@ def draw(
     # Never nothing at all: a LinePlot that is emptied while it takes its size ends in a script error.
     first = min((steps[0] for steps, _ in drawn.values()), default=0)
     gap = ([first], [float("nan")])
-    tables = [
-        pd.DataFrame(dict(zip(("step", "value"), drawn.get(key, gap), strict=True), curve=word))
-        for key, word in name.items()
-    ]
-    return head, pd.concat(tables).astype({"step": int})
+    parts = [(word, *drawn.get(key, gap)) for key, word in name.items()]
+    table = {
+        "step": np.concatenate([steps for _, steps, _ in parts]).astype(int),
+        "value": np.concatenate([values for _, _, values in parts]),
+        "curve": [word for word, steps, _ in parts for _ in range(len(steps))],
+    }
+    return head, pd.DataFrame(table)
 
 
 def about_kl(language: str, records: Records, objective: str = "kto") -> str:

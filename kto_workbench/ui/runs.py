@@ -23,13 +23,14 @@ from kto_workbench.ui.folder import open_folder
 from kto_workbench.ui.train import TrainTab
 from kto_workbench.ui.words import label, language_of, retell, say
 from kto_workbench.ui.workbench import Workbench
-from kto_workbench.views.curves import CHARTS, OF_ANSWERS, downsample, points, smooth
+from kto_workbench.views.curves import CHARTS, OF_ANSWERS
 from kto_workbench.views.drawing import PALETTE, Line
 from kto_workbench.views.records import records_of
 from kto_workbench.views.report import write_report
 
 COLUMNS = ("run", "state", "data", "beta", "weights", "rate", "steps", "chosen", "rejected", "margin")
 CURVES_OF = ("rewards", "loss", "z0", "judged")
+LAST = ("rewards/chosen", "rewards/rejected", "rewards/margins")
 METRICS = {curve.name: curve for chart in CURVES_OF for curve in CHARTS[chart] if curve.name != "beta_z0"}
 SHOWN = 200
 LAID_OVER = 6
@@ -221,7 +222,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, train: TrainTab, *, at
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
     listed = [table, chosen, undo, empty]
     seen = [overlay, difference, name, note, *acting, exported, exporting]
-    gr.on([page.load, tab.select], show, [chosen], listed, **quiet)
+    gr.on(tab.select, show, [chosen], listed, **quiet)
     gr.on([chosen.change, metric.change, part.change, tab.select], look, [chosen, metric, part], seen, **quiet)
     shown_again = save.click(describe, [chosen, name, note], [told], **quiet).then(show, [chosen], listed, **quiet)
     shown_again.then(look, [chosen, metric, part], seen, **quiet)
@@ -262,7 +263,7 @@ def _line(language: str, run: Run) -> str:
     except WorkbenchError:
         rest = f'<td colspan="{len(COLUMNS) - 2}"></td>'
         return f'{first}<td data-name="{names[0]}"><div>{pill}</div></td>{rest}</tr>'
-    data, last = run.data(), records_of(run).train.last
+    data, last = run.data(), run.last_values(*LAST)
     thumbs = f"{data.get('n_desirable', 0):,} ↑ {data.get('n_undesirable', 0):,} ↓"
     cells = [
         pill,
@@ -271,7 +272,7 @@ def _line(language: str, run: Run) -> str:
         f"{html.number(config.desirable_weight)} / {html.number(config.undesirable_weight)}",
         f"{config.learning_rate:g}",
         f"{status.step:,} / {status.total_steps:,}",
-        *(html.number(last(key)) for key in ("rewards/chosen", "rewards/rejected", "rewards/margins")),
+        *(html.number(last[key]) for key in LAST),
     ]
     named = (f'<td data-name="{name}"><div>{cell}</div></td>' for name, cell in zip(names, cells, strict=True))
     return first + "".join(named) + "</tr>"
@@ -283,13 +284,12 @@ def laid_over(language: str, runs: list[Run], metric: str, part: str) -> str:
     for run, color in zip(runs, PALETTE, strict=False):
         records = records_of(run)
         columns = records.eval if part == "eval" else records.train
-        of_answers = curve.column in OF_ANSWERS
-        sparse = part == "eval" or of_answers
-        steps, values = points(records.sampled if of_answers else columns, curve)
-        drawn = downsample(steps, values if sparse else smooth(values, 0.6), POINTS_EACH)
-        keys.append((title_of(run), color, float(values[-1]) if len(steps) else None))  # as logged, as in the table
+        columns = records.sampled if curve.column in OF_ANSWERS else columns
+        smoothing = 0.0 if part == "eval" or curve.column in OF_ANSWERS else 0.6
+        steps, values = columns.thinned(curve.column, smoothing, POINTS_EACH)
+        keys.append((title_of(run), color, columns.last(curve.column)))  # as logged, as in the table
         if len(steps):
-            lines.append(Line(title_of(run), *drawn, color))
+            lines.append(Line(title_of(run), steps, values, color))
     title = say(language, f"curve.{metric}")
     if not lines:
         return ""

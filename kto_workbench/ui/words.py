@@ -42,6 +42,10 @@ WORDS: dict[str, tuple[str, str]] = {
         "That can't be done with what the page has sent; reload it and try again.",
         "无法处理页面发送的内容；请刷新页面后重试。",
     ),
+    "page.beside": (
+        "This workspace is served at {addresses}, too: the same runs and thumbs, and answers in turn.",
+        "此工作区同时也由 {addresses} 提供服务：两边显示相同的训练与反馈，并轮流作答。",
+    ),
     "tab.data": ("Data", "数据"),
     "tab.train": ("Train", "训练"),
     "tab.compare": ("Compare", "对比"),

@@ -24,14 +24,18 @@ DEMO_NAMES = tuple(DEMO_FILES)
 THUMBS = "thumbs"
 REFUSALS = 100  # that are remembered
 RECEIVED_SECONDS = 24 * 3600.0
+IDLE_SECONDS = 5.0
 RUNS_OFFERED = 50  # in a list to choose from; the Runs tab shows them all
 
 
 class Workbench:
-    """A workspace folder as the page sees it."""
+    """A workspace folder as the page sees it.
 
-    def __init__(self, workspace: str | Path) -> None:
-        self.workspace = Path(workspace)
+    `idle_seconds` is how often an open page looks whether anything has begun while nothing runs.
+    """
+
+    def __init__(self, workspace: str | Path, *, idle_seconds: float = IDLE_SECONDS) -> None:
+        self.workspace, self.idle_seconds = Path(workspace), idle_seconds
         self._answerer: Any = None
         self._refused: dict[Path, str] = {}
 

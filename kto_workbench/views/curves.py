@@ -3,23 +3,28 @@
 Rewards contain β and z0 does not, so a picture that lays z0 over rewards draws β·z0.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from kto_workbench.objectives import METRICS, OBJECTIVES
 from kto_workbench.views.records import Columns
+from kto_workbench.views.thinning import Points, Smoother
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a chart: what it is called and which column it draws, times β if `scaled`."""
+    """One line of a chart: what it is called and which column it draws, in which unit, times β if `scaled`."""
 
     name: str
     column: str
     color: str
     scaled: bool = False
+    unit: float = 1.0
+
+    def factor(self, beta: float) -> float:
+        """What the column's numbers are multiplied by."""
+        return (beta if self.scaled else 1.0) / self.unit
 
 
 # Colours that people with red-green blindness can tell apart, readable on white and on near-black.
@@ -50,7 +55,7 @@ CHARTS: dict[str, tuple[Curve, ...]] = {
     "learning_rate": (Curve("learning_rate", "learning_rate", PLAIN),),
     "grad_norm": (Curve("grad_norm", "grad_norm", PLAIN),),
     "tokens_per_second": (Curve("tokens_per_second", "tokens_per_second", PLAIN),),
-    "memory": (Curve("memory", "memory_gigabytes", PLAIN),),
+    "memory": (Curve("memory", "memory_bytes", PLAIN, unit=2.0**30),),
 }
 
 
@@ -63,43 +68,18 @@ def curves_of(chart: str, objective: str) -> tuple[Curve, ...]:
 # By chart: the curve that held-out rows are laid over; a chart with all of them twice could not be read.
 LAID_OVER = {"rewards": "margin", "loss": "loss"}
 
-Points = tuple[np.ndarray, np.ndarray]
-
 
 def points(columns: Columns, curve: Curve, beta: float = 1.0) -> Points:
     """The (steps, values) of a curve, without those steps that have no value: a batch may hold one class only."""
-    if curve.column == "memory_gigabytes":
-        values = columns["memory_bytes"] / 2**30
-    else:
-        values = columns[curve.column] * (beta if curve.scaled else 1.0)
+    values = columns[curve.column] * curve.factor(beta)
     steps = columns["step"]
     known = np.isfinite(values) & np.isfinite(steps)
     return steps[known], values[known]
 
 
-DIGITS = 100  # by which numbers within a stretch may differ
-
-
 def smooth(values: np.ndarray, weight: float) -> np.ndarray:
-    """Exponential moving average: 0 leaves the values, towards 1 they follow slower; unbiased from the first value on.
-
-    out_i = Σ_j≤i weight^(i−j) v_j / Σ_j≤i weight^(i−j), so with weight ½ the values 0, 3 become 0, (0 + 2·3)/3 = 2.
-    """
-    if not 0 < weight < 1 or len(values) < 2:
-        return values
-    # Within a stretch, out_i = weight^i (out before it + Σ v_j / weight^j), all at once; across all values the powers
-    # would leave what a float can hold.
-    stretch = max(1, int(-DIGITS / math.log10(weight)))
-    powers = weight ** np.arange(1, stretch + 1)
-    totals, before = np.empty(len(values)), 0.0
-    for start in range(0, len(values), stretch):
-        part = values[start : start + stretch]
-        power = powers[: len(part)]
-        totals[start : start + stretch] = power * (before + np.cumsum(part / power))
-        before = totals[start + len(part) - 1]
-    totals *= 1 - weight
-    totals[:stretch] /= 1 - powers[: len(values)]  # later on, a weight to this power is nothing
-    return totals
+    """A moving average; see Smoother."""
+    return Smoother(weight).next(values)
 
 
 def downsample(steps: np.ndarray, values: np.ndarray, limit: int) -> Points:
@@ -137,6 +117,6 @@ def chart_points(
         if curve.column in OF_ANSWERS:
             result[curve.name] = points(Columns() if sampled is None else sampled, curve)
             continue
-        steps, values = points(columns, curve, beta)
-        result[curve.name] = downsample(steps, smooth(values, smoothing), limit // len(curves))
+        steps, values = columns.thinned(curve.column, smoothing, limit // len(curves))
+        result[curve.name] = steps, values * curve.factor(beta)
     return result
