@@ -13,7 +13,7 @@ from kto_workbench.config import KTOConfig
 from kto_workbench.runs import jsonlines
 from kto_workbench.runs.directory import Run, new_run
 from kto_workbench.runs.schemas import take_many_metrics, take_metrics
-from kto_workbench.views.curves import CHARTS, chart_points, downsample, points, smooth
+from kto_workbench.views.curves import CHARTS, chart_points, points, smooth
 from kto_workbench.views.figure import plot
 from kto_workbench.views.records import Columns, Records, records_of
 
@@ -61,19 +61,6 @@ def test_smoothing_is_unbiased_from_the_first_value_on():
     values = np.array([4.0, 4.0, 4.0])
     assert smooth(values, 0.9).tolist() == pytest.approx([4.0, 4.0, 4.0])
     assert smooth(values, 0.0) is values
-
-
-@pytest.mark.parametrize("count", [3, 10, 599, 600, 601, 5_000, 100_000])
-def test_thinning_keeps_peaks_ends_and_order(count):
-    steps, values = np.arange(count), np.sin(np.arange(count) / 50)
-    if count > 4:
-        values[count // 3], values[count // 2] = 99.0, -99.0
-    thin_steps, thin_values = downsample(steps, values, 600)
-    assert len(thin_steps) <= 600
-    assert thin_values.max() == values.max() and thin_values.min() == values.min()
-    assert (thin_steps[0], thin_steps[-1]) == (0, count - 1)
-    assert (np.diff(thin_steps) > 0).all()
-    assert (values[thin_steps] == thin_values).all()  # a step is its own index here: points stay where they were
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.6, 0.95])

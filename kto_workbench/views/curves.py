@@ -82,22 +82,6 @@ def smooth(values: np.ndarray, weight: float) -> np.ndarray:
     return Smoother(weight).next(values)
 
 
-def downsample(steps: np.ndarray, values: np.ndarray, limit: int) -> Points:
-    """At most `limit` of the points: of each stretch its lowest and its highest, and always the first and the last."""
-    count = len(steps)
-    if count <= max(limit, 4):
-        return steps, values
-    stretches = (limit - 2) // 2
-    edges = np.linspace(1, count - 1, stretches + 1).astype(int)
-    kept = {0, count - 1}
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
-        if start < end:
-            stretch = values[start:end]
-            kept.update((start + int(stretch.argmin()), start + int(stretch.argmax())))
-    index = np.array(sorted(kept))
-    return steps[index], values[index]
-
-
 def chart_points(
     columns: Columns,
     chart: str,
