@@ -146,3 +146,42 @@ def test_tokens_read_by_a_step(monkeypatch):
     kto_step(scorer, batch, make_config(), 200, train=True)
     # Two passes: the first one's mismatched go without gradient, with their prompt; the last shares its own.
     assert read == [100 + 2 * 49, 100 + 2 * 49, 2 * 49, 100 + 2 * 49]
+
+
+def count_tokens_through(layers):
+    """How many tokens each layer's feed-forward block is given, filled in as passes are made."""
+    read = [[] for _ in layers]
+    for layer, tokens in zip(layers, read, strict=True):
+        layer.mlp.gate_proj.register_forward_hook(lambda _, args, __, tokens=tokens: tokens.append(args[0].shape[1]))
+    return read
+
+
+def test_the_last_layer_is_given_what_is_read_of_it_alone():
+    ours = tiny_lora("llama")
+    scorer = make_scorer(ours)
+    read = count_tokens_through(ours.get_base_model().model.layers)
+    # Prompts of 10 and 4 tokens, the first with two answers of 5 and 3, the other with one of 1 and one of 6: the last
+    # tokens predict nothing, 10 + 4 + (5 + 3 + 1 + 6 − 4) = 25 go in. Of the prompts each one's last is read: 2 + 11.
+    x, y = tuple(range(5, 15)), tuple(range(20, 24))
+    pairs = [Pair(x, (1,) * 5), Pair(x, (2,) * 3), Pair(y, (1,)), Pair(y, (3,) * 6)]
+    scorer.score(pairs)
+    assert read == [[25], [25], [13]]
+    # The mismatched go on from the prompts, and all of their 2 + 4 + 4 + 1 tokens are read.
+    mismatched = [Pair(x, (3,) * 3), Pair(x, (1,) * 5), Pair(y, (2,) * 5), Pair(y, (3,) * 2)]
+    scorer.score_both(pairs, mismatched)
+    assert read == [[25, 25, 11], [25, 25, 11], [13, 13, 11]]
+
+
+def test_a_last_layer_that_wants_all_tokens_gets_them(caplog):
+    ours, twin = tiny_lora("llama"), tiny_lora("llama")
+    for model in (ours, twin):  # a block that adds what came into the layer: right when packed, and of no other shape
+        layer = model.get_base_model().model.layers[-1]
+        came: list[torch.Tensor] = []
+        layer.register_forward_pre_hook(lambda _, args, came=came: came.append(args[0]))
+        layer.mlp.register_forward_hook(lambda _, __, out, came=came: out + came[-1])
+    scorer = make_scorer(ours)
+    read = count_tokens_through(ours.get_base_model().model.layers)
+    pairs, mismatched, _ = draw_batch(2)
+    scores, _ = scorer.score_both(pairs, mismatched)
+    assert type(scorer) is PackedScorer and read[-1] == read[0] and not caplog.records
+    assert scores.logps.tolist() == pytest.approx([logp(twin, pair).item() for pair in pairs], rel=1e-5)

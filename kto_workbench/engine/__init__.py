@@ -9,6 +9,7 @@ head.py        log-probabilities without the full logits
 attention.py   attention over a packed batch
 fused_kernels.py  liger-kernel's norms, rotary embeddings and SwiGLU, on or off
 fused_lora.py  LoRA layers that add in place
+last_layer.py  the last layer, for what is read of it alone
 trial.py       which way of scoring is right for a model
 proof.py       that the reference is the base, and stays it
 vision.py      models that see: what they are given, and what of them is trained

@@ -50,13 +50,15 @@ class Ragged:
 
     `lengths`: tokens of each sequence, in order. `before`: for each sequence None, or (s, n) where it goes on from the
     first n tokens of sequence s: one of this pass, or, with `prefix`, the s-th that an earlier pass has kept. `keep`:
-    the (s, n) whose keys and values are put into `kept`, detached, layer by layer.
+    the (s, n) whose keys and values are put into `kept`, detached, layer by layer. `read` [n] int64: the tokens whose
+    last hidden states are read, ascending; None for all.
     """
 
     lengths: list[int]
     before: list[tuple[int, int] | None] | None = None
     keep: list[tuple[int, int]] | None = None
     prefix: "dict[int, list[tuple[Tensor, Tensor]]] | None" = None
+    read: Tensor | None = None
     kept: "dict[int, list[tuple[Tensor, Tensor]]]" = field(default_factory=dict)
     _starts: dict[str, Tensor] = field(default_factory=dict)
 

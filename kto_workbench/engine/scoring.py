@@ -191,7 +191,8 @@ class PackedScorer(PaddedScorer):
             logps, _, _ = self.forward([*pairs, *mismatched])
             return logps[: len(pairs)], None, logps[len(pairs) :]
         layout = Layout.of(pairs)
-        ragged = Ragged(layout.lengths, layout.before, keep=layout.prompts if mismatched else None)
+        read = to_device(layout.read, self.device)
+        ragged = Ragged(layout.lengths, layout.before, keep=layout.prompts if mismatched else None, read=read)
         hidden = self._hidden(layout.tokens, layout.starts, ragged)
         kl_logps = None
         if mismatched:
@@ -311,6 +312,11 @@ class Layout:
                 offset += len(sequence)
         shared = before if any(after is not None for after in before) else None
         return cls(tokens, starts, [len(t) for t in tokens], shared, states, prompts, ends, prompt_of)
+
+    @property
+    def read(self) -> list[int]:
+        """The places whose hidden states predict anything, ascending."""
+        return sorted({place for part in self.states for place in part})
 
 
 class LonelyScorer(PaddedScorer):

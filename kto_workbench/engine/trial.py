@@ -5,7 +5,8 @@ own layers. It must say the same twice, and a later token must change nothing be
 ways of scoring are tried from the fastest on, and the first is taken that gives the same log-probabilities, the same
 gradients of what is trained, and to each row the same whatever stands beside it, and wherever it stands:
 
-    packed        many rows one behind another, attention.py's attention
+    packed        many rows one behind another, attention.py's attention; in the last layer those tokens alone whose
+                  hidden states are read, where last_layer.py knows its parts
     padded        rows side by side, filled up to the longest, the model's own attention
     one by one    a row at a time, as the model says it
 
@@ -25,6 +26,7 @@ from kto_workbench.engine import attention
 from kto_workbench.engine.batches import Pair
 from kto_workbench.engine.fused_kernels import Kernels
 from kto_workbench.engine.fused_lora import fuse, unfuse
+from kto_workbench.engine.last_layer import last_layer, narrow, widen
 from kto_workbench.engine.models import attention_of, base_of, dropout_off, set_attention, vocabulary_of
 from kto_workbench.errors import ModelError
 from kto_workbench.feedback.rendering import short_reason
@@ -61,18 +63,20 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Way:
-    """One way of scoring: the attention and the kind of LoRA layers that its scorer needs."""
+    """One way of scoring: the attention, the kind of LoRA layers and of last layer that its scorer needs."""
 
     make: Callable[[], Scorer | None]
     attention: str
     fused: bool
     varlen: bool = False
+    narrow: bool = False
 
     def begin(self, model: nn.Module) -> Scorer | None:
         """The scorer, with the model made ready for it."""
         set_attention(model, self.attention)
         (fuse if self.fused else unfuse)(model)
         attention.varlen["enabled"] = self.varlen
+        (narrow if self.narrow else widen)(model)
         return self.make()
 
 
@@ -100,7 +104,12 @@ def choose(
         own, want = _ask_itself(model, alone, rows)
         unrest = STILL + 4 * _unrest(Way(padded, own, fused=False).begin(model), rows)
         ways = [
-            *[Way(packed, attention.NAME, fused, varlen) for fused in (True, False) for varlen in _kernels(model)],
+            *[
+                Way(packed, attention.NAME, fused, varlen, last)
+                for fused in (True, False)
+                for varlen in _kernels(model)
+                for last in ((True, False) if last_layer(model) else (False,))
+            ],
             *[Way(padded, own, fused) for fused in (True, False)],
             *[Way(alone, own, fused) for fused in (True, False)],
         ]
@@ -112,7 +121,8 @@ def choose(
             scorer, reason = _try(way, model, rows, want, unrest)
             if not reason:
                 break
-            told[reason] = told.get(reason, "")
+            if not way.narrow:  # the next one is the same with the whole last layer, which tells
+                told[reason] = told.get(reason, "")
         else:
             raise ModelError(f"This model can't be scored: {'; '.join(told)}.")
         if kernels:
