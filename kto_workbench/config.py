@@ -459,9 +459,11 @@ class KTOConfig(BaseModel):
                     raise ValueError(f"option `{name}` goes by a judge: name one with option `judge`")
         elif not self.eval_fraction:
             raise ValueError("option `judge` asks held-out prompts: it needs an `eval_fraction` above 0")
-        # Drawing new pairs while training needs the reference at hand, and that of a start is gone by then.
-        if self.z0 == "every" and (self.tuning == "full" or self.reference == "start"):
-            raise ValueError("option `z0` `every` needs tuning `lora` and reference `base`; use z0 `batch`")
+        # New pairs are drawn while training, and where every weight is trained the reference is gone by then.
+        if self.z0 == "every" and self.tuning == "full":
+            raise ValueError(
+                "option `z0` `every` asks the reference all along, which tuning `full` keeps no copy of; use z0 `batch`"
+            )
         return self
 
     def __init__(self, **values: Any) -> None:

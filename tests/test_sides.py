@@ -1,11 +1,13 @@
 """Sides of a comparison: what they are called, that each is the model it says, and what the difference consists of."""
 
 import json
+import random
 import shutil
 
 import pytest
 import torch
 from conftest import SMALL, ended, wait_for
+from peft import PeftModel
 from test_endpoints import chatty, echo  # noqa: F401
 
 from kto_workbench import KTOConfig, Run, compare, train
@@ -46,8 +48,9 @@ def fully_tuned(tmp_path_factory, small_data):
 
 @pytest.fixture(scope="module")
 def second_round(trained, small_data):
-    """A run that goes on from another's adapter, and counts its rewards against it."""
+    """A run that goes on from another's adapter, counts its rewards against it, and draws pairs for z0 on the way."""
     options = {**SMALL, "max_steps": 6, "start_adapter": trained.id, "reference": "start"}
+    options |= {"z0": "every", "kl_every": 4, "kl_sample": 8}
     return train(KTOConfig(**options, data=str(small_data), workspace=trained.config().workspace), progress=False)
 
 
@@ -121,8 +124,6 @@ def test_an_adapter_that_stays_on_is_noticed(monkeypatch, trained):
 
 
 def test_a_checkpoint_is_its_own_side(models, trained):
-    from peft import PeftModel
-
     folder = trained.path / "checkpoints" / "checkpoint-20"
     with models.use(Side(trained, "checkpoint-20")) as opened:
         got = logps(opened.model, PROMPTS[0], ANSWER)
@@ -206,6 +207,22 @@ def test_a_second_round_starts_where_the_first_ended(second_round, trained):
     assert abs(first["rewards/chosen"]) < 1e-4 and abs(first["rewards/rejected"]) < 1e-4 and first["kl_raw"] < 1e-4
 
 
+def test_pairs_drawn_for_z0_are_held_against_the_adapter_that_training_starts_from(second_round, trained, small_data):
+    # By hand: after 4 steps, 8 pairs (x_i, y_j); the mean of log π_4(y_j|x_i) − log π_start(y_j|x_i).
+    from kto_workbench.engine.preparation import prepare
+
+    rows, config = load_feedback(str(small_data)).rows, second_round.config()
+    draw = random.Random(f"{config.seed}/4")
+    train = prepare(rows, load_tokenizer("demo"), config).train
+    drawn = [train.two_of_different_prompts(draw) for _ in range(config.kl_sample)]
+    folders = (second_round.path / "checkpoints" / "checkpoint-4", trained.adapter)
+    now, start = (PeftModel.from_pretrained(plain_base(), folder).eval() for folder in folders)
+    score = lambda model, i, j: logps(model, rows[i].prompt, rows[j].completion).sum().item()
+    want = sum(score(now, i, j) - score(start, i, j) for i, j in drawn) / len(drawn)
+    record = next(record for record in second_round.metrics() if record["step"] == 5 and "kl_raw" in record)
+    assert abs(want) > 1e-3 and record["kl_raw"] == pytest.approx(want, abs=1e-4)
+
+
 def test_a_second_round_against_the_base_starts_with_the_first_rounds_rewards(trained, small_data, models):
     options = {**SMALL, "max_steps": 1, "start_adapter": str(trained.path), "reference": "base", "eval_fraction": 0.0}
     run = train(KTOConfig(**options, data=str(small_data), workspace=trained.config().workspace), progress=False)
@@ -244,8 +261,8 @@ def test_where_the_start_is_named_the_reference_must_be(trained, small_data, tmp
         KTOConfig(reference="start")
     with pytest.raises(ConfigError, match="^Option `start_adapter` is for tuning `lora`"):
         KTOConfig(start_adapter=trained.id, reference="base", tuning="full")
-    with pytest.raises(ConfigError, match="`every` needs tuning `lora` and reference `base`"):
-        KTOConfig(start_adapter=trained.id, reference="start", z0="every")
+    with pytest.raises(ConfigError, match="^Option `z0` `every` asks the reference all along, which tuning `full`"):
+        KTOConfig(tuning="full", z0="every")
     base = dict(data=str(small_data), workspace=workspace, reference="base")
     with pytest.raises(RunError, match="^There is no run 'nowhere'"):
         create_run(KTOConfig(**base, start_adapter="nowhere"))

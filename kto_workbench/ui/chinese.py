@@ -425,7 +425,8 @@ SENTENCES_ZH: dict[str, str] = {
     r"Option `start_adapter` needs `reference` beside it: .*": "设置 `start_adapter` 时须写明 `reference`："
     "`base` 以不带任何适配器的模型为参考，`start` 以带该适配器的模型为参考。",
     r"Option `reference` `start` needs a `start_adapter`\.": "选项 `reference` 为 `start` 时，须设置 `start_adapter`。",
-    r"Option `z0` `every` needs .*": "选项 `z0` 为 `every` 时，须为微调方式 `lora` 和参考 `base`；请改用 `batch`。",
+    r"Option `z0` `every` asks .*": "选项 `z0` 为 `every` 时，训练中须随时询问参考模型，"
+    "而微调方式 `full` 不保留其副本；请改用 `batch`。",
     r"There is no option `(.+?)`\.": "没有选项 `{0}`。",
     r"There is no option `(.+?)`; did you mean `(.+?)`\?": "没有选项 `{0}`；是否指 `{1}`？",
     r"(?:The config file )?(.+) should hold lines of `option: value`\.": "{0} 应由形如 `option: value` 的行组成。",
