@@ -3,25 +3,30 @@
     python -m benchmarks.first_step [--rows 1000,100000,1000000] [--json]
 
 Rows are JSON lines of about 1 KB with prompts of their own; ten steps of the demo model are trained with batches of 16.
-Seconds count from the start of the command to the first line of metrics.jsonl and to its end; the peak is the resident
-memory of the training process, mapped pages of files included. Cold is an empty workspace, warm the same command again
-with another seed, so that rows are known and their reference is not. Beside them: how fast rows are tokenized, and how
-fast the reference's cache takes and gives.
+Seconds count from the start of the command to the first line of metrics.jsonl and to its end, CPU seconds are those of
+the command with its child. The peaks are the largest resident memory of the command's process and of the child that
+trains, mapped pages of files included. Cold is an empty workspace, warm the same command again with another seed, so
+that rows are known and their reference is not.
+
+Beside them: on 4,624 rows, pairs with prompts of several turns, what ten steps take in all against what their own
+forward and backward passes and their own reference take, in CPU seconds, without saving and sampling; how fast rows are
+tokenized, and how fast the reference's cache takes and gives.
 """
 
 import argparse
 import json
 import os
 import random
+import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from benchmarks.data import WORDS
 from benchmarks.machine import describe_machine
 
 STEPS = 10
@@ -43,14 +48,18 @@ def main() -> None:
                 found["rows"].append(row)
                 print(row, file=sys.stderr)
             path.unlink()
+        found |= {"ten_steps": in_a_process_of_its_own(ten_steps, folder)}
         found |= {"tokenizing": tokenizing_rate(), "cache": cache_rates(Path(folder))}
     if arguments.json:
         print(json.dumps(found, indent=1))
         return
-    print("| rows | start | first record (s) | ten steps (s) | peak (MiB) |\n|---|---|---|---|---|")
+    names = ("rows", "start", "first record (s)", "the end (s)", "CPU seconds", "command (MiB)", "training (MiB)")
+    print(f"| {' | '.join(names)} |\n{'|---' * len(names)}|")
     for row in found["rows"]:
-        print("| {rows:,} | {start} | {first_record:.1f} | {done:.1f} | {peak_mib:.0f} |".format(**row))
-    print(f"\nTokenizing: {found['tokenizing']}. The reference's cache: {found['cache']}.")
+        figures = [f"{row[name]:.1f}" for name in ("first_record", "done", "cpu")]
+        figures += [f"{row[name]:.0f}" for name in ("command_mib", "training_mib")]
+        print(f"| {row['rows']:,} | {row['start']} | {' | '.join(figures)} |")
+    print(f"\nTen steps: {found['ten_steps']}. Tokenizing: {found['tokenizing']}. The cache: {found['cache']}.")
 
 
 def write_rows(path: Path, count: int) -> None:
@@ -65,37 +74,94 @@ def write_rows(path: Path, count: int) -> None:
 
 
 def first_step(path: Path, workspace: Path, seed: int) -> dict[str, float]:
-    """Seconds from the command to the first record and to the end, and the training process's peak in MiB."""
-    command = [
-        sys.executable,
-        "-m",
-        "kto_workbench",
-        "train",
-        str(path),
-        "--model",
-        "demo",
-        "--workspace",
-        str(workspace),
-    ]
-    command += ["--max-steps", str(STEPS), "--seed", str(seed), "--sample-steps", "-1", "--json"]
+    """Seconds from the command to the first record and to the end, CPU seconds, and both processes' peaks in MiB."""
+    command = [sys.executable, "-m", "kto_workbench", "train", str(path), "--model", "demo"]
+    command += ["--workspace", str(workspace), "--max-steps", str(STEPS), "--seed", str(seed), "--sample-steps", "-1"]
     before = set(workspace.glob("runs/*"))
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    first, peak = 0.0, 0
+    first, peaks = 0.0, {"command_mib": 0.0, "training_mib": 0.0}
     while process.poll() is None:
-        new = set(workspace.glob("runs/*/metrics.jsonl")) - {run / "metrics.jsonl" for run in before}
-        if not first and any(one.stat().st_size for one in new):
+        new = [run for run in workspace.glob("runs/*") if run not in before]
+        if not first and any((run / "metrics.jsonl").is_file() for run in new):
             first = time.perf_counter() - started
-        for child in psutil.process_iter(["cmdline"]):
-            if "kto_workbench.engine.child" in (child.info["cmdline"] or []):
-                try:
-                    peak = max(peak, child.memory_info().rss)
-                except psutil.Error:
-                    continue
+        for name, pid in (("command_mib", process.pid), ("training_mib", _pid_of(new))):
+            peaks[name] = max(peaks[name], _peak(pid))
         time.sleep(0.1)
     if process.returncode:
         raise SystemExit(f"kto train ended with {process.returncode}")
-    return {"first_record": first, "done": time.perf_counter() - started, "peak_mib": peak / 2**20}
+    done = time.perf_counter() - started
+    now = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
+    return {"first_record": first, "done": done, "cpu": cpu, **peaks}
+
+
+def _pid_of(runs: list[Path]) -> int:
+    for run in runs:
+        try:
+            return json.loads((run / "status.json").read_text())["pid"] or 0
+        except (OSError, ValueError, KeyError):
+            continue
+    return 0
+
+
+def _peak(pid: int) -> float:
+    """The largest resident memory of a process so far, in MiB; 0 where it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return max((int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM")), default=0.0)
+
+
+def in_a_process_of_its_own(work: Callable[[Path], dict[str, float]], folder: str) -> dict[str, float]:
+    """What a function of this module finds, without what this process has loaded."""
+    code = "import json; from pathlib import Path; from benchmarks import first_step; "
+    code += f"print(json.dumps(first_step.{work.__name__}(Path({folder!r}))))"
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def write_pairs(path: Path, count: int) -> None:
+    """Pairs with prompts of one to five turns and of about 100 words, and answers of about 40."""
+    draw = random.Random(0)
+    text = lambda mean: " ".join(draw.choice(WORDS) for _ in range(max(3, round(draw.lognormvariate(0, 0.7) * mean))))
+    with path.open("w") as file:
+        for _ in range(count):
+            turns = 2 * draw.randint(0, 2) + 1
+            roles = ("user", "assistant")
+            prompt = [{"role": roles[i % 2], "content": text(100 / turns)} for i in range(turns)]
+            file.write(json.dumps({"prompt": prompt, "chosen": text(40), "rejected": text(40)}) + "\n")
+
+
+def ten_steps(folder: Path) -> dict[str, float]:
+    """CPU seconds of ten steps on 4,624 rows, and of the passes of policy and reference in them."""
+    from kto_workbench.config import KTOConfig, recommended
+    from kto_workbench.engine import reference, trainer, training
+
+    path = folder / "pairs.jsonl"
+    write_pairs(path, 2312)
+    spent = {"work": 0.0, "all": 0.0}
+
+    def clocked(owner: Any, name: str, key: str) -> None:
+        function = getattr(owner, name)
+
+        def run(*arguments: Any, **options: Any) -> Any:
+            before = time.process_time()
+            try:
+                return function(*arguments, **options)
+            finally:
+                spent[key] += time.process_time() - before
+
+        setattr(owner, name, run)
+
+    clocked(trainer, "kto_step", "work")
+    clocked(reference.Reference, "_compute", "work")
+    clocked(trainer.KTOTrainer, "train", "all")
+    options = recommended("demo") | {"max_steps": STEPS, "sample_steps": -1, "eval_fraction": 0.0, "save_steps": 0}
+    training.train(KTOConfig(model="demo", data=str(path), workspace=str(folder / "pairs"), **options), progress=False)
+    return {**spent, "ratio": spent["all"] / spent["work"]}
 
 
 def tokenizing_rate() -> dict[str, float]:
