@@ -40,6 +40,7 @@ class Recorder(TrainerCallback):
         self.run, self.sample, self.every = run, sample, steps_between_samples
         self.stopped = False
         self._sampled_at: int | None = None
+        self._owes_first = False
         self._bar: tqdm | None = None
         self._progress, self._on_record = progress, on_record
         self._written = 0.0
@@ -66,8 +67,9 @@ class Recorder(TrainerCallback):
         )
         if self._progress:
             self._bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", desc="Training")
-        if self.every and state.global_step == 0:
-            self._sample(0)
+        # At the start the watched prompts are answered as the reference answers them, which never changes: so that can
+        # wait until the first record is there to be seen.
+        self._owes_first = bool(self.every) and state.global_step == 0
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Tell where we are, and look whether something was asked."""
@@ -86,11 +88,19 @@ class Recorder(TrainerCallback):
             control.should_evaluate = True
         if self.run.was_asked("save-now", forget=True):
             control.should_save = True
+        if self._owes_first and not control.should_log:
+            self._sample_first()
         due = self.every and state.global_step % self.every == 0
         if self.run.was_asked("sample-now", forget=True) or due:
             self._sample(state.global_step)
 
+    def _sample_first(self) -> None:
+        self._owes_first = False
+        self.sample(0)
+
     def _sample(self, step: int) -> None:
+        if self._owes_first:
+            self._sample_first()
         self._sampled_at = step
         self.sample(step)
 
@@ -106,6 +116,8 @@ class Recorder(TrainerCallback):
         if logs and "train_runtime" not in logs:
             self.run.record({"step": state.global_step, **logs})
             self._on_record()
+        if self._owes_first:
+            self._sample_first()
 
     def on_skipped(self, step: int, skipped: int) -> None:
         """Tell that a step was skipped, and how many there were."""
