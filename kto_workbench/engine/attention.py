@@ -8,7 +8,8 @@ passes (generation, padded batches) it is ordinary SDPA.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,17 +51,19 @@ class Ragged:
 
     `lengths`: tokens of each sequence, in order. `before`: for each sequence None, or (s, n) where it goes on from the
     first n tokens of sequence s: one of this pass, or, with `prefix`, the s-th that an earlier pass has kept. `keep`:
-    the (s, n) whose keys and values are put into `kept`, detached, layer by layer. `read` [n] int64: the tokens whose
-    last hidden states are read, ascending; None for all.
+    the (s, n) whose keys and values are put into `kept`, detached, layer by layer. `tails`: of how many last tokens of
+    each sequence the last hidden states are read; None for all.
     """
 
     lengths: list[int]
     before: list[tuple[int, int] | None] | None = None
     keep: list[tuple[int, int]] | None = None
     prefix: "dict[int, list[tuple[Tensor, Tensor]]] | None" = None
-    read: Tensor | None = None
+    tails: list[int] | None = None
     kept: "dict[int, list[tuple[Tensor, Tensor]]]" = field(default_factory=dict)
     _starts: dict[str, Tensor] = field(default_factory=dict)
+    _masks: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    _read: Tensor | None = None
 
     def starts(self, name: str, lengths: list[int], device: torch.device) -> Tensor:
         """[n + 1] int32 where each sequence starts, and the end of the last; the same in every layer, so made once."""
@@ -69,6 +72,21 @@ class Ragged:
             self._starts[name] = ends.to(device, non_blocking=True)
         return self._starts[name]
 
+    def read(self, device: torch.device) -> Tensor:
+        """[n] int64 the places of the tokens whose last hidden states are read, ascending."""
+        if self._read is None:
+            ends = itertools.accumulate(self.lengths)
+            places = [p for end, tail in zip(ends, self.tails, strict=True) for p in range(end - tail, end)]
+            self._read = to_device(places, device)
+        return self._read
+
+    def mask(self, n_q: int, n_k: int, like: Tensor) -> Tensor:
+        """[n_q, n_k] what the last of n_k tokens do not see of them, as −∞ in the dtype of queries; made once, too."""
+        if (n_q, n_k) not in self._masks:
+            hidden = torch.full((n_q, n_k), -torch.inf, dtype=like.dtype, device=like.device)
+            self._masks[n_q, n_k] = hidden.triu_(n_k - n_q + 1)
+        return self._masks[n_q, n_k]
+
 
 @dataclass(frozen=True)
 class Packed:
@@ -76,12 +94,20 @@ class Packed:
 
     `seen` tells for positions (batch, head, query, key) in one sequence what is visible, and differs from plain
     causality only for sequences longer than `size`; None is never. `window`: it is a sliding window of so many tokens.
+    `tails`: only the tokens that are read from the last layer ask anything; the others get zeros.
     """
 
     ragged: Ragged
     seen: Callable[..., Tensor]
     size: int | None = None
     window: int | None = None
+    tails: bool = False
+
+
+def to_device(numbers: Sequence[int], device: torch.device) -> Tensor:
+    """A list of integers as a tensor on the device, without making the host wait for it."""
+    tensor = torch.tensor(numbers, dtype=torch.long)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 _packing: ContextVar[Ragged | None] = ContextVar("packing", default=None)
@@ -157,6 +183,26 @@ def _ragged_attention(
     if is_causal is False:
         raise NotKnown("a layer of it is not causal")
     packed, ragged = attention_mask, attention_mask.ragged
+    if packed.tails:
+        read = ragged.read(query.device)
+        out = _attend_packed(module, query.index_select(2, read), key, value, packed, scaling, softcap, s_aux)
+        return out.new_zeros(1, query.shape[2], *out.shape[2:]).index_copy(1, read, out), None
+    return _attend_packed(module, query, key, value, packed, scaling, softcap, s_aux), None
+
+
+def _attend_packed(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    packed: Packed,
+    scaling: float | None,
+    softcap: float | None,
+    s_aux: Tensor | None,
+) -> Tensor:
+    """[1, n, heads, D] for queries of a packed pass: those of all its tokens, or of its tails."""
+    ragged = packed.ragged
+    lengths = ragged.tails if packed.tails else ragged.lengths
     in_one = (
         varlen["enabled"]
         and query.is_cuda
@@ -166,17 +212,16 @@ def _ragged_attention(
         and packed.size == packed.window
     )
     if in_one and ragged.before is None and ragged.keep is None:
-        return _attend_in_one(query, key, value, ragged.lengths, ragged, scaling, packed.window), None
+        return _attend_in_one(query, key, value, lengths, ragged.lengths, packed, scaling)
     keys, values = _with_what_is_before(module.layer_idx, key, value, ragged)
     if in_one:
-        lengths = [k.shape[2] for k in keys]
         k, v = torch.cat(keys, dim=2), torch.cat(values, dim=2)
-        return _attend_in_one(query, k, v, lengths, ragged, scaling, packed.window), None
+        return _attend_in_one(query, k, v, lengths, [k.shape[2] for k in keys], packed, scaling)
     outputs = [
         _attend_causally(q, k, v, packed, scaling, softcap, s_aux)
-        for q, k, v in zip(query.split(ragged.lengths, dim=2), keys, values, strict=True)
+        for q, k, v in zip(query.split(lengths, dim=2), keys, values, strict=True)
     ]
-    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous()
 
 
 def _with_what_is_before(layer: int, key: Tensor, value: Tensor, ragged: Ragged) -> tuple[list[Tensor], list[Tensor]]:
@@ -202,10 +247,10 @@ def _attend_in_one(
     query: Tensor,
     key: Tensor,
     value: Tensor,
+    lengths: list[int],
     key_lengths: list[int],
-    ragged: Ragged,
+    packed: Packed,
     scaling: float | None,
-    window: int | None,
 ) -> Tensor:
     """The same with torch's variable-length kernel, whose causal mask is aligned at the sequences' ends."""
     from torch.nn.attention.varlen import varlen_attn
@@ -215,12 +260,12 @@ def _attend_in_one(
         q,
         k,
         v,
-        ragged.starts("q", ragged.lengths, query.device),
-        ragged.starts("k", key_lengths, query.device),
-        max(ragged.lengths),
+        packed.ragged.starts("tails" if packed.tails else "q", lengths, query.device),
+        packed.ragged.starts("k", key_lengths, query.device),
+        max(lengths),
         max(key_lengths),
         scale=scaling,
-        window_size=(-1 if window is None else window - 1, 0),
+        window_size=(-1 if packed.window is None else packed.window - 1, 0),
         enable_gqa=q.shape[1] != k.shape[1],
     )
     return out[None]
@@ -234,10 +279,10 @@ def _attend_causally(
     plain = packed.size is None or n_k <= packed.size
     if plain and n_q in (1, n_k):
         return _attend(q, k, v, None, n_q > 1, scaling, softcap, sinks)
+    if plain:
+        return _attend(q, k, v, packed.ragged.mask(n_q, n_k, q), False, scaling, softcap, sinks)
     at = torch.arange(n_k, device=q.device)
     queries = at[n_k - n_q :, None]
-    if plain:
-        return _attend(q, k, v, at <= queries, False, scaling, softcap, sinks)
     seen = packed.seen(at.new_zeros(()), at.new_zeros(()), queries, at)
     return _attend(q, k, v, seen, False, scaling, softcap, sinks)
 

@@ -1,11 +1,13 @@
 """The last layer, for those tokens alone whose hidden states are read.
 
 Where completions are scored, nobody reads what the last layer makes of a prompt's tokens, but for their keys and
-values. What it does beside those is done position by position (queries, attention's way out, the feed-forward block):
-so each of these modules is given the positions that are read, and leaves zeros at the others. Nothing is known here of
-a family's layers but what their parts are called; whether it comes out the same is what `trial.py` finds.
+values. So its attention asks for what is read alone; and what it does beside that is done position by position
+(queries, attention's way out, the feed-forward block): each of these modules is given the positions that are read, and
+leaves zeros at the others. Nothing is known here of a family's layers but what their parts are called; whether it comes
+out the same is what `trial.py` finds.
 """
 
+import dataclasses
 import weakref
 from typing import Any
 
@@ -57,10 +59,14 @@ class _Narrowed:
         for handle in self._handles:
             handle.remove()
 
-    def _look(self, attention: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        packed = next((a for a in (*args, *kwargs.values()) if isinstance(a, Packed)), None)
-        self._read = None if packed is None else packed.ragged.read
-        self._length = 0 if packed is None else sum(packed.ragged.lengths)
+    def _look(self, attention: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+        name, packed = next(((name, a) for name, a in kwargs.items() if isinstance(a, Packed)), ("", None))
+        if packed is None or packed.ragged.tails is None:
+            self._read = None
+            return None
+        self._read = packed.ragged.read(next(attention.parameters()).device)
+        self._length = sum(packed.ragged.lengths)
+        return args, kwargs | {name: dataclasses.replace(packed, tails=True)}
 
     def _take(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor] | None:
         """[1, T, H] → [1, n, H]."""

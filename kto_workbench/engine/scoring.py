@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from kto_workbench.engine import attention
-from kto_workbench.engine.attention import Ragged
+from kto_workbench.engine.attention import Ragged, to_device
 from kto_workbench.engine.batches import Pair
 from kto_workbench.engine.fused_kernels import Kernels
 from kto_workbench.engine.head import Head, token_logps
@@ -191,8 +191,8 @@ class PackedScorer(PaddedScorer):
             logps, _, _ = self.forward([*pairs, *mismatched])
             return logps[: len(pairs)], None, logps[len(pairs) :]
         layout = Layout.of(pairs)
-        read = to_device(layout.read, self.device)
-        ragged = Ragged(layout.lengths, layout.before, keep=layout.prompts if mismatched else None, read=read)
+        keep = layout.prompts if mismatched else None
+        ragged = Ragged(layout.lengths, layout.before, keep=keep, tails=layout.tails)
         hidden = self._hidden(layout.tokens, layout.starts, ragged)
         kl_logps = None
         if mismatched:
@@ -269,8 +269,9 @@ class Layout:
 
     The first answer to a prompt follows it in one sequence; each further one is a sequence that goes on from the
     prompt's part of that. `tokens`, `starts` (positions), `lengths`, `before`: of the sequences, as Ragged has them;
-    `states`: for each pair the places whose hidden states predict its completion; `prompts`: (sequence, length) of each
-    prompt; `ends`: the place of each prompt's last token; `prompt_of`: the prompt of each pair.
+    `states`: for each pair the places whose hidden states predict its completion; `tails`: how many of each sequence's
+    last tokens are among them; `prompts`: (sequence, length) of each prompt; `ends`: the place of each prompt's last
+    token; `prompt_of`: the prompt of each pair.
     """
 
     tokens: list[tuple[int, ...]]
@@ -278,6 +279,7 @@ class Layout:
     lengths: list[int]
     before: list[tuple[int, int] | None] | None
     states: list[list[int]]
+    tails: list[int]
     prompts: list[tuple[int, int]]
     ends: list[int]
     prompt_of: list[int]
@@ -288,7 +290,7 @@ class Layout:
         tokens: list[tuple[int, ...]] = []
         starts: list[int] = []
         before: list[tuple[int, int] | None] = []
-        states, prompts, ends, prompt_of = [], [], [], []
+        states, tails, prompts, ends, prompt_of = [], [], [], [], []
         known: dict[tuple[int, ...], int] = {}
         offset = 0
         for pair in pairs:
@@ -299,24 +301,20 @@ class Layout:
                 prompts.append((len(tokens), n))
                 ends.append(offset + n - 1)
                 sequence, start, after = pair.prompt_ids + pair.completion_ids[:-1], 0, None
-                first = offset + n
+                first, tail = offset + n, len(pair.completion_ids)
             else:
                 sequence, start, after = pair.completion_ids[:-1], n, prompts[prompt]
-                first = offset
+                first, tail = offset, len(pair.completion_ids) - 1
             prompt_of.append(prompt)
             states.append([ends[prompt], *range(first, first + len(pair.completion_ids) - 1)])
             if sequence:
                 tokens.append(sequence)
                 starts.append(start)
                 before.append(after)
+                tails.append(tail)
                 offset += len(sequence)
         shared = before if any(after is not None for after in before) else None
-        return cls(tokens, starts, [len(t) for t in tokens], shared, states, prompts, ends, prompt_of)
-
-    @property
-    def read(self) -> list[int]:
-        """The places whose hidden states predict anything, ascending."""
-        return sorted({place for part in self.states for place in part})
+        return cls(tokens, starts, [len(t) for t in tokens], shared, states, tails, prompts, ends, prompt_of)
 
 
 class LonelyScorer(PaddedScorer):
@@ -346,12 +344,6 @@ def make_scorer(
         kernels=kernels,
         prompts=prompts,
     )
-
-
-def to_device(numbers: Sequence[int], device: torch.device) -> Tensor:
-    """A list of integers as a tensor on the device, without making the host wait for it."""
-    tensor = torch.tensor(numbers, dtype=torch.long)
-    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _sum_by_sequence(values: Tensor, lengths: list[int]) -> Tensor:

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from kto_workbench.config import KTOConfig
 from kto_workbench.engine import objective
+from kto_workbench.engine.attention import to_device
 from kto_workbench.engine.batches import Batch, Pair
 from kto_workbench.engine.crew import ALONE, Crew
 from kto_workbench.engine.models import dropout_off
 from kto_workbench.engine.objective import RunningMean
 from kto_workbench.engine.passes import split, without_gradient
-from kto_workbench.engine.scoring import PaddedScorer, Scores, to_device
+from kto_workbench.engine.scoring import PaddedScorer, Scores
 from kto_workbench.objectives import OBJECTIVES
 
 
