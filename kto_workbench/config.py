@@ -315,10 +315,10 @@ class KTOConfig(BaseModel):
         "GPUs, one on a CPU.",
         group="memory",
     )
-    sharding: Literal["none", "fsdp2"] = _option(
+    sharding: Literal["none", "fsdp2", "zero3"] = _option(
         "none",
         "With several processes, `none` keeps the whole model in each (DDP: fastest where it fits); `fsdp2` shares "
-        "weights, gradients and optimizer out among them.",
+        "weights, gradients and optimizer out among them; `zero3` lets DeepSpeed do that, where you have installed it.",
         group="memory",
     )
     threads: int = _option(

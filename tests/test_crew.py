@@ -1,7 +1,9 @@
 """Two processes on a CPU, over gloo: the same numbers as one, whoever holds what; deaths, stops and resumes."""
 
+import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,10 +13,13 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from safetensors.torch import load_file
 from test_pairs import paired_file
-from test_training import adapter_of, make_config, world  # noqa: F401
+from test_qlora import folder  # noqa: F401
+from test_training import adapter_of, crash_at, make_config, world  # noqa: F401
 
 from kto_workbench import train
+from kto_workbench.answers.export import export
 from kto_workbench.engine.training import train_run
 from kto_workbench.runs import create_run
 from kto_workbench.runs.directory import list_runs
@@ -24,9 +29,12 @@ WORKER = Path(__file__).parent / "crew_worker.py"
 OPTIONS = dict(learning_rate=2e-3, batch_size=7, max_steps=12, save_steps=5, eval_steps=6)
 
 
-def torchrun(*runs, processes=2):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"]
+def torchrun(*runs, path=""):
+    """Two processes that train runs; `path` is where they find more packages."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    if path:
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), path)))
     return subprocess.run([*command, WORKER, *runs], env=environment, capture_output=True, text=True, timeout=400)
 
 
@@ -42,80 +50,192 @@ def records(run):
     return [record for record in run.metrics() if "loss" in record]
 
 
-@pytest.fixture(scope="module")
-def runs(world, tmp_path_factory):  # noqa: F811
-    """The same training by one process, by two that each hold the model, and by two that share it out; and more."""
-    workspace = tmp_path_factory.mktemp("crews")
-    # Odd shares: five pairs a batch for two processes, small passes.
-    paired = str(paired_file(workspace / "pairs.jsonl"))
-    options = {
-        "ddp": {},
-        "fsdp2": {},
-        "scarce": {},
-        "small-passes": {"tokens_per_pass": 24},
-        "fsdp2-small-passes": {"tokens_per_pass": 24},
-        "every": {"z0": "every", "kl_every": 4, "kl_sample": 6},
-        "pair-batches": {"batch_size": 2},
-        "bco": {"objective": "bco", "tokens_per_pass": 24},
-        "dpo": {"objective": "dpo", "data": paired, "batch_size": 5, "tokens_per_pass": 24},
-        "dpo-fsdp2": {"objective": "dpo", "data": paired, "batch_size": 5},
-        "full": {"tuning": "full", "learning_rate": 1e-3},
-        "full-fsdp2": {"tuning": "full", "learning_rate": 1e-3},
-    }
-    made = {name: create_run(make_config(world, workspace, **{**OPTIONS, **o})) for name, o in options.items()}
-    how = {name: name for name in ("fsdp2", "scarce")}
-    how |= dict.fromkeys(("fsdp2-small-passes", "full-fsdp2", "dpo-fsdp2"), "fsdp2")
-    done = torchrun(*(f"{run.path}:{how.get(name, '')}" for name, run in made.items()))
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
-    alone = {
-        "alone": train(make_config(world, workspace, **OPTIONS), progress=False),
-        "every-alone": train(make_config(world, workspace, **{**OPTIONS, **options["every"]}), progress=False),
-        "pairs-alone": train(make_config(world, workspace, **{**OPTIONS, "batch_size": 2}), progress=False),
-        "bco-alone": train(make_config(world, workspace, **{**OPTIONS, "objective": "bco"}), progress=False),
-        "dpo-alone": train(make_config(world, workspace, **{**OPTIONS, **options["dpo"]}), progress=False),
-        "full-alone": train(make_config(world, workspace, **{**OPTIONS, **options["full"]}), progress=False),
-    }
-    return made | alone
-
-
+# Every run, and how two processes train it; several ways one after another where it dies on its way.
+SCENARIOS = {
+    "ddp": ["none"],
+    "fsdp2": ["fsdp2"],
+    "scarce": ["scarce"],
+    "fsdp2-scarce": ["fsdp2+scarce"],
+    "small-passes": ["none"],
+    "fsdp2-small-passes": ["fsdp2"],
+    "every": ["none"],
+    "pair-batches": ["none"],
+    "bco": ["none"],
+    "dpo": ["none"],
+    "dpo-fsdp2": ["fsdp2"],
+    "full": ["none"],
+    "full-fsdp2": ["fsdp2"],
+    "4-bit": ["none"],
+    "4-bit-fsdp2": ["fsdp2"],
+    "paged-fsdp2": ["fsdp2"],
+    "two-then-one": ["fsdp2+die8"],
+    "one-then-two": ["none"],
+    "one-then-fsdp2": ["fsdp2"],
+    "full-dies": ["fsdp2+die8", "fsdp2"],
+    "stopped": ["fsdp2+stop4"],
+}
+WITH_DEEPSPEED = {
+    "zero3": ["zero3"],
+    "zero3-small-passes": ["zero3"],
+    "full-zero3": ["zero3+die8", "zero3"],
+    "zero3-then-one": ["zero3+die8"],
+    "one-then-zero3": ["zero3"],
+}
+WATCHED = {"sample_steps": 6, "sample_max_new_tokens": 6}
+SMALL_PASSES = {"tokens_per_pass": 24}
+FULL = {"tuning": "full", "learning_rate": 1e-3}
+DPO = {"objective": "dpo", "batch_size": 5}  # odd shares: five pairs a batch
+EVERY = {"z0": "every", "kl_every": 4, "kl_sample": 6}
+CHANGED = {
+    "alone": WATCHED, "ddp": WATCHED, "fsdp2": WATCHED, "zero3": WATCHED, "small-passes": SMALL_PASSES,
+    "fsdp2-small-passes": SMALL_PASSES, "zero3-small-passes": SMALL_PASSES, "every": EVERY,
+    "pair-batches": {"batch_size": 2}, "full": FULL, "full-fsdp2": FULL, "full-dies": FULL, "full-zero3": FULL,
+    "bco": {"objective": "bco", "tokens_per_pass": 24}, "bco-alone": {"objective": "bco"},
+    "dpo": DPO | SMALL_PASSES, "dpo-fsdp2": DPO, "dpo-alone": DPO, "paged-fsdp2": {"optim": "paged_adamw_8bit"},
+}  # fmt: skip
 TWINS = {
-    "ddp": "alone", "fsdp2": "alone", "scarce": "alone", "small-passes": "alone", "fsdp2-small-passes": "alone",
-    "every": "every-alone", "pair-batches": "pairs-alone", "bco": "bco-alone", "dpo": "dpo-alone",
-    "dpo-fsdp2": "dpo-alone",
+    "every": "every-alone", "pair-batches": "pair-batches-alone", "bco": "bco-alone", "dpo": "dpo-alone",
+    "dpo-fsdp2": "dpo-alone", "4-bit": "4-bit-alone", "full": "full-alone", "full-fsdp2": "full-alone",
+    "full-dies": "full-alone", "full-zero3": "full-alone",
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", TWINS)
-def test_two_processes_end_where_one_does(runs, name):
-    many, one = runs[name], runs[TWINS[name]]
+def has_deepspeed():
+    """Where DeepSpeed is: in the environment, or beside it, where only those see it that want it; None if nowhere."""
+    if importlib.util.find_spec("deepspeed"):
+        return ""
+    beside = Path(sys.prefix) / "zero3"
+    return str(beside) if beside.is_dir() else None
+
+
+@pytest.fixture(scope="module")
+def runs(world, folder, tmp_path_factory):  # noqa: F811
+    """The same training by one process and by two in many ways, all of them by the same two."""
+    workspace = tmp_path_factory.mktemp("crews")
+
+    paired = paired_file(workspace / "pairs.jsonl")
+
+    def config(name):
+        four_bits = {"model": str(folder), "load_in_4bit": True} if name.startswith("4-bit") else {}
+        of_pairs = {"data": str(paired)} if name.startswith("dpo") else {}
+        return make_config(world, workspace, **{**OPTIONS, **four_bits, **of_pairs, **CHANGED.get(name, {})})
+
+    beside = has_deepspeed()
+    scenarios = SCENARIOS | (WITH_DEEPSPEED if beside is not None else {})
+    made = {name: create_run(config(name)) for name in scenarios}
+    for name in scenarios:
+        if name.startswith("one-then"):
+            crash_at(made[name], step=8)
+            made[name].set_status(state="queued", pid=None)
+    done = torchrun(*(f"{made[name].path}:{way}" for name, ways in scenarios.items() for way in ways), path=beside)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-16000:]
+    for name in scenarios:
+        if name.endswith("then-one"):
+            made[name].set_status(state="queued", pid=None)
+            train_run(made[name])
+    alone = {"alone", *TWINS.values()}
+    like = lambda name: name if name in CHANGED else name.removesuffix("-alone")
+    return made | {name: train(config(like(name)), progress=False) for name in sorted(alone)}
+
+
+@pytest.fixture
+def one_and_many(request, runs):
+    name = request.param
+    if name not in runs:
+        pytest.skip("DeepSpeed is not installed")
+    return runs[TWINS.get(name, "alone")], runs[name]
+
+
+def each(*names):
+    return pytest.mark.parametrize("one_and_many", names, indirect=True)
+
+
+ADAPTERS = (
+    "ddp", "fsdp2", "zero3", "scarce", "fsdp2-scarce", "small-passes", "fsdp2-small-passes", "zero3-small-passes",
+    "every", "pair-batches", "bco", "dpo", "dpo-fsdp2", "4-bit", "two-then-one", "one-then-two", "one-then-fsdp2",
+    "zero3-then-one", "one-then-zero3",
+)  # fmt: skip
+UNEQUAL = ("tokens_per_second", "memory_bytes", "seconds")
+
+
+@each(*ADAPTERS)
+def test_two_processes_end_where_one_does(one_and_many):
+    one, many = one_and_many
     assert_same_adapter(many, one)
     assert [r["step"] for r in records(many)] == list(range(1, 13))
-    for a, b in zip(many.metrics(), one.metrics(), strict=True):
+    trained = lambda run: [r for r in run.metrics() if "kl_sampled" not in r]
+    for a, b in zip(trained(many), trained(one), strict=True):
         assert a.keys() == b.keys()
         for metric, value in b.items():
-            if metric not in ("tokens_per_second", "memory_bytes", "seconds"):
+            if metric not in UNEQUAL:
                 assert a[metric] == (value if value is None else pytest.approx(value, rel=1e-4, abs=1e-5)), metric
 
 
-@pytest.mark.parametrize("name", ["full", "full-fsdp2"])
-def test_a_whole_model_too(runs, name):
-    from safetensors.torch import load_file
-
-    many, one = (load_file(runs[run].model / "model.safetensors") for run in (name, "full-alone"))
+@each("full", "full-fsdp2", "full-dies", "full-zero3")
+def test_a_whole_model_too(one_and_many):
+    one, many = (load_file(run.model / "model.safetensors") for run in one_and_many)
     assert many.keys() == one.keys()
     for tensor in one:
         assert (many[tensor] - one[tensor]).norm() <= 1e-5 * one[tensor].norm(), tensor
 
 
-def test_memory_that_runs_out_on_one_halves_on_both(runs):
-    state = json.loads((runs["scarce"].path / "checkpoints" / "checkpoint-12" / "kto_state.json").read_text())
+@each("ddp", "fsdp2", "zero3")
+def test_what_is_watched_and_left_behind_is_the_same(one_and_many):
+    one, many = one_and_many
+    assert many.samples() == one.samples() and len(one.samples()) > 2
+    sampled = lambda run: [r for r in run.metrics() if "kl_sampled" in r]
+    assert [r["step"] for r in sampled(many)] == [r["step"] for r in sampled(one)] == [6, 12]
+    for a, b in zip(sampled(many), sampled(one), strict=True):
+        assert a == {name: pytest.approx(value, rel=1e-3, abs=1e-5) for name, value in b.items()}
+    assert [r["step"] for r in many.metrics() if "eval_loss" in r] == [6, 12]
+    files = lambda run: {p.relative_to(run.path).as_posix() for p in run.path.rglob("*") if "export" not in p.parts}
+    # Each process keeps the state of its own random numbers.
+    of_one = {re.sub(r"rng_state\.pth", "rng_state_0.pth", name) for name in files(one)}
+    assert {name for name in files(many) if "rng_state_1" not in name and "held-" not in name} == of_one
+    merged = [load_file(export(run, "merged") / "model.safetensors") for run in (one, many)]
+    for name, tensor in merged[0].items():
+        torch.testing.assert_close(merged[1][name], tensor, rtol=1e-5, atol=1e-5)
+
+
+@each("fsdp2", "full-fsdp2", "zero3", "full-zero3")
+def test_each_process_holds_its_part_alone(one_and_many):
+    for rank in range(2):
+        held, everything = json.loads((one_and_many[1].path / f"held-{rank}.json").read_text())
+        # Half of each weight, rounded up to a whole row where the rows are odd: of 97 tokens, one has 49.
+        assert 0.48 * everything <= held <= 0.52 * everything
+
+
+@each("ddp", "full")
+def test_each_process_holds_everything(one_and_many):
+    held, everything = json.loads((one_and_many[1].path / "held-1.json").read_text())
+    assert held == everything
+
+
+@each("scarce", "fsdp2-scarce")
+def test_memory_that_runs_out_on_one_halves_on_both(one_and_many):
+    run = one_and_many[1]
+    state = json.loads((run.path / "checkpoints" / "checkpoint-12" / "kto_state.json").read_text())
     assert state["tokens_per_pass"] <= 30
-    assert runs["scarce"].status().state == "finished"
+    assert run.status().state == "finished"
 
 
 def test_a_rank_without_one_class_and_batches_of_two(runs):
     # A batch of two gives each process one row: of one class. Some batch must have had both.
     assert any(r["rewards/margins"] is not None for r in records(runs["pair-batches"]))
+
+
+def test_what_can_not_be_shared_out_is_refused_in_a_sentence(runs):
+    status = runs["4-bit-fsdp2"].status()
+    assert status.state == "failed"
+    assert status.error == "4-bit weights can't be shared out among processes: use `sharding: none`."
+    assert runs["paged-fsdp2"].status().error == (
+        "Optimizer paged_adamw_8bit can't be shared out among processes; use `optim: adamw`."
+    )
+
+
+def test_a_stop_reaches_both_within_its_step(runs):
+    assert runs["stopped"].status().state == "stopped" and runs["stopped"].status().step == 4
+    assert runs["stopped"].adapter.exists() and runs["stopped"].latest_checkpoint().name == "checkpoint-4"
 
 
 def wait_for(condition, seconds=120, run=None):
@@ -196,7 +316,7 @@ def test_accelerates_own_launcher_trains_a_config(world, tmp_path):  # noqa: F81
     command += ["--main_process_port", "0", "-m", "kto_workbench", "train", tmp_path / "config.yaml"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=root)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-16000:]
     (run,) = list_runs(tmp_path / "w")
     assert run.status().state == "finished" and [r["step"] for r in records(run)] == list(range(1, 13))
     assert_same_adapter(run, train(make_config(world, tmp_path, **OPTIONS), progress=False))

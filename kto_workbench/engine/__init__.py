@@ -4,6 +4,8 @@ objective.py   the loss, z0 and their kin as pure functions
 batches.py     who is in a batch with whom, and whose mismatched partner
 examples.py    rows as token ids, when they are visited
 crew.py        the processes that share each batch
+sharding.py    weights shared out among them: torch's FSDP2
+zero.py        the same by DeepSpeed: ZeRO-3
 passes.py      how many tokens go through the model at once
 head.py        log-probabilities without the full logits
 attention.py   attention over a packed batch

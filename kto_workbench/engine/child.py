@@ -26,7 +26,7 @@ def main(path: str) -> int:
         config = run.config()
         if not launched() and (processes := _processes(config)) > 1:
             _become_launcher(config, processes, path)
-        crew = join(config.device, sharded=config.sharding == "fsdp2")
+        crew = join(config.device, config.sharding)
     except WorkbenchError as error:
         run.set_status(state="failed", error=str(error), message="", ended=time.time())
         print(error, flush=True)

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from kto_workbench.errors import ConfigError
+from kto_workbench.engine.passes import is_out_of_memory
+from kto_workbench.errors import ConfigError, ModelError
 
 # A process may wait that long for another one: for its turn on the device, or while it loads and checks the model.
 PATIENCE = timedelta(days=1)
@@ -22,14 +23,23 @@ PATIENCE = timedelta(days=1)
 class Crew:
     """One process alone, or one of several that torch.distributed has brought together.
 
-    `rank` of `size` processes. `in_step`: whether every process must go through the model equally often, since its
-    weights are shared out among them (FSDP2).
+    `rank` of `size` processes. `sharding`: how they hold the weights, as in a config; where they share them out, every
+    process must go through the model equally often (`in_step`).
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, *, in_step: bool = False) -> None:
-        self.rank, self.size, self.in_step = rank, size, in_step
+    def __init__(self, rank: int = 0, size: int = 1, sharding: str = "none") -> None:
+        self.rank, self.size, self.sharding = rank, size, sharding
         # What a step's passes go through: the module that the scorer was wrapped into, where it was.
         self.wrapped: nn.Module | None = None
+        # Over CPUs, whatever the devices are: what processes tell each other amid a pass.
+        self._aside = distributed.new_group(backend="gloo") if self.in_step else None
+        self._at_work = self._told = False
+        self.after_failure: Callable[[], None] = lambda: None
+
+    @property
+    def in_step(self) -> bool:
+        """Whether weights are shared out, so that going through the model is something that all do together."""
+        return self.size > 1 and self.sharding != "none"
 
     @property
     def leads(self) -> bool:
@@ -56,6 +66,7 @@ class Crew:
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, in place."""
         if self.size > 1:
+            self.ask()
             distributed.all_reduce(tensor)
         return tensor
 
@@ -63,6 +74,7 @@ class Crew:
         """The largest of a number that each process has."""
         if self.size == 1:
             return number
+        self.ask()
         tensor = torch.tensor(number, device=device)
         distributed.all_reduce(tensor, op=distributed.ReduceOp.MAX)
         return int(tensor)
@@ -102,32 +114,64 @@ class Crew:
     # going through the model
 
     def agreed(self, work: Callable[[], Any], device: torch.device) -> Any:
-        """Do work without collectives; where one process runs out of memory, all of them raise OutOfMemoryError.
+        """Do work; where one process runs out of memory, all of them raise OutOfMemoryError.
 
-        With weights shared out (`in_step`) the work itself is collective, and whoever runs out ends the run.
+        Work is without collectives, or all of its collectives `ask` before they begin (`in_step`): so whoever has
+        failed is heard of where the others would wait for it.
         """
-        if self.size == 1 or self.in_step:
+        if self.size == 1:
             return work()
+        if self.sharding == "zero3":
+            return self._or_nobody(work)
         result, failed = None, 0
+        self._at_work, self._told = self.in_step, False
         try:
             result = work()
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             failed = 1
-        if self.most(failed, device):
+        finally:
+            self._at_work = False
+        # Outside of the handler, since the exception holds on to the frames, and they to their tensors.
+        if self.in_step:
+            someone = self._told or self._anyone(failed)
+        else:
+            someone = self.most(failed, device)
+        if someone:
+            self.after_failure()
             raise torch.OutOfMemoryError("out of memory in one of the processes")
         return result
 
+    def _or_nobody(self, work: Callable[[], Any]) -> Any:
+        """Do work whose collectives do not ask: whoever runs out of memory ends the run, or others would wait."""
+        try:
+            return work()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ModelError(
+                f"Out of memory in process {self.rank}: resume with fewer tokens_per_pass, or use `sharding: fsdp2`, "
+                "which goes on in smaller passes by itself."
+            ) from error
+
+    def ask(self) -> None:
+        """Before a collective amid work: raise OutOfMemoryError if another process has run out, and won't come."""
+        if self._at_work and self._anyone(0):
+            self._told = True
+            raise torch.OutOfMemoryError("out of memory in another process")
+
+    def _anyone(self, failed: int) -> bool:
+        """Whether any process has failed, as each must ask of all."""
+        tensor = torch.tensor(failed)
+        distributed.all_reduce(tensor, op=distributed.ReduceOp.MAX, group=self._aside)
+        return bool(tensor)
+
     @contextlib.contextmanager
     def keeping_gradients(self) -> Iterator[None]:
-        """Passes in this block add gradients to this process's own, and do not average them."""
-        if self.size == 1:
+        """Passes in this block add gradients to this process's own, and do not average them, where each has all."""
+        if self.size == 1 or self.in_step:
             yield
-        elif hasattr(self.wrapped, "set_requires_gradient_sync"):
-            self.wrapped.set_requires_gradient_sync(False)
-            try:
-                yield
-            finally:
-                self.wrapped.set_requires_gradient_sync(True)
         else:
             with self.wrapped.no_sync():
                 yield
@@ -141,58 +185,32 @@ def launched() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
-def join(device: str, *, sharded: bool = False) -> Crew:
+def join(device: str, sharding: str = "none") -> Crew:
     """Meet the other processes of a launch, each on a device of its own. Raises ConfigError.
 
     Args:
         device: as in a config.
-        sharded: whether they share the weights out; also where Accelerate's own configuration says so.
+        sharding: as in a config; Accelerate's own configuration may say so, too.
     """
     if not launched():
         return Crew()
     from accelerate import PartialState
 
     # Sharding is done here, the same way on every device; Accelerate knows it on GPUs alone.
-    sharded |= os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() == "true"
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
-        raise ConfigError("DeepSpeed is not supported; FSDP2 shares a model out likewise: use configs/fsdp2.yaml.")
+    if os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        sharding = "fsdp2"
+    if os.environ.pop("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        sharding = "zero3"
     here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
     there_are = torch.cuda.device_count()
     cpu = device == "cpu" or device == "auto" and not there_are
     if not cpu and here > there_are:
         raise ConfigError(too_many(here, there_are))
     state = PartialState(cpu=cpu, timeout=PATIENCE)
-    return Crew(state.process_index, state.num_processes, in_step=sharded)
+    return Crew(state.process_index, state.num_processes, sharding)
 
 
 def too_many(processes: int, gpus: int) -> str:
     """The sentence on more processes than GPUs."""
     there = "one GPU" if gpus == 1 else f"{gpus} GPUs"
     return f"{processes} processes need {processes} GPUs, and this machine has {there}; use `processes: {gpus}`."
-
-
-def shard(scorer: nn.Module, causal_lm: nn.Module) -> nn.Module:
-    """Share a scorer's weights out among the processes with FSDP2, layer by layer, in place."""
-    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-
-    names = set(causal_lm._no_split_modules or ())
-    for module in list(causal_lm.modules()):
-        if type(module).__name__ in names:
-            fully_shard(module)
-    fully_shard(scorer)
-    register_fsdp_forward_method(scorer, "during")
-    return scorer
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor that may be shared out, as a whole; every process must ask for it."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-
-
-def shared_like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """A whole tensor, shared out as a parameter is."""
-    if not hasattr(parameter, "full_tensor"):
-        return tensor
-    from torch.distributed.tensor import distribute_tensor
-
-    return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from kto_workbench.config import KTOConfig
 from kto_workbench.engine.batches import Batch, Pair
+from kto_workbench.engine.crew import ALONE, Crew
 from kto_workbench.engine.models import checkpoint_activations
 from kto_workbench.engine.passes import free_memory, give_back, is_out_of_memory
 from kto_workbench.engine.scoring import PaddedScorer
@@ -31,6 +32,7 @@ def calibrate(
     *,
     free: int | None = None,
     make_room: Callable[[], bool] = lambda: False,
+    crew: Crew = ALONE,
 ) -> int | None:
     """Measure what a token takes and say how many fit.
 
@@ -43,15 +45,16 @@ def calibrate(
         config: of the run.
         free: bytes that may be used, the optimizer's among them; None asks the device.
         make_room: asked when not even the longest sequence fits; says whether it found a way to do with less.
+        crew: the processes that share each batch; what fits is what fits in each of them.
 
     Returns:
         Tokens a pass, at least those of the longest sequence; None where the whole batch fits into one.
     """
     longer = _longer(batch)
     longest = max(_lengths(scorer, batch))
-    fits = _fitting(scorer, batch, config, free)
+    fits = _fitting(scorer, batch, config, free, crew)
     if fits < longest and make_room():
-        fits = _fitting(scorer, batch, config.replace(gradient_checkpointing=True), free)
+        fits = _fitting(scorer, batch, config.replace(gradient_checkpointing=True), free, crew)
     return None if fits >= scorer.tokens(longer) else max(fits, longest)
 
 
@@ -67,11 +70,17 @@ def recompute_activations(model: nn.Module) -> bool:
     return True
 
 
-def _fitting(scorer: PaddedScorer, batch: Batch, config: KTOConfig, free: int | None) -> int:
+def _fitting(scorer: PaddedScorer, batch: Batch, config: KTOConfig, free: int | None, crew: Crew) -> int:
+    """How many tokens fit into a pass of any process."""
+    return min(crew.gather(_fitting_here(scorer, batch, config, free, crew)))
+
+
+def _fitting_here(scorer: PaddedScorer, batch: Batch, config: KTOConfig, free: int | None, crew: Crew) -> int:
     """How many tokens fit into a pass, going by its longest sequence and its two longest; 0 where not even one does."""
     lengths = _lengths(scorer, batch)
     trained = [p for p in scorer.model.parameters() if p.requires_grad]
-    to_come = optimizer_bytes(config, sum(p.numel() for p in trained), trained[0].element_size())
+    parts = crew.size if crew.in_step else 1
+    to_come = optimizer_bytes(config, sum(p.numel() for p in trained) // parts, trained[0].element_size())
     available = (free_memory(scorer.device) if free is None else free) * (1 - KEPT_FREE) - to_come
     available /= fragments(config, scorer.device.type)
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
@@ -79,7 +88,7 @@ def _fitting(scorer: PaddedScorer, batch: Batch, config: KTOConfig, free: int | 
     try:
         for n in (1, 2)[: len(order)]:
             some = [i for example in order[:n] for i in batch.examples[example]]
-            measured.append(_dry_step(scorer, batch, config, some))
+            measured.append(_dry_step(scorer, batch, config, some, crew if crew.sharding == "fsdp2" else ALONE))
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -94,14 +103,14 @@ def _fitting(scorer: PaddedScorer, batch: Batch, config: KTOConfig, free: int | 
     return fits
 
 
-def _dry_step(scorer: PaddedScorer, batch: Batch, config: KTOConfig, numbers: list[int]) -> tuple[int, int]:
+def _dry_step(scorer: PaddedScorer, batch: Batch, config: KTOConfig, numbers: list[int], crew: Crew) -> tuple[int, int]:
     """Tokens and peak bytes of a step over some of a batch's pairs."""
     some = batch.take(numbers)
     some.reference_logps = some.reference_kl_logps = torch.zeros(len(numbers), device=scorer.device)
     devices = [scorer.device] if scorer.device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices):
-            peak = peak_bytes(lambda: kto_step(scorer, some, config, None, train=True), scorer.device)
+            peak = peak_bytes(lambda: kto_step(scorer, some, config, None, train=True, crew=crew), scorer.device)
     finally:
         scorer.model.zero_grad(set_to_none=True)
     return scorer.tokens(_longer(some)), peak

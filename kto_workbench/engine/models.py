@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from kto_workbench import files
 from kto_workbench.config import KTOConfig
+from kto_workbench.engine.sharding import shared_like
 from kto_workbench.engine.vision import besides_language, class_for, freeze_besides_language
 from kto_workbench.errors import ModelError
 from kto_workbench.feedback.rendering import model_path, short_reason
@@ -376,7 +377,7 @@ def fill_in_adapter(model: nn.Module, folder: Path, name: str = "default") -> No
         owner, _, own = key.rpartition(".")
         place = places.get(f"{owner}.{name}.{own}")
         if place is not None and place.shape == tensor.shape:
-            place.copy_(tensor)
+            place.copy_(shared_like(tensor, place))
 
 
 @torch.no_grad()

@@ -11,9 +11,8 @@ Layouts with the same results:
 `make_scorer` takes the fastest that a trial finds right; see trial.py.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +24,7 @@ from kto_workbench.engine.fused_kernels import Kernels
 from kto_workbench.engine.head import Head, token_logps
 from kto_workbench.engine.models import base_of, body_of, precision_of, rotary_limit
 from kto_workbench.engine.passes import split
+from kto_workbench.engine.sharding import Within, at_once
 from kto_workbench.engine.trial import choose
 from kto_workbench.engine.vision import can_keep_logits, seen
 from kto_workbench.errors import ModelError
@@ -53,9 +53,11 @@ class PaddedScorer(nn.Module):
     name = "padded"
     kernels = False  # whether the model computes with fused ones; see fused_kernels.py
 
-    def __init__(self, model: nn.Module, sight: Sight | None = None) -> None:
+    def __init__(self, model: nn.Module, sight: Sight | None = None, within: Within = at_once) -> None:
         super().__init__()
         self.model, self.sight = model, sight
+        # Do what goes through parts of the model, such as answering, in here.
+        self.within = within
         self.precision = precision_of(model)
         # Rows longer than this are read alone: they would change what shorter ones beside them are worth.
         self.limit = rotary_limit(base_of(model))
@@ -103,19 +105,16 @@ class PaddedScorer(nn.Module):
         self, pairs: Sequence[Pair], mismatched: Sequence[Pair], *, entropy: bool = False
     ) -> tuple[Scores, Tensor | None]:
         """Scores of the pairs, and logps [m] of other completions after the same prompts, without a graph."""
-        logps, entropies, kl_logps = (self._wrapped[0] if self._wrapped else self)(pairs, mismatched, entropy)
+        through = self._wrapped[0] if self._wrapped else self
+        logps, entropies, kl_logps = self.within(lambda: through(pairs, mismatched, entropy))
         return Scores(logps, entropies), kl_logps
-
-    def during(self, work: Callable[[], Any]) -> Any:
-        """Do what goes through parts of the model, such as answering, as if it were a pass of this module."""
-        return work()
 
     def score_tokens(self, pair: Pair) -> Tensor:
         """[n] log-probabilities of each token of one completion, in nats."""
         ids = torch.tensor([pair.prompt_ids + pair.completion_ids], device=self.device)
         given = self._seen([pair], len(pair))
         with self.precision():
-            logits = self.model(input_ids=ids, use_cache=False, **given).logits[0].float()
+            logits = self.within(lambda: self.model(input_ids=ids, use_cache=False, **given).logits)[0].float()
         logits = logits[len(pair.prompt_ids) - 1 : -1]
         return logits.log_softmax(-1).gather(-1, ids[0, len(pair.prompt_ids) :, None]).squeeze(-1)
 
@@ -322,25 +321,30 @@ class LonelyScorer(PaddedScorer):
 
     name = "one by one"
 
-    def __init__(self, model: nn.Module, sight: Sight | None = None) -> None:
-        super().__init__(model, sight)
+    def __init__(self, model: nn.Module, sight: Sight | None = None, within: Within = at_once) -> None:
+        super().__init__(model, sight, within)
         self.limit = 0
 
 
 def make_scorer(
-    model: nn.Module, kernels: Kernels | None = None, *, sight: Sight | None = None, prompts: Sequence[Pair] = ()
+    model: nn.Module,
+    kernels: Kernels | None = None,
+    *,
+    sight: Sight | None = None,
+    prompts: Sequence[Pair] = (),
+    within: Within = at_once,
 ) -> PaddedScorer:
     """The fastest scorer that a trial finds right for a model, with its fused kernels if they are right, too.
 
-    `sight` is what rows with images are looked at with; `prompts` are some of them, for the trial. Raises ModelError if
-    none is.
+    `sight` is what rows with images are looked at with; `prompts` are some of them, for the trial. What goes through
+    the model is done `within` something; see sharding.py. Raises ModelError if none is.
     """
     causal_lm = base_of(model)
     return choose(
         model,
-        packed=lambda: PackedScorer(model, sight) if Head.of(causal_lm) else None,
-        padded=lambda: PaddedScorer(model, sight),
-        alone=lambda: LonelyScorer(model, sight),
+        packed=lambda: PackedScorer(model, sight, within) if Head.of(causal_lm) else None,
+        padded=lambda: PaddedScorer(model, sight, within),
+        alone=lambda: LonelyScorer(model, sight, within),
         kernels=kernels,
         prompts=prompts,
     )

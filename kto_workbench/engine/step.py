@@ -132,7 +132,7 @@ def kto_step(
 
     with _gradients_kept(crew, train):
         crew.agreed(go_through_all, device)
-    if train and crew.size > 1:
+    if train and crew.size > 1 and not crew.in_step:
         # The gradients that each process has gathered are averaged behind a pass that adds nothing to them, which is
         # too small to run out of memory: so nobody waits for one that has.
         (0.0 * scorer.score([FILLER]).logps.sum()).backward()

@@ -30,15 +30,17 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from kto_workbench.config import KTOConfig
 from kto_workbench.engine.batches import Batch, Batches, Pair, share_out
-from kto_workbench.engine.crew import ALONE, Crew, shard, shared_like, whole
+from kto_workbench.engine.crew import ALONE, Crew
 from kto_workbench.engine.examples import Examples
 from kto_workbench.engine.masters import master_optimizer
-from kto_workbench.engine.models import base_of, check_not_repacked, fill_in_adapter, round_adapter
+from kto_workbench.engine.models import check_not_repacked, fill_in_adapter, round_adapter
 from kto_workbench.engine.objective import RunningMean, sum_of_log_ratios
 from kto_workbench.engine.passes import Budget
 from kto_workbench.engine.reference import Reference
 from kto_workbench.engine.scoring import PaddedScorer
+from kto_workbench.engine.sharding import shared_like, whole
 from kto_workbench.engine.step import StepSums, kto_step, score_without_gradient, split_batch
+from kto_workbench.engine.zero import ZeroOptimizer
 from kto_workbench.errors import ConfigError, WorkbenchError
 from kto_workbench.files import disk_refusal
 from kto_workbench.judging.statistics import ranking
@@ -103,6 +105,8 @@ class KTOTrainer(Trainer):
         self._mean = RunningMean()
         self._eval_batches: list[Batch] = []
         arguments = training_arguments(config, output_dir, scorer.device, len(batches), held_out is not None)
+        if config.optim.startswith("paged") and crew.in_step:
+            raise ConfigError(f"Optimizer {config.optim} can't be shared out among processes; use `optim: adamw`.")
         if config.optim.startswith("paged") and scorer.device.type != "cuda":
             raise ConfigError(f"Optimizer {config.optim} needs a CUDA GPU; use `optim: adamw` here.")
         super().__init__(
@@ -113,6 +117,9 @@ class KTOTrainer(Trainer):
         )
         self.remove_callback(PrinterCallback)  # the records are in metrics.jsonl
 
+    def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
+        """It is there; and weights that are shared out would be gathered from where they were before a move."""
+
     def get_train_dataloader(self) -> DataLoader:
         """Whole batches, on every process: each takes its share in the step."""
         return Loader(self.examples, self.batches)
@@ -120,7 +127,7 @@ class KTOTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The optimizer of the options; bfloat16 weights are trained on float32 masters."""
         trained = [p for p in self.model.parameters() if p.requires_grad]
-        rounded = any(p.dtype == torch.bfloat16 for p in trained)
+        rounded = any(p.dtype == torch.bfloat16 for p in trained) and self.crew.sharding != "zero3"
         if rounded and self.optimizer is None:
             options = {"lr": self.config.learning_rate, "weight_decay": self.config.weight_decay}
             self.optimizer = master_optimizer(self.config.optim)(trained, **options)
@@ -128,18 +135,21 @@ class KTOTrainer(Trainer):
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: DataLoader, resume_from_checkpoint: Any) -> Any:
         """Wrap the scorer for several processes, and only then make what steps its parameters."""
-        if self.crew.in_step:
-            self.model_wrapped = shard(self.scorer, base_of(self.scorer.model))
-        else:
+        if self.crew.sharding == "none":
             self.model_wrapped = self.accelerator.prepare_model(self.model_wrapped)
             # DDP would broadcast buffers, which never change, in the first forward pass behind each step: and not every
             # process goes through the model equally often.
             self.model_wrapped.broadcast_buffers = False
-        self.scorer.go_through(self.model_wrapped)
-        self.crew.wrapped = self.model_wrapped
+            self.scorer.go_through(self.model_wrapped)
+            self.crew.wrapped = self.model_wrapped
         self.create_optimizer()
-        self.optimizer = self.accelerator.prepare_optimizer(self.optimizer)
+        if self.crew.sharding != "zero3":
+            self.optimizer = self.accelerator.prepare_optimizer(self.optimizer)
         self.create_scheduler(num_training_steps=max_steps)
+        if self.crew.sharding == "zero3":
+            self.optimizer = ZeroOptimizer(self.scorer, self.optimizer, self.config.max_grad_norm)
+            self.model_wrapped = self.optimizer.engine
+            self.scorer.go_through(self.model_wrapped)
         if resume_from_checkpoint is not None:
             self._load_optimizer_and_scheduler(resume_from_checkpoint)
         for name in ("model", "optimizer", "lr_scheduler"):
@@ -154,10 +164,10 @@ class KTOTrainer(Trainer):
         batch: Batch = inputs["batch"]
         model.train()
         z0 = self._estimate_z0_now_and_then()
-        sums = self._step(batch, train=True, z0=z0, undo=lambda: model.zero_grad(set_to_none=True))
+        sums = self._step(batch, train=True, z0=z0, undo=self._forget_gradients)
         self._tokens += sum(len(pair) for pair in batch.pairs)
         if not self._is_sound(sums.loss):
-            model.zero_grad(set_to_none=True)  # the optimizer then leaves weights and moments as they are
+            self._forget_gradients()  # the optimizer then leaves weights and moments as they are
             self._skip()
             return torch.zeros_like(sums.loss)
         self._skipped_in_a_row = 0
@@ -185,10 +195,18 @@ class KTOTrainer(Trainer):
 
     def _is_sound(self, loss: Tensor) -> bool:
         """Whether the loss and every gradient are numbers; waits for the device, or a bad step could not be undone."""
-        gradients = [p.grad for p in self.scorer.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients) if gradients else loss
-        sound = torch.isfinite(loss).all() & torch.isfinite(whole(norm)).to(loss.device)
+        sound = torch.isfinite(loss).all() & torch.isfinite(self._gradient_norm()).to(loss.device)
         return not self.crew.most(int(not sound), self.scorer.device)
+
+    def _gradient_norm(self) -> Tensor:
+        """The norm of all gradients; every process must ask."""
+        if self.crew.sharding == "zero3":
+            return self.optimizer.norm()
+        gradients = [p.grad for p in self.scorer.parameters() if p.grad is not None]
+        return whole(torch.nn.utils.get_total_norm(gradients)) if gradients else torch.zeros(())
+
+    def _forget_gradients(self) -> None:
+        (self.optimizer if self.crew.sharding == "zero3" else self.scorer).zero_grad(set_to_none=True)
 
     def _skip(self) -> None:
         self.skipped += 1
@@ -283,7 +301,13 @@ class KTOTrainer(Trainer):
     def _everyones(self, steps: Sequence[StepSums]) -> "Window":
         return Window.joined(self.crew.gather(Window.read(steps)))
 
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        # DeepSpeed's engine clips as it steps.
+        return self._gradient_norm() if self.crew.sharding == "zero3" else super()._clip_grad_norm(model)
+
     def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | None = None) -> Tensor | None:
+        if self.crew.sharding == "zero3":
+            return self._gradient_norm() if grad_norm is None else grad_norm
         return whole(super()._get_grad_norm(model, grad_norm))
 
     # what a resumed run needs to go on as if never interrupted
@@ -314,6 +338,9 @@ class KTOTrainer(Trainer):
         """Take up an optimizer's state that was saved whole, each process its part."""
         load = lambda name: torch.load(checkpoint / name, map_location=self.scorer.device, weights_only=True)
         state, masters = load(OPTIMIZER_NAME), "masters"
+        self.lr_scheduler.load_state_dict(load(SCHEDULER_NAME))
+        if self.crew.sharding == "zero3":
+            return self.optimizer.load_state_dict(state)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         for number, values in state["state"].items():
             like = parameters[number]
@@ -322,7 +349,6 @@ class KTOTrainer(Trainer):
         if masters in state:
             state[masters] = [shared_like(v, p) for v, p in zip(state[masters], parameters, strict=True)]
         self.optimizer.load_state_dict(state)
-        self.lr_scheduler.load_state_dict(load(SCHEDULER_NAME))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
@@ -350,11 +376,15 @@ class KTOTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         tuned = self.scorer.model
         if hasattr(tuned, "peft_config"):
-            super()._load_from_checkpoint(resume_from_checkpoint, tuned)
+            if self.crew.sharding != "fsdp2":
+                super()._load_from_checkpoint(resume_from_checkpoint, tuned)
             fill_in_adapter(tuned, Path(resume_from_checkpoint))
         else:
-            for part in sorted(Path(resume_from_checkpoint).glob("model*.safetensors")):
-                tuned.load_state_dict(load_file(part), strict=False)  # tied weights are saved once
+            places = tuned.state_dict()
+            with _said_of(resume_from_checkpoint):
+                for part in sorted(Path(resume_from_checkpoint).glob("model*.safetensors")):
+                    for name, tensor in load_file(part).items():
+                        places[name].copy_(shared_like(tensor, places[name]))
         if self.config.adapter_dtype == "bfloat16":
             round_adapter(self.scorer.model)
         with contextlib.suppress(OSError, ValueError):
@@ -401,6 +431,7 @@ def tuned_files(checkpoint: Path) -> list[Path]:
     return [path for path in sorted(checkpoint.iterdir()) if path.is_file() and path.name.startswith(beginnings)]
 
 
+@torch.no_grad()
 def save_tuned(model: nn.Module, folder: Path, crew: Crew = ALONE) -> None:
     """Write what a training changes: the adapter alone, or the whole model. Every process must come along."""
     options: dict[str, Any] = {}
@@ -409,8 +440,8 @@ def save_tuned(model: nn.Module, folder: Path, crew: Crew = ALONE) -> None:
         options["selected_adapters"], trained = [model.active_adapter], f".{model.active_adapter}"
     if crew.in_step:
         options["state_dict"] = {
-            name: whole(value.detach()).cpu() if trained in name else value
-            for name, value in model.state_dict().items()
+            name: whole(value).cpu() if trained in name else value
+            for name, value in model.state_dict(keep_vars=True).items()
         }
     if crew.leads:
         model.save_pretrained(folder, **options)

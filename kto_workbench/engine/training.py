@@ -29,6 +29,7 @@ from kto_workbench.engine.memory import calibrate, recompute_activations
 from kto_workbench.engine.models import (
     adapter_off,
     as_it_is,
+    base_of,
     check_tokens,
     checkpoint_activations,
     keep_as_reference,
@@ -45,7 +46,9 @@ from kto_workbench.engine.recorder import STATUS_SECONDS, Heartbeat, Recorder, R
 from kto_workbench.engine.reference import Reference, ReferenceCache, cache_for
 from kto_workbench.engine.sampler import Sampler
 from kto_workbench.engine.scoring import PaddedScorer, make_scorer
+from kto_workbench.engine.sharding import at_once, shard
 from kto_workbench.engine.trainer import KTOTrainer, NoNumbers, save_tuned, total_steps, tuned_files
+from kto_workbench.engine.zero import load_deepspeed
 from kto_workbench.errors import ConfigError, DataError, ModelError, WorkbenchError
 from kto_workbench.feedback import load_feedback
 from kto_workbench.feedback.images import Images
@@ -160,6 +163,10 @@ def _train(
     if crew.in_step and config.load_in_4bit:
         raise ConfigError("4-bit weights can't be shared out among processes: use `sharding: none`.")
     check_judge(config)  # before anything is loaded
+    if crew.sharding == "zero3":
+        load_deepspeed(device)
+    # Weights that are shared out come to the device a layer at a time; the files are mapped, not read.
+    loaded_on = torch.device("cpu") if crew.sharding == "fsdp2" else device
     tokenizer = load_tokenizer(config.model, Images(config.workspace))
     with crew.first_one_first():  # it leaves its rows in the cache for the others
         feedback = load_feedback(config.data, workspace=config.workspace, mapping=config.mapping)
@@ -168,7 +175,7 @@ def _train(
     sees = bool(prepared.looking)
     if sees and crew.in_step:  # where a process has no images, it would not go through what sees
         raise ConfigError("Rows with images can't be trained on with shared out weights: use `sharding: none`.")
-    base = load_model(config.model, device=device, dtype=dtype, load_in_4bit=config.load_in_4bit, sees=sees)
+    base = load_model(config.model, device=loaded_on, dtype=dtype, load_in_4bit=config.load_in_4bit, sees=sees)
     check_tokens(base, tokenizer)
     if (longest := longest_row(base) or config.max_length) < config.max_length:
         log.warning("This model has positions for %d tokens, so max_length is lowered to that.", longest)
@@ -193,7 +200,10 @@ def _train(
         checkpoint_activations(model)
     if witness:
         proof.prove(model, witness, as_reference)
-    scorer = make_scorer(model, kernels, sight=sight_of(tokenizer), prompts=prepared.looking)
+    within = at_once
+    if crew.sharding == "fsdp2":
+        within = shard(model, base_of(model)._no_split_modules or (), device, crew).within
+    scorer = make_scorer(model, kernels, sight=sight_of(tokenizer), prompts=prepared.looking, within=within)
     if len(ways := set(crew.gather(scorer.way))) > 1:
         raise ModelError(f"The processes find different ways of scoring this model right ({', '.join(sorted(ways))}).")
 
@@ -205,8 +215,7 @@ def _train(
 
     budget = Budget(None, make_room=make_room)
     if config.tokens_per_pass == "auto":
-        found = crew.gather(calibrate(scorer, prepared.longest, config, make_room=make_room))
-        budget.tokens = min((tokens for tokens in found if tokens is not None), default=None)
+        budget.tokens = calibrate(scorer, prepared.longest, config, make_room=make_room, crew=crew)
     else:
         budget.tokens = config.tokens_per_pass
     budget.on_halved = lambda tokens: run.set_status(
@@ -222,7 +231,7 @@ def _train(
     judge = _judge_of(config, to_judge) if config.judge and crew.leads else None
     sampler = Sampler(run, model, tokenizer, watched, config, as_reference, scorer, prepared.others, to_judge)
     if config.tuning == "full":
-        sampler.answer_as_reference()
+        within(sampler.answer_as_reference)
         if reference:
             _visit_all(run, config, prepared, reference, crew)
     checkpoint = newest_whole(run)
@@ -237,7 +246,7 @@ def _train(
         budget,
         crew,
     )
-    sample = lambda step: scorer.during(lambda: sampler(step))
+    sample = lambda step: within(lambda: sampler(step))
     every = _steps_between_samples(config, len(prepared.train), watched)
     recorder = Recorder(run, sample, every, progress=progress, on_record=on_record)
     recorder.steps_an_epoch = len(prepared.train)
@@ -251,7 +260,7 @@ def _train(
         judged = Judged(
             run,
             judge,
-            lambda: scorer.during(sampler.answer_judged),
+            lambda: within(sampler.answer_judged),
             to_judge,
             config.judge_steps or config.eval_steps or len(prepared.train),
             early_stop=config.early_stop,

@@ -28,6 +28,7 @@ from kto_workbench.engine.fused_kernels import Kernels
 from kto_workbench.engine.fused_lora import fuse, unfuse
 from kto_workbench.engine.last_layer import last_layer, narrow, widen
 from kto_workbench.engine.models import attention_of, base_of, dropout_off, set_attention, vocabulary_of
+from kto_workbench.engine.sharding import gradients
 from kto_workbench.errors import ModelError
 from kto_workbench.feedback.rendering import short_reason
 
@@ -293,11 +294,11 @@ def _ask(scorer: Scorer, rows: Rows) -> Said:
         compared.append((name, parameter))
     with torch.set_grad_enabled(bool(compared)):
         scores, other = scorer.score_both(rows.pairs, rows.other)
-        gradients: Sequence[Tensor | None] = ()
+        found: Sequence[Tensor | None] = ()
         if compared:
             loss = (scores.logps * torch.linspace(-1, 2, len(rows.pairs), device=scores.logps.device)).sum()
-            gradients = torch.autograd.grad(loss, [p for _, p in compared], allow_unused=True)
-    return Said(scores.logps.detach(), other.detach(), {n: g for (n, _), g in zip(compared, gradients, strict=True)})
+            found = gradients(loss, scorer.model, [p for _, p in compared])
+    return Said(scores.logps.detach(), other.detach(), {n: g for (n, _), g in zip(compared, found, strict=True)})
 
 
 def apart(a: Tensor, b: Tensor, pairs: Sequence[Pair]) -> float:

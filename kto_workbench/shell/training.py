@@ -114,7 +114,7 @@ def _train_as_one_of_many(source: str | None, given: dict[str, Any], workspace: 
 
     existing = _existing_run(source, workspace)
     wanted = existing.config() if existing else config_from(source, given)
-    crew = join(wanted.device, sharded=wanted.sharding == "fsdp2")
+    crew = join(wanted.device, wanted.sharding)
     path, refused = "", ""
     if crew.leads:
         try:

@@ -68,7 +68,8 @@ OPTION_HELP_ZH: dict[str, str] = {
     "前提是已安装、支持该模型家族，且与模型自身的层结果一致；`off`：从不使用。",
     "device": "在哪里训练；`auto` 有 GPU 就用 GPU。",
     "processes": "分担每一批的进程数，每块 GPU 一个；它不改变任何数值。`auto`：有几块 GPU 就几个，CPU 上一个。",
-    "sharding": "多进程时：`none` 各持整个模型（DDP，放得下时最快）；`fsdp2` 分摊权重、梯度和优化器状态。",
+    "sharding": "多进程时：`none` 各持整个模型（DDP，放得下时最快）；`fsdp2` 分摊权重、梯度和优化器状态；"
+    "`zero3` 由 DeepSpeed（须自行安装）来做。",
     "threads": "CPU 线程数；0 表示由 torch 决定。在共享的机器上，1 常比 2 快。",
     "eval_fraction": "留出用于评估的提示比例，连同它们的所有行；最多约 1000 行。",
     "eval_steps": "两次评估之间的步数；0：每轮结束时评估。",
@@ -445,7 +446,13 @@ SENTENCES_ZH: dict[str, str] = {
     r"The adapter is not off on the reference side: .* by (\S+) from .*": "参考侧的适配器没有关闭：对数概率相差 {0}；"
     "这是程序缺陷，请报告。",
     r"The reward model's chat template refuses a prompt: (.+)\.": "奖励模型的对话模板不接受某个提示：{0}。",
-    r"DeepSpeed is not supported; .*": "不支持 DeepSpeed；FSDP2 同样可以分摊模型：请使用 configs/fsdp2.yaml。",
+    r"Option `sharding` zero3 needs DeepSpeed .*": "选项 `sharding` 为 zero3 时需要安装 DeepSpeed"
+    "（`pip install --no-build-isolation deepspeed`）；`sharding: fsdp2` 同样可以分摊模型。",
+    r"Option `sharding` fsdp2 needs PyTorch (.+) or newer, and this is (.+)\.": "选项 `sharding` 为 fsdp2 时"
+    "需要 PyTorch {0} 或更新版本，现有版本为 {1}。",
+    r"Out of memory in process (.+): resume with fewer .*": "进程 {0} 内存不足：请用更小的 tokens_per_pass 继续，"
+    "或使用 `sharding: fsdp2`，它会自动改用更小的批次。",
+    r"Optimizer (.+) can't be shared out among processes; .*": "优化器 {0} 无法在进程间分摊；请用 `optim: adamw`。",
     r"(.+) processes need (.+) GPUs, and this machine has one GPU; .*": "{0} 个进程需要 {1} 块 GPU，而本机只有 1 块；"
     "请用 `processes: 1`。",
     r"(.+) processes need (.+) GPUs, and this machine has (.+) GPUs; .*": "{0} 个进程需要 {1} 块 GPU，"
