@@ -72,6 +72,16 @@ endif
 	$(PIP) --editable .
 	@touch $@
 
+# DeepSpeed stands beside the environment, where only the tests of `sharding: zero3` see it, since it has something to say at
+# every start of Python's processes. It is built with the torch that is there, and needs no compiler for that.
+DEEPSPEED := deepspeed==0.19.8 einops==0.8.2 hjson==3.1.0 msgpack==1.2.4 py-cpuinfo==9.0.0
+
+.venv/ready-test: .venv/ready
+	$(PIP) --editable ".[test]"
+	$(PIP) --no-build-isolation --no-deps --target .venv/zero3 $(DEEPSPEED) || \
+		echo "DeepSpeed can't be installed here, so the tests of sharding zero3 are skipped."
+	@touch $@
+
 .venv/ready-%: .venv/ready
 	$(PIP) --editable ".[$*]"
 	@touch $@

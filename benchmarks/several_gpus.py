@@ -182,7 +182,7 @@ def _count(passes: int) -> None:
         crew = Crew(rank, 2, "fsdp2" if sharded else "none")
         model = add_lora(AutoModelForCausalLM.from_config(small), config)
         within = shard(model, ["LlamaDecoderLayer"], torch.device("cpu"), crew).within if sharded else at_once
-        scorer = make_scorer(model, within)
+        scorer = make_scorer(model, within=within)
         if not sharded:
             crew.wrapped = torch.nn.parallel.DistributedDataParallel(scorer, broadcast_buffers=False)
             scorer.go_through(crew.wrapped)
