@@ -158,7 +158,7 @@ def test_activations_are_recomputed_where_not_even_one_row_fits_otherwise(caplog
 def test_one_row_that_fits_alone_is_taken_alone(monkeypatch):
     from kto_workbench.engine import memory
 
-    def dry_step(scorer, batch, config, numbers):
+    def dry_step(scorer, batch, config, numbers, crew):
         if len(numbers) > 1:
             raise RuntimeError("CUDA error: out of memory")
         return 60, 1000
