@@ -87,9 +87,10 @@ def test_what_the_judge_says_is_recorded(run):
         assert record["judged_count"] == n == 8
         rate = (wins + ties / 2) / n
         assert record["judged_win_rate"] == pytest.approx(rate)
-        # Of points 1, ½ and 0: their variance, n − 1 below it, over n.
+        # Of points 1, ½ and 0: their variance, n − 1 below it, over n; all the same: 3 / n bounds what was not seen.
         spread = wins * (1 - rate) ** 2 + ties * (0.5 - rate) ** 2 + losses * rate**2
-        assert record["judged_error"] == pytest.approx(math.sqrt(spread / (n - 1) / n))
+        error = math.sqrt(spread / (n - 1) / n) if n not in (wins, ties, losses) else 3 / 8 / 1.95996
+        assert record["judged_error"] == pytest.approx(error, rel=1e-4)
     assert run.status().best_step is None and run.status().message == ""  # nothing was to be kept
 
 

@@ -60,6 +60,8 @@ def config(tmp_path, small_data):
 def test_ranking_by_hand():
     # 3 above 0 and 2, 1 above 0 alone: 3 of 4. Shares of the ups 1 and ½, of the downs 1 and ½: each has variance ⅛.
     assert ranking([3, 1], [0, 2]) == (0.75, pytest.approx(math.sqrt(0.125 / 2 + 0.125 / 2)))
+    # All agree: at 95 %, no more than 3 of 4 could be otherwise.
+    assert ranking([5, 6, 7, 8], [1] * 9) == (1.0, pytest.approx(0.75 / 1.96, rel=1e-4))
     assert ranking([1, 1], [1, 1])[0] == 0.5 and ranking([1], [2]) == (0.0, None) and ranking([], [1]) == (None, None)
 
 

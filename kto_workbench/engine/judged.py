@@ -13,7 +13,6 @@ one before it knew. Nothing here touches a weight or a random number of the trai
 """
 
 import logging
-import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from kto_workbench.engine.crew import Crew
+from kto_workbench.judging.statistics import mean_error
 from kto_workbench.judging.verdicts import REFERENCE, TIE, TUNED, Case, Judge, about_answers, length_ratio, summarize
 from kto_workbench.runs.checkpoints import flaw
 from kto_workbench.runs.directory import Run
@@ -118,7 +118,7 @@ class Judged(TrainerCallback):
         found = summarize(verdicts)
         return {
             WIN_RATE: found["win_rate"],
-            "judged_error": statistics.stdev(points) / len(points) ** 0.5 if len(points) > 1 else None,
+            "judged_error": mean_error(points),
             "judged_count": found["n"],
             **{f"judged_{name}": found[name] for name in ("wins", "ties", "losses")},
             "judged_length_ratio": length_ratio(about_answers(reference), about_answers(tuned)),

@@ -55,7 +55,8 @@ def ranking(up: Sequence[float], down: Sequence[float]) -> tuple[float | None, f
 
     The area under the ROC curve: ½ is chance, 1 is perfect, and neither the scale of the numbers nor how many there are
     of each kind matters. The error is DeLong's (DeLong et al. 1988): each number has its own share of won comparisons,
-    and the variances of these shares, over their counts, add up. None where a kind is absent, or too small for it.
+    and the variances of these shares, over their counts, add up. Where all comparisons agree there is no variance to
+    see, and the rule of three stands in, over the smaller kind. None where a kind is absent, or too small for it.
     """
     if not up or not down:
         return None, None
@@ -65,7 +66,20 @@ def ranking(up: Sequence[float], down: Sequence[float]) -> tuple[float | None, f
     error = None
     if len(up) > 1 and len(down) > 1:
         error = math.sqrt(statistics.variance(of_up) / len(up) + statistics.variance(of_down) / len(down))
+        error = error or rule_of_three(min(len(up), len(down)))
     return math.fsum(of_up) / len(up), error
+
+
+def mean_error(values: Sequence[float]) -> float | None:
+    """The standard error of a mean of numbers from 0 to 1; None of a single one."""
+    if len(values) < 2:
+        return None
+    return statistics.stdev(values) / math.sqrt(len(values)) or rule_of_three(len(values))
+
+
+def rule_of_three(n: int) -> float:
+    """A standard error where n trials all came out the same: with 95 %, 3 / n bounds what was not seen."""
+    return 3 / n / Z_95
 
 
 def words(text: str) -> list[str]:
