@@ -262,3 +262,17 @@ def test_of_two_processes_the_first_asks_and_both_keep_the_same_step(config, run
     assert shared.status().best_step == (best if best != 8 else None)
     kept = shared.path / "checkpoints" / f"checkpoint-{best}"
     assert same(adapter_of(shared.adapter), adapter_of(kept))
+
+
+@pytest.mark.slow
+def test_on_the_demo_answers_say_when_to_stop_and_the_loss_says_otherwise(tmp_path):
+    options = {"learning_rate": 3e-3, "max_steps": 500, "eval_steps": 50, "sample_steps": -1, "threads": 1}
+    judge = {"judge": "demo", "early_stop": 2, "keep_best": True}
+    run = train(KTOConfig(data="demo", workspace=str(tmp_path), **options, **judge), progress=False)
+    rates = {record["step"]: record["judged_win_rate"] for record in judged_of(run)}
+    losses = {record["step"]: record["eval_loss"] for record in run.metrics() if "eval_loss" in record}
+    last = run.status().step
+    assert last < 500 and max(rates.values()) > 0.8
+    assert last - 100 == best_step(sorted(rates.items())) == run.status().best_step
+    # The loss was at its lowest long before, and has grown by half since, while the answers lost nothing.
+    assert losses[last] > 1.5 * min(losses.values()) and rates[last] > max(rates.values()) - 0.05
