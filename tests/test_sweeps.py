@@ -293,6 +293,8 @@ def killed_in_the_middle(config, tmp_path, grid, trial, in_step):
     reached = run.status().step
     assert set(before) == set(range(1, trial + 1))
 
+    call_kto("sweep", sweep.id, "--workspace", config.workspace, "--detach")
+    wait_for(lambda: not sweep.active, seconds=900, what=f"the end of {sweep.log_path}")
     done = only_json(call_kto("sweep", sweep.id, "--workspace", config.workspace, "--json"))
     assert done["state"] == "finished" and [one["state"] for one in done["rows"]] == ["finished"] * len(done["rows"])
     runs = sweep.runs()
@@ -318,6 +320,7 @@ def test_a_sweep_killed_in_the_middle_goes_on_where_it_was(config, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_nine_runs_killed_in_the_middle_go_on_where_they_were(config, tmp_path):
     config = config.replace(max_steps=40, eval_steps=40, save_steps=4)
     grid = ["beta=0.3,1,3", "learning_rate=5e-4,1e-3,2e-3"]
