@@ -79,7 +79,8 @@ class Page:
         self.session = f"page{number}"
         config = self.http.get("/config").raise_for_status().json()
         self.parts = {part["id"]: part["props"] for part in config["components"]}
-        self.events = [event for event in config["dependencies"] if event["backend_fn"] and not event["queue"]]
+        self.all_events = [event for event in config["dependencies"] if event["backend_fn"]]
+        self.events = [event for event in self.all_events if not event["queue"]]
 
     def on(self, kind: str) -> list[dict[str, Any]]:
         """The events that something of this kind sets off: `load`, `tick`."""
@@ -104,6 +105,15 @@ class Page:
         if answer.status_code != 200:
             raise RuntimeError(f"event {event['id']} of {event['targets']}: {answer.text[:300]}")
         return answer.json()["data"]
+
+    def click(self, button: str, fields: dict[str, Any]) -> None:
+        """Click a button whose event waits for its turn, with some fields filled in by their names."""
+        part = next(i for i, props in self.parts.items() if props.get("elem_id") == button)
+        event = next(one for one in self.all_events if [part, "click"] in one["targets"])
+        parts = [self.parts[i] for i in event["inputs"]]
+        values = [fields.get(props.get("elem_id") or "", props.get("value")) for props in parts]
+        body = {"fn_index": event["id"], "data": values, "session_hash": self.session}
+        self.http.post("/gradio_api/queue/join", json=body).raise_for_status()
 
 
 def measure(runs: int, steps: int, thumbs: int, pages: int, voters: int) -> dict[str, Any]:

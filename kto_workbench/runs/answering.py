@@ -56,7 +56,7 @@ class Answerer:
         self._child: subprocess.Popen[str] | None = None
         self._heard: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._listener = threading.Thread()
-        self._awake = False
+        self._awake = self._closed = False
 
     @property
     def warm(self) -> bool:
@@ -167,8 +167,12 @@ class Answerer:
                 if not finished:
                     self._end_child()
 
-    def close(self) -> None:
-        """End the child process, which gives its memory back; at once, also amid an answer or when it hangs."""
+    def close(self, *, for_good: bool = False) -> None:
+        """End the child process, which gives its memory back; at once, also amid an answer or when it hangs.
+
+        `for_good`: none is started for those who wait for their turn.
+        """
+        self._closed = self._closed or for_good
         if (child := self._child) is not None:
             child.kill()  # whoever listens to it is told, and lets its turn go
         if self._turn.acquire(timeout=CLOSING_SECONDS):
@@ -178,6 +182,8 @@ class Answerer:
                 self._turn.release()
 
     def _warm_child(self) -> "subprocess.Popen[str]":
+        if self._closed:
+            raise WorkbenchError("The server is being ended.")
         if not self.warm:
             self._end_child()
             try:

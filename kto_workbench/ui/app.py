@@ -201,7 +201,8 @@ def serve(
     app = build(workspace, host=host, password=password, idle_seconds=idle_seconds)
     # Uvicorn would believe any program of this machine that says for whom it asks; a proxy in front is to be named.
     proxied = bool(os.environ.get("FORWARDED_ALLOW_IPS"))
-    server = _Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, proxy_headers=proxied))
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, proxy_headers=proxied)
+    server = _Server(config, app.state.workbench)
     print(f"KTO Workbench is on {address} (Ctrl+C stops the page; training goes on).", flush=True)
     for other in others(workspace):
         print(f"The page on {other.address} (process {other.pid}) shows this workspace, too.", file=sys.stderr)
@@ -222,12 +223,21 @@ def serve(
 class _Server(uvicorn.Server):
     """One that looks twice a second whether it is to end, not ten times: an idle machine should sleep."""
 
+    def __init__(self, config: uvicorn.Config, bench: Workbench) -> None:
+        super().__init__(config)
+        self.bench = bench
+
     async def main_loop(self) -> None:
         """Wait for the end; what is counted are tenths of a second, as uvicorn does."""
         tenths = 0
         while not await self.on_tick(tenths):
             tenths += 5
             await asyncio.sleep(0.5)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End what answers first: whoever waits for its answer would be waited for, be it hanging."""
+        await asyncio.to_thread(self.bench.close)
+        await super().shutdown(sockets)
 
 
 def leave_torch_out() -> None:

@@ -338,6 +338,7 @@ SENTENCES_ZH: dict[str, str] = {
     r"Out of memory with a single sequence of (.+) tokens: .*": "单个 {0} 词元的序列就超出内存：请调小 max_length，"
     "或开启 load_in_4bit、gradient_checkpointing。",
     r"Process (.+) has not answered for (.+) s; .*": "进程 {0} 已有 {1} 秒无响应；点击停止可结束它并释放设备。",
+    r"The server is being ended\.": "服务器正在关闭。",
     r"It was asked to stop (.+) s ago, .*": "{0} 秒前已请求停止，但尚未到达下一步；再次点击停止会立即结束它。",
     r"Process (.+), which answers for another server .*": "为此工作区的另一服务器作答的进程 {0} 无响应；请先结束它。",
     r"Run (.+) is being started by another process\.": "训练 {0} 正由另一进程启动。",

@@ -236,7 +236,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
         return show(language_of(request), comparison, marked)
 
     def unload_models(request: gr.Request) -> str:
-        bench.close()
+        bench.unload()
         return html.message(say(language_of(request), "compare.unloaded"), "fine")
 
     def turn(step: int) -> Any:

@@ -198,10 +198,12 @@ class Workbench:
         return self._answerer
 
     def close(self) -> None:
-        """Let the answering process go; training goes on."""
-        if self._answerer is not None:
-            self._answerer.close()
-            self._answerer = None
+        """Let the answering process go for good; training goes on."""
+        self.answerer.close(for_good=True)
+
+    def unload(self) -> None:
+        """Let the answering process go until it is asked again."""
+        self.answerer.close()
 
 
 @functools.lru_cache(maxsize=4)
