@@ -38,7 +38,8 @@ from kto_workbench.ui.workbench import IDLE_SECONDS, Workbench  # noqa: E402
 
 MAX_UPLOAD = "2gb"
 PORTS_TRIED = 20
-QUEUE_SECONDS = 0.1  # between two looks for a click; gradio looks a thousand times a second, also when nobody is there
+# Between two looks for a click, and for a progress to tell; gradio looks a thousand times a second, with nobody there.
+QUEUE_SECONDS = 0.1
 OTHERS_SECONDS = 30.0  # between two looks for other servers
 TABS = ("data", "train", "compare", "feedback", "runs", "learn")
 # The first tab selects itself while the page loads, so the one that was asked for must be noted before; and whoever
@@ -115,7 +116,7 @@ def build(
     # Gradio 6.31 does not check that an "uploaded" file was uploaded while it takes a page for unlaunched, and it takes
     # every mounted page for that: a forged event could name any file of this machine.
     page.has_launched = page.is_running = True
-    page._queue.sleep_when_free = QUEUE_SECONDS
+    page._queue.sleep_when_free = page._queue.progress_update_sleep_when_free = QUEUE_SECONDS
     tell_failures(page)
     protect(app, None if password else [*LOOPBACK, host])
     return app
