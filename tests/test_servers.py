@@ -17,8 +17,6 @@ from kto_workbench.runs.answering import Answerer
 from kto_workbench.runs.launch import stop
 from kto_workbench.runs.servers import noted, others
 
-KNOWN = "Two servers on one workspace know of each other"
-
 
 def told_on(served: Served) -> str:
     """What a page that opens now says of other servers."""
@@ -29,7 +27,7 @@ def told_on(served: Served) -> str:
         page.http.close()
 
 
-@pytest.mark.reliability(KNOWN)
+@pytest.mark.reliability("Two servers on one workspace know of each other")
 def test_two_servers_know_of_each_other_at_the_shell_and_on_the_page(tmp_path):
     workspace = tmp_path / "workspace"
     first = Served(workspace, tmp_path / "first.log")
@@ -51,7 +49,7 @@ def test_two_servers_know_of_each_other_at_the_shell_and_on_the_page(tmp_path):
         first.stop()
 
 
-@pytest.mark.reliability(KNOWN)
+@pytest.mark.reliability("Two servers on one workspace know of each other")
 def test_what_lies_among_the_notes_is_read_as_any_other_file(tmp_path):
     with noted(tmp_path, "http://127.0.0.1:1"):
         (note,) = (tmp_path / "servers").iterdir()
@@ -75,7 +73,7 @@ def test_what_lies_among_the_notes_is_read_as_any_other_file(tmp_path):
     assert not note.exists()
 
 
-@pytest.mark.reliability(KNOWN)
+@pytest.mark.reliability("Two servers on one workspace know of each other")
 def test_a_run_that_is_started_by_all_at_once_is_started_once(tmp_path):
     run = create_run(KTOConfig(workspace=str(tmp_path), data="demo", model="demo"))
     begun, refused, ready = [], [], threading.Barrier(8)
@@ -97,7 +95,7 @@ def test_a_run_that_is_started_by_all_at_once_is_started_once(tmp_path):
     assert ended(run).state == "stopped"
 
 
-@pytest.mark.reliability(KNOWN)
+@pytest.mark.reliability("Two servers on one workspace know of each other")
 def test_two_answering_processes_take_turns_at_holding_models(tmp_path, trained, monkeypatch):
     one, other = Answerer(tmp_path), Answerer(tmp_path)
     log = tmp_path / "answering.log"
