@@ -71,7 +71,7 @@ def told(message: Message) -> str:
     content = message.get("content") or ""
     if isinstance(content, str):
         return content
-    return "".join("[image] " if is_image(block) else str(block.get("text") or "") for block in content)
+    return " ".join("[image]" if is_image(block) else str(block.get("text") or "").strip() for block in content)
 
 
 def _row(prompt: str, chat: bool, completion: str, label: bool, line: int, tools: str | None) -> Row:
