@@ -25,12 +25,13 @@ from kto_workbench.engine.batches import Batch, Pair, mismatched_pair
 from kto_workbench.engine.examples import Examples
 from kto_workbench.engine.generation import generate
 from kto_workbench.engine.models import adapter_off, add_lora, checkpoint_activations, load_model, make_trainable
+from kto_workbench.engine.preparation import prepare
 from kto_workbench.engine.reference import ReferenceCache, pair_key
 from kto_workbench.engine.scoring import make_scorer
 from kto_workbench.engine.vision import besides_language
 from kto_workbench.errors import DataError, ModelError
 from kto_workbench.feedback import Row, check, load_feedback
-from kto_workbench.feedback.images import Images
+from kto_workbench.feedback.images import Images, keys_in
 from kto_workbench.feedback.rendering import encode, encode_rows, load_tokenizer
 from kto_workbench.feedback.rows import Problem
 from kto_workbench.runs.memory import ModelShape, estimate_memory
@@ -222,6 +223,17 @@ def test_a_step_is_trls_on_the_same_images(family, worlds, tmp_path):
     up = torch.tensor(labels)
     assert sums.logps[up].mean().item() == pytest.approx(float(log["logps/chosen"]), rel=1e-4)
     assert sums.rewards[~up].mean().item() == pytest.approx(float(log["rewards/rejected"]), rel=1e-4, abs=1e-6)
+
+
+def test_a_rare_image_is_on_trial_all_the_same(worlds, tmp_path):
+    world = worlds("llava")
+    rows = [{"prompt": f"who {n}", "completion": "a cat", "label": n % 2 == 0} for n in range(250)]
+    rows[117]["images"] = [png(*SIZES[0])]
+    feedback = load_feedback(rows, workspace=tmp_path)
+    tokenizer = load_tokenizer(str(world.folder), feedback.images)
+    config = KTOConfig(model="m", data="rows", max_length=96)
+    (found,) = prepare(feedback.rows, tokenizer, config, with_images=True).looking
+    assert found.look.keys == keys_in(feedback.rows[117].prompt) and not found.completion_ids
 
 
 def test_examples_keep_prompt_and_picture_together(worlds):

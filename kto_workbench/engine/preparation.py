@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
 
 from kto_workbench.config import KTOConfig
@@ -16,6 +17,7 @@ from kto_workbench.engine.examples import Examples
 from kto_workbench.errors import DataError
 from kto_workbench.feedback import Row
 from kto_workbench.feedback.held_out import hold_out, prompt_key, prompt_numbers
+from kto_workbench.feedback.images import PREFIX
 from kto_workbench.feedback.pairs import find_pairs, require_pairs
 from kto_workbench.feedback.rendering import encode_rows
 from kto_workbench.feedback.rows import Problem, Rows
@@ -26,7 +28,7 @@ log = logging.getLogger(__name__)
 WATCHED_PROMPTS = 4
 SURVEYED_ROWS = 1000
 SURVEYED_LOOKS = 100  # of rows with images, each of which is decoded
-TRIED_LOOKS = 3
+LOOKED_AT, TRIED_LOOKS = 24, 3  # of prompts with images, those that are on trial
 TOLD_PROBLEMS = 20  # rows left out that the log lists
 
 
@@ -87,7 +89,7 @@ def prepare(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: KTOConfig, w
         _worth_watching(rows, to_watch),
         others,
         [remark, *survey.remarks],
-        survey.looking,
+        _looking(rows, encode) if with_images else [],
     )
 
 
@@ -146,9 +148,6 @@ class _Survey:
         whole = [n for n in range(0, len(examples), every) if all(row in usable for row in examples[n].tolist())]
         self.longest = sorted(whole, key=lambda n: -sum(len(usable[row]) for row in examples[n].tolist()))
         self.first_refusals = "; ".join(f"line {p.line}: {p.reason}" for p in [*problems.values()][:3])
-        looking = {e.look.digest: e for e in usable.values() if e.look}
-        shortest = sorted(looking.values(), key=lambda e: len(e.prompt_ids))[:TRIED_LOOKS]
-        self.looking = [Pair(e.prompt_ids, (), e.look) for e in shortest]
         self.remarks = []
         of = f"of {len(some)} rows" + (" looked at" if len(some) < len(rows) else "")
         if problems:
@@ -160,6 +159,16 @@ class _Survey:
                 f"max_length {max_length} cuts the start of {cut_prompts} prompts and the end of {cut_completions} "
                 f"completions, {of}."
             )
+
+
+def _looking(rows: Rows, encode: Callable[[Sequence[Row]], Sequence[Any]]) -> list[Pair]:
+    """A few of the shortest prompts with different images, of some that lie all over the rows."""
+    named = pc.match_substring(rows.table.column("prompt"), f'"{PREFIX}').to_numpy(zero_copy_only=False)
+    with_images = np.flatnonzero(named)
+    some = with_images[:: -(-len(with_images) // LOOKED_AT) or 1].tolist()
+    found = {e.look.digest: e for e in encode([rows[number] for number in some]) if getattr(e, "look", None)}
+    shortest = sorted(found.values(), key=lambda e: len(e.prompt_ids))[:TRIED_LOOKS]
+    return [Pair(e.prompt_ids, (), e.look) for e in shortest]
 
 
 def _say_a_few() -> Callable[[Problem], None]:

@@ -172,7 +172,7 @@ def _train(
         feedback = load_feedback(config.data, workspace=config.workspace, mapping=config.mapping)
     rows, with_images = feedback.rows, feedback.n_with_images > 0
     prepared = prepare(rows, tokenizer, config, with_images)
-    sees = bool(prepared.looking)
+    sees = with_images and not sight_of(tokenizer).blind
     if sees and crew.in_step:  # where a process has no images, it would not go through what sees
         raise ConfigError("Rows with images can't be trained on with shared out weights: use `sharding: none`.")
     base = load_model(config.model, device=loaded_on, dtype=dtype, load_in_4bit=config.load_in_4bit, sees=sees)
