@@ -110,6 +110,12 @@ class KTOConfig(BaseModel):
     workspace: str = _option(
         "workspace", "The folder that holds runs, uploads, cache and collected thumbs.", group="basics", min_length=1
     )
+    trust: tuple[str, ...] = _option(
+        (),
+        "Models, by exactly the names that `model` has for them, that may run code of their own and bring pickled "
+        "weights; all others that would are refused. For shells and config files alone: the page can't set it.",
+        group="basics",
+    )
     template: Literal["auto", "none"] = _option(
         "auto",
         "`auto`: prompts and answers go through the model's chat template if it has one; `none`: plain text.",
@@ -471,6 +477,11 @@ class KTOConfig(BaseModel):
             super().__init__(**values)
         except ValidationError as error:
             raise ConfigError(_first_sentence(error)) from None
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the model may run code of its own and bring pickled weights."""
+        return self.model in self.trust
 
     @property
     def uses_rewards(self) -> bool:

@@ -1,7 +1,7 @@
 """What is asked of a family of models, from its folder to a merged model.
 
 The oracle shares nothing with the engine: transformers' model with its eager attention in eval mode, peft's adapter,
-one row at a time, log-softmax over all logits.
+log-softmax over all logits; one row at a time, and all rows in one batch, filled up at their ends.
 """
 
 import contextlib
@@ -52,6 +52,20 @@ def oracle_logps(model, pairs):
         logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0].float()
         rows = logits[len(pair.prompt_ids) - 1 : -1].log_softmax(-1)
         found.append(rows.gather(-1, ids[0, len(pair.prompt_ids) :, None]).sum())
+    return torch.stack(found)
+
+
+def oracle_padded(model, pairs):
+    """The same by one batch of all rows."""
+    width = max(map(len, pairs))
+    ids, mask = torch.zeros(2, len(pairs), width, dtype=torch.long)
+    for i, pair in enumerate(pairs):
+        ids[i, : len(pair)], mask[i, : len(pair)] = torch.tensor(pair.prompt_ids + pair.completion_ids), 1
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
+    found = []
+    for i, pair in enumerate(pairs):
+        rows = logits[i, len(pair.prompt_ids) - 1 : len(pair) - 1].log_softmax(-1)
+        found.append(rows.gather(-1, ids[i, len(pair.prompt_ids) : len(pair), None]).sum())
     return torch.stack(found)
 
 
@@ -126,9 +140,16 @@ def check_family(family: str, folder: Path) -> Outcome:
             if parameter.requires_grad:
                 parameter.copy_(values[name])
     factors = torch.linspace(-1, 2, len(pairs))
-    logps, want = scorer.score(pairs).logps, oracle_logps(twin, pairs)
+    logps = scorer.score(pairs).logps
+    with torch.no_grad():
+        want = oracle_logps(twin, pairs)
     close(logps, want, "the tuned model")
-    for values in (logps, want):
+    batch = oracle_padded(twin, pairs)
+    if scorer.name == "one by one":  # since its own batch says something else
+        assert (batch - want).abs().max() > 1e-3
+        batch = oracle_logps(twin, pairs)
+    close(batch, want, "the family's own padded batch against its own rows")
+    for values in (logps, batch):
         (values * factors).sum().backward()
     ours = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
     theirs = {name: p.grad for name, p in twin.named_parameters() if p.requires_grad}
@@ -139,9 +160,15 @@ def check_family(family: str, folder: Path) -> Outcome:
             assert ours[name] is None or not ours[name].any(), name
             continue
         apart = (ours[name] - gradient).norm() / max(gradient.norm(), 1e-2 * scale)
-        assert apart <= 10 * TOLERANCE, f"gradient of {name}: {apart:.1e} apart"
+        assert apart <= TOLERANCE, f"gradient of {name}: {apart:.1e} apart"
 
-    assert torch.equal(answers(model), answers(twin)), "other answers"
+    reasons = [told[0].split(": ", 1)[1].rstrip(".")] if told else []
+    try:
+        said = answers(twin)
+    except Exception:
+        reasons.append("transformers itself can't have it answer")
+    else:
+        assert torch.equal(answers(model), said), "other answers"
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     for _ in range(3):
         optimizer.zero_grad()
@@ -159,7 +186,6 @@ def check_family(family: str, folder: Path) -> Outcome:
     again = load_adapter(load_model(str(folder / "base"), device=CPU, dtype=torch.float32), folder / "adapter")
     with torch.no_grad():
         close(make_scorer(again).score(pairs).logps, tuned, "the adapter loaded again")
-        reasons = [told[0].split(": ", 1)[1].rstrip(".")] if told else []
         try:
             merge_adapter(again).save_pretrained(folder / "merged")
         except ModelError:

@@ -7,12 +7,17 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_models import tiny_lora, tiny_model, tiny_tokenizer
 
+from kto_workbench import KTOConfig, train
+from kto_workbench.answers.export import export
+from kto_workbench.config import options
 from kto_workbench.engine.models import load_adapter, load_model
 from kto_workbench.engine.reward_model import RewardModel
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.feedback.rendering import load_tokenizer
+from kto_workbench.ui import fields
 
 pytestmark = pytest.mark.reliability("No code of a model, a tokenizer or an adapter is run")
 
@@ -100,7 +105,7 @@ def test_nobody_is_asked_whether_code_may_be_run(folder, witness):
         [sys.executable, "-c", code, str(folder)], input="y\n" * 9, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0 and "[y/N]" not in done.stdout + done.stderr, done.stdout + done.stderr
-    assert done.stdout.count("it brings code of its own, which is not run.") == 2
+    assert done.stdout.count("it brings code of its own, which is run only if the option `trust` names") == 2
 
 
 def test_pickled_weights_are_refused(folder, witness):
@@ -112,6 +117,65 @@ def test_pickled_weights_are_refused(folder, witness):
         with pytest.raises(WorkbenchError, match="Can't load model") as error:
             load_model(str(folder), device=CPU, dtype="float32")
         assert "safetensors" in str(error.value) and "\n" not in str(error.value)
+
+
+def pickled(folder, content):
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    torch.save(content, folder / "pytorch_model.bin")
+    return str(folder)
+
+
+def test_pickled_weights_are_read_if_their_model_is_trusted_by_its_name(folder):
+    want = load_model(str(folder), device=CPU, dtype="float32").state_dict()
+    name = pickled(folder, tiny_model().state_dict())
+    assert KTOConfig(model=name, trust=[name]).trusted and KTOConfig(model=name, trust=["other", name]).trusted
+    for others in ((), ("",), ("*",), (name + "/",), (name[:-1],), (str(folder.parent),)):
+        assert not KTOConfig(model=name, trust=others).trusted
+    with pytest.raises(WorkbenchError, match="read only if the option `trust` names the model"):
+        load_model(name, device=CPU, dtype="float32")
+    got = load_model(name, device=CPU, dtype="float32", trust=True).state_dict()
+    assert got.keys() == want.keys() and all(torch.equal(got[key], want[key]) for key in want)
+
+
+def test_a_pickle_that_runs_code_is_refused_even_if_it_is_trusted(folder, witness):
+    name = pickled(folder, {**tiny_model().state_dict(), "evil": Pickled(witness[0])})
+    with pytest.raises(WorkbenchError, match="Can't load model") as error:
+        load_model(name, device=CPU, dtype="float32", trust=True)
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_of_a_trusted_model_uses_its_code_and_its_pickled_weights(folder, tmp_path, monkeypatch):
+    """From training to the merged model; without the option nothing of it is loaded."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    seen = tmp_path / "seen"
+    (folder / "own.py").write_text(
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        f"open({str(seen)!r}, 'a').close()\n"
+        "class OwnConfig(LlamaConfig):\n    model_type = 'own'\n"
+        "class Own(LlamaForCausalLM):\n    config_class = OwnConfig\n"
+    )
+    auto = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.Own"}
+    change(folder / "config.json", model_type="own", architectures=["Own"], auto_map=auto)
+    name = pickled(folder, tiny_model().state_dict())
+    rows = [{"prompt": "the cat", "completion": f"sat {n}", "label": n < 2} for n in range(4)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    config = KTOConfig(
+        model=name, data=str(tmp_path / "rows.json"), workspace=str(tmp_path), batch_size=2, max_steps=1, device="cpu",
+        eval_fraction=0, sample_steps=-1, max_length=64, lora_r=2, dtype="float32",
+    )  # fmt: skip
+    with pytest.raises(WorkbenchError, match="code of its own, which is run only if the option `trust` names"):
+        train(config, progress=False)
+    assert not seen.exists()
+    run = train(config.replace(trust=(name,)), progress=False)
+    assert seen.exists() and run.config().trusted
+    merged = load_file(export(run, "merged") / "model.safetensors")
+    assert merged.keys() == tiny_model().state_dict().keys()
+
+
+def test_a_visitor_of_the_page_can_t_trust_a_model():
+    shown = {*fields.names(basic=True), *fields.names(basic=False)}
+    assert shown == options().keys() - {"data", "mapping", "workspace", "trust"}
 
 
 def test_pickled_adapters_are_refused(tmp_path, witness):

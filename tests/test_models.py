@@ -7,6 +7,7 @@ import pytest
 import torch
 from family_check import CPU, close, oracle_logps, oracle_model
 from safetensors.torch import load_file, save_file
+from tiny_families import tiny_family
 from tiny_models import VOCABULARY, tiny_lora, tiny_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM, LlamaConfig, Phi3Config
 
@@ -82,6 +83,20 @@ def test_a_run_cuts_rows_at_the_model_s_positions_and_says_so(tmp_path, caplog):
     run = train(config, progress=False)
     assert "positions for 256 tokens, so max_length is lowered" in caplog.text
     assert run.metrics()
+
+
+def test_a_family_that_can_be_trained_and_not_asked_is_trained(tmp_path, caplog):
+    tiny_family("blt").save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    rows = [{"prompt": "the cat", "completion": f"sat {n}", "label": n < 2} for n in range(4)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    config = KTOConfig(
+        model=str(tmp_path / "model"), data=str(tmp_path / "rows.json"), workspace=str(tmp_path), batch_size=2,
+        max_steps=1, eval_fraction=0, device="cpu", max_length=64, lora_r=2,
+    )  # fmt: skip
+    run = train(config, progress=False)
+    assert "can't answer, so it is not watched" in caplog.text
+    assert run.status().state == "finished" and run.metrics() and not run.samples()
 
 
 def test_a_later_token_must_change_nothing_before_it():

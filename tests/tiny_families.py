@@ -46,6 +46,7 @@ SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 LAYER_LISTS = ("layer_types", "layers_block_type", "mlp_layer_types")
 
 _HEAD = {"head_dim": 8}
+_DOTS_3 = {"head_dim": 16, "per_layer_config": {"1": {"kv_lora_rank": 16}}}
 _GEMMA_4 = {"per_layer_config": {"1": {"head_dim": 16}}}
 _LINEAR = ["linear_attention"]
 _QWEN_4 = {
@@ -76,7 +77,12 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "is_decoder": True, "attn_layers": ["local", "lsh"], "local_attn_chunk_length": 8, "lsh_attn_chunk_length": 8,
         "axial_pos_shape": [16, 16], "axial_pos_embds_dim": [16, 16],
     },
-    "dots3_note_text": {"head_dim": 16, "per_layer_config": {"1": {"kv_lora_rank": 16}}},
+    "dots3_note_text": _DOTS_3,
+    "dots3_note": {
+        "text_config": _DOTS_3,
+        "vision_config": {"adapter_in_dim": 32, "adapter_out_dim": 32, "mlp_layer_types": ["dense"] * 2},
+        "audio_config": {"adapter_input_size": 32, "adapter_out_dim": 32, "downsample_hidden_size": 8},
+    },
     "gemma4": {"text_config": _GEMMA_4},
     "gemma4_text": _GEMMA_4,
     "gemma4_unified": {"text_config": _GEMMA_4},
@@ -93,21 +99,18 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "longcat_flash": {"qk_head_dim": 16},
     "qwen4_exp_text": _QWEN_4,
     "qwen4_exp": {"text_config": _QWEN_4},
-    "xlstm": {"qk_dim_factor": 1.0},
+    "xlstm": {"qk_dim_factor": 1.0, "hidden_size": 64, "embedding_dim": 64},  # in steps of 64
     "hrm_text": {"num_hidden_layers": 12, "num_layers_per_stack": 1},
 }  # fmt: skip
 
 
 # What can't be had so, and why.
 NOT_BUILT = {
-    "blt": "its parts work on bytes and patches of them; it has no number of layers",
-    "dots3_note": "as dots3_note_text",
     "gemma3n": "its vision tower needs timm; its text side is gemma3n_text",
-    "gemma4_assistant": "no model by itself: it drafts for another",
-    "gemma4_unified_assistant": "no model by itself: it drafts for another",
-    "musicgen": "makes sound, from a text encoder",
-    "musicgen_melody": "makes sound, from a text encoder",
-    "xlstm": "its heads can't be made small",
+    "gemma4_assistant": "no model by itself: it drafts for another, from whose states it reads",
+    "gemma4_unified_assistant": "no model by itself: it drafts for another, from whose states it reads",
+    "musicgen": "makes sound: what it reads and writes are codes of four books at once, not text",
+    "musicgen_melody": "makes sound: what it reads and writes are codes of four books at once, not text",
 }
 
 

@@ -172,7 +172,7 @@ def open_run(run: Run) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     """The tuned model of a run, for use outside of this package, and its tokenizer. Raises RunError."""
     source = source_of(Side(run))
     model = load_base(source.config, source.base, source.sees)
-    tokenizer = load_tokenizer(source.config.model, Images(source.config.workspace))
+    tokenizer = load_tokenizer(source.config.model, Images(source.config.workspace), trust=source.config.trusted)
     return (load_adapter(model, source.adapter) if source.adapter else model), tokenizer
 
 

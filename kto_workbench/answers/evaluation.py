@@ -199,7 +199,7 @@ def _answerable(
     here = [side.config() for side in sides if not isinstance(side, EndpointSide)]
     configs = {(c.model, c.template, json.dumps(c.template_kwargs)): c for c in here}
     for config in configs.values():
-        tokenizer = load_tokenizer(config.model)
+        tokenizer = load_tokenizer(config.model, trust=config.trusted)
         for number, prompt in enumerate(prompts):
             try:
                 if keys_in(prompt):

@@ -62,7 +62,7 @@ def export(run: Run, format: str, out: str | Path | None = None) -> Path:
 
 def _tokenizer(config: KTOConfig) -> PreTrainedTokenizerBase:
     """The model's tokenizer, its chat template told what training told it: whoever gets the files won't know."""
-    tokenizer = load_tokenizer(config.model)
+    tokenizer = load_tokenizer(config.model, trust=config.trusted)
     if isinstance(tokenizer.chat_template, str):
         tokenizer.chat_template = told(tokenizer.chat_template, config.template_kwargs)
     elif tokenizer.chat_template:
@@ -83,10 +83,12 @@ def merged(run: Run) -> nn.Module:
     if config.tuning == "full":
         if not run.trained():
             raise RunError(f"Run {run.id} has no model yet; it is {run.status().state}.")
-        return load_model(str(run.model), device=cpu, dtype="auto", sees=run.trained_with_images())
+        return load_model(
+            str(run.model), device=cpu, dtype="auto", sees=run.trained_with_images(), trust=config.trusted
+        )
     adapter = run.newest_adapter()
     dtype = torch.float32 if config.dtype == "float32" else "auto"
-    base = load_model(config.model, dtype=dtype, device=cpu, sees=run.trained_with_images())
+    base = load_model(config.model, dtype=dtype, device=cpu, sees=run.trained_with_images(), trust=config.trusted)
     return merge_adapter(load_adapter(base, adapter))
 
 

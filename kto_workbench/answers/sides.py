@@ -54,7 +54,8 @@ class Source:
     def key(self) -> tuple[object, ...]:
         """Equal for sides that share a loaded base."""
         config = self.config
-        return self.base, _changed(Path(self.base)), config.dtype, config.device, config.load_in_4bit, self.sees
+        how = config.dtype, config.device, config.load_in_4bit, config.trusted, self.sees
+        return self.base, _changed(Path(self.base)), *how
 
 
 def source_of(side: AnySide) -> Source:
@@ -154,7 +155,8 @@ class Models:
                 self._bases.pop(next(iter(self._bases)))
                 gc.collect()
             model = load_base(source.config, source.base, source.sees)
-            tokenizer = load_tokenizer(source.config.model, Images(source.config.workspace))
+            images, trust = Images(source.config.workspace), source.config.trusted
+            tokenizer = load_tokenizer(source.config.model, images, trust=trust)
             base = _Base(model, tokenizer, fingerprint(model))
             self._bases[source.key] = base
         self._bases[source.key] = self._bases.pop(source.key)  # the last one used is the last one to go
@@ -166,7 +168,8 @@ def load_base(config: KTOConfig, model: str, sees: bool = False) -> nn.Module:
     transformers_logging.disable_progress_bar()  # it would stand before the answers
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
-    return load_model(model, device=device, dtype=dtype, load_in_4bit=config.load_in_4bit, sees=sees)
+    how = {"load_in_4bit": config.load_in_4bit, "sees": sees, "trust": config.trusted}
+    return load_model(model, device=device, dtype=dtype, **how)
 
 
 @torch.no_grad()

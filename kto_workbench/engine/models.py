@@ -48,9 +48,17 @@ def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def load_model(
-    model: str, *, device: torch.device, dtype: torch.dtype | str, load_in_4bit: bool = False, sees: bool = False
+    model: str,
+    *,
+    device: torch.device,
+    dtype: torch.dtype | str,
+    load_in_4bit: bool = False,
+    sees: bool = False,
+    trust: bool = False,
 ) -> PreTrainedModel:
     """Load the base model of `demo`, a folder or a hub id, without dropout, in train mode. Raises ModelError.
+
+    With `trust` it may run code of its own, and its weights may be pickled; of those, torch takes tensors alone.
 
     Train mode, here and everywhere: bitsandbytes repacks 4-bit weights in place when a module in eval mode runs
     without gradients on some CPUs, and training is silently wrong from then on. Without dropout the modes are the same
@@ -60,7 +68,7 @@ def load_model(
     local = Path(path).is_dir()
     try:
         # Unless told so, transformers asks at the terminal whether it may run a model's code, and unpickles weights.
-        config = AutoConfig.from_pretrained(path, local_files_only=local, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(path, local_files_only=local, trust_remote_code=trust)
         for part in {id(c): c for c in (config, config.get_text_config())}.values():
             for name, value in list(vars(part).items()):
                 if isinstance(value, float) and name.endswith(("dropout", "_pdrop", "dropout_prob", "dropout_rate")):
@@ -81,8 +89,8 @@ def load_model(
             local_files_only=local,
             ignore_mismatched_sizes=True,  # they are named below
             output_loading_info=True,
-            trust_remote_code=False,
-            use_safetensors=True,
+            trust_remote_code=trust,
+            use_safetensors=None if trust else True,
             **options,
         )
     except Exception as error:  # transformers raises a dozen kinds for the one thing that the user wants to know

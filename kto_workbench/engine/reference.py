@@ -182,7 +182,7 @@ def weights_key(model: nn.Module, source: str, cache: Path) -> str:
     except (OSError, ValueError):
         known = {}
     hashes = []
-    patterns = ("*.safetensors", "*.bin", "config.json", "adapter_config.json")
+    patterns = ("*.safetensors", "*.bin", "*.py", "config.json", "adapter_config.json")
     for path in sorted(path for pattern in patterns for path in Path(source).glob(pattern)):
         stat = path.stat()
         key = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"

@@ -8,6 +8,7 @@ as it goes, so the number is that of answers of at most `sample_max_new_tokens`.
 
 import contextlib
 import json
+import logging
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +24,10 @@ from kto_workbench.engine.models import adapter_off, as_it_is, dropout_off
 from kto_workbench.engine.passes import split
 from kto_workbench.engine.reference import AsReference
 from kto_workbench.engine.scoring import PaddedScorer
+from kto_workbench.feedback.rendering import short_reason
 from kto_workbench.runs.directory import Run
+
+log = logging.getLogger(__name__)
 
 MEASURED = 32  # prompts that the KL is measured on: one batch of answers
 TOKENS_PER_PASS = 4096
@@ -71,7 +75,9 @@ class Sampler:
         if not self.prompts:
             return
         if self._reference is None:
-            self._reference = self.answers(self.prompts, reference=True)
+            self._watch()
+        if not self.prompts:
+            return
         tuned = self.answers(self.prompts) if step else self._reference
         for prompt, reference, answer in zip(self.prompts, self._reference, tuned, strict=True):
             self.run.record_sample({"step": step, "prompt": prompt, "reference": reference, "tuned": answer})
@@ -81,9 +87,17 @@ class Sampler:
     def answer_as_reference(self) -> None:
         """Have the reference answer; where it is the model as it starts, this must come before the first step."""
         if self.prompts:
-            self._reference = self.answers(self.prompts, reference=True)
+            self._watch()
         if self.judged:
             self._judged_reference = self.answers(self.judged, reference=True)
+
+    def _watch(self) -> None:
+        """Keep the reference's answers; a family that transformers can train and can't have answer is not watched."""
+        try:
+            self._reference = self.answers(self.prompts, reference=True)
+        except (AttributeError, TypeError, ValueError, LookupError, NotImplementedError) as error:
+            log.warning("This model can't answer, so it is not watched while it trains: %s.", short_reason(error))
+            self.prompts = ()
 
     def answers(self, prompts: Sequence[Any], *, reference: bool = False) -> list[str]:
         """Answers of the tuned model, or of the reference, always with the same seed."""

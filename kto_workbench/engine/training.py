@@ -167,7 +167,7 @@ def _train(
         load_deepspeed(device)
     # Weights that are shared out come to the device a layer at a time; the files are mapped, not read.
     loaded_on = torch.device("cpu") if crew.sharding == "fsdp2" else device
-    tokenizer = load_tokenizer(config.model, Images(config.workspace))
+    tokenizer = load_tokenizer(config.model, Images(config.workspace), trust=config.trusted)
     with crew.first_one_first():  # it leaves its rows in the cache for the others
         feedback = load_feedback(config.data, workspace=config.workspace, mapping=config.mapping)
     rows, with_images = feedback.rows, feedback.n_with_images > 0
@@ -175,7 +175,8 @@ def _train(
     sees = with_images and not sight_of(tokenizer).blind
     if sees and crew.in_step:  # where a process has no images, it would not go through what sees
         raise ConfigError("Rows with images can't be trained on with shared out weights: use `sharding: none`.")
-    base = load_model(config.model, device=loaded_on, dtype=dtype, load_in_4bit=config.load_in_4bit, sees=sees)
+    how = {"load_in_4bit": config.load_in_4bit, "sees": sees, "trust": config.trusted}
+    base = load_model(config.model, device=loaded_on, dtype=dtype, **how)
     check_tokens(base, tokenizer)
     if (longest := longest_row(base) or config.max_length) < config.max_length:
         log.warning("This model has positions for %d tokens, so max_length is lowered to that.", longest)

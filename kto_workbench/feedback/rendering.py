@@ -58,8 +58,10 @@ def check_model_folder(model: str) -> None:
         raise ModelError(f"There is no model in {model}: no such folder.")
 
 
-def load_tokenizer(model: str, images: Images | None = None) -> "PreTrainedTokenizerBase":
+def load_tokenizer(model: str, images: Images | None = None, *, trust: bool = False) -> "PreTrainedTokenizerBase":
     """Load the tokenizer of `demo`, a folder or a hub id, whose model sees the `images` of a workspace, if it sees.
+
+    With `trust` it may run its own code.
 
     Raises ModelError with one sentence.
     """
@@ -70,7 +72,7 @@ def load_tokenizer(model: str, images: Images | None = None) -> "PreTrainedToken
     try:
         # A local folder needs no network, and a missing one must not wait for it.
         tokenizer = AutoTokenizer.from_pretrained(
-            os.path.expanduser(path), local_files_only=Path(path).is_dir(), trust_remote_code=False
+            os.path.expanduser(path), local_files_only=Path(path).is_dir(), trust_remote_code=trust
         )
     except Exception as error:  # transformers raises a dozen kinds for the one thing that the user wants to know
         raise ModelError(f"Can't load the tokenizer of model {model!r}: {short_reason(error)}.") from None

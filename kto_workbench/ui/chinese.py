@@ -21,6 +21,8 @@ OPTION_HELP_ZH: dict[str, str] = {
     "或名称 `demo`、`demo-rare`（点赞占十分之一）、`demo-pairs`（每个提示两个回答）、`demo-right-or-wrong`、"
     "`thumbs`（在此工作区收集的反馈）。",
     "workspace": "存放训练、上传文件、缓存与收集到的反馈的文件夹。",
+    "trust": "可以运行自带代码、使用 pickle 权重的模型，名称须与 `model` 完全一致；其余一律拒绝。"
+    "只能在命令行和配置文件中设置，页面无法设置。",
     "template": "`auto`：若模型有对话模板，则提示与回答都经过模板；`none`：纯文本。",
     "template_kwargs": '另外告诉对话模板的内容，为一个 JSON 对象，例如 `{"enable_thinking": false}`：'
     "训练、检查与回答时一律使用，并写入导出的模板。",

@@ -16,8 +16,9 @@ from pydantic.fields import FieldInfo
 from kto_workbench.config import GROUPS, KTOConfig, option_choices, options
 from kto_workbench.ui.words import label
 
-# Chosen elsewhere: the feedback and its columns on the Data tab, the workspace when the workbench was started.
-ELSEWHERE = ("data", "mapping", "workspace")
+# Chosen elsewhere: the feedback and its columns on the Data tab, the workspace when the workbench was started. Which
+# models may run code is the owner's to say, in a shell.
+ELSEWHERE = ("data", "mapping", "workspace", "trust")
 
 
 def names(*, basic: bool, group: str | None = None) -> list[str]:
