@@ -44,6 +44,7 @@ REFUSED = {
     "biases": ({"bias": "all", "fan_in_fan_out": True}, MOVES),
     "pissa": ({"init_lora_weights": "pissa"}, MOVES),
     "olora": ({"init_lora_weights": "olora"}, MOVES),
+    "activated": ({"alora_invocation_tokens": [5, 6]}, "acts only behind certain tokens"),
 }
 
 
@@ -82,15 +83,17 @@ def test_a_start_adapter_is_trained_as_peft_itself_would(tmp_path, name, tied):
     check_right(tmp_path, merges=name != "bias in B" and not (tied and name.startswith("on the")))
 
 
-def check_right(folder, *, merges=True):
+def check_right(folder, *, merges=True, attention="eager"):
     """The adapter in `start` on the model in `base`: proven, rewards from 0, peft's gradients, saved, merged."""
     base, start = folder / "base", folder / "start"
-    twin = PeftModel.from_pretrained(oracle_model(base), start, is_trainable=True).eval()
+    twin = PeftModel.from_pretrained(oracle_model(base, attention), start, is_trainable=True).eval()
     pairs, mismatched = make_rows()
     model, scorer = ours(base, start)
     with torch.no_grad(), adapter_off(model):
         off, off_kl = scorer.score_both(pairs, mismatched)
-    close(torch.cat([off.logps, off_kl]), oracle_logps(oracle_model(base), pairs + mismatched), "the reference")
+    close(
+        torch.cat([off.logps, off_kl]), oracle_logps(oracle_model(base, attention), pairs + mismatched), "the reference"
+    )
     scores, kl_logps = scorer.score_both(pairs, mismatched)
     want = oracle_logps(twin, pairs)
     close(scores.logps, want, "the policy")
@@ -118,7 +121,7 @@ def check_right(folder, *, merges=True):
         close(make_scorer(again).score(pairs).logps, tuned, "loaded again")
         if merges:
             merge_adapter(again).save_pretrained(folder / "merged")
-            close(oracle_logps(oracle_model(folder / "merged"), pairs), tuned, "merged")
+            close(oracle_logps(oracle_model(folder / "merged", attention), pairs), tuned, "merged")
         else:
             with pytest.raises(ModelError, match="can't be merged|uses some of them in two places"):
                 merge_adapter(again)
@@ -226,6 +229,20 @@ def test_embeddings_that_were_trained_outside_of_the_adapter_are_refused(tmp_pat
     more = resized(tmp_path, less, {}, teach=True)
     with pytest.raises(ModelError, match=MOVES):
         ours(more, tmp_path / "start")
+
+
+def test_an_adapter_that_can_t_be_kept_beside_itself_is_no_reference(tmp_path):
+    """Its embeddings are the head's, too, of which peft keeps one beside another on the embeddings alone."""
+    base = make_base(tmp_path / "base", "llama-tied")
+    tied = {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}
+    start_adapter(tmp_path / "start", oracle_model(base), tied)
+    loaded = load_model(str(base), device=CPU, dtype=torch.float32)
+    witness = proof.ask(loaded)
+    model = make_trainable(loaded, KTOConfig(model="tiny", lora_r=4), tmp_path / "start")
+    proof.prove(model, witness)
+    keep_as_reference(model, tmp_path / "start")
+    with pytest.raises(ModelError, match="can't be kept as the reference beside the one that learns"):
+        proof.prove(model, witness, start_adapter_on)
 
 
 def test_what_is_refused_leaves_nothing_cached(tmp_path):

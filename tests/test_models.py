@@ -215,7 +215,15 @@ def test_a_row_is_worth_the_same_beside_rows_on_the_other_side_of_a_rotary_limit
 
     scorer = make_scorer(load(folder))
     assert type(scorer) is PackedScorer
-    for rows in ([short, other], [short, long], [long, longer, short], [short, crossing], [longer, other]):
+    for rows in (
+        [short, other],
+        [short, long],
+        [long, longer, short],
+        [short, crossing],
+        [longer, other],
+        [longer, long],
+        [crossing],
+    ):
         with torch.no_grad():
             close(scorer.score(rows).logps, torch.tensor([want[row] for row in rows]), "rows beside each other")
     for on in (True, False):

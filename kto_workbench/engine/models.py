@@ -105,7 +105,27 @@ def load_model(
     for module in loaded.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    return quieten(loaded.train())
+    return quieten(forget_rows(loaded.train()))
+
+
+def forget_rows(model: PreTrainedModel) -> PreTrainedModel:
+    """A model whose rotary frequencies are those of the rows that it reads, whatever it has read before.
+
+    transformers keeps dynamic ones for the longest row so far, so that a row's value would depend on earlier rows.
+    """
+
+    def begin_anew(module: nn.Module, _: Any) -> None:
+        for name in [*vars(module), *dict(module.named_buffers(recurse=False))]:
+            if name.endswith("original_inv_freq"):
+                now = name.replace("original_", "")
+                setattr(module, now, getattr(module, name).to(getattr(module, now).device))
+            elif name.endswith("max_seq_len_cached"):
+                setattr(module, name, module.original_max_seq_len)
+
+    for module in model.modules():
+        if "dynamic" in str(getattr(module, "rope_type", "")):
+            module.register_forward_pre_hook(begin_anew)
+    return model
 
 
 @torch.no_grad()
@@ -332,6 +352,8 @@ def load_adapter(model: PreTrainedModel, path: str | Path, *, trainable: bool = 
         raise ModelError(f"The adapter in {path} is no LoRA, but {lora['peft_type']}.")
     if lora.get("init_lora_weights") == "loftq":
         raise moves_base("LoftQ rounds the base's own weights when the adapter is put on")
+    if lora.get("alora_invocation_tokens"):
+        raise ModelError(f"The adapter in {path} acts only behind certain tokens (aLoRA), which can't be trained here.")
     _check_embeddings(model, Path(path))
     try:
         with warnings.catch_warnings():

@@ -24,6 +24,7 @@ from kto_workbench.engine.models import (
     moves_base,
     precision_of,
     set_attention,
+    start_adapter_on,
     vocabulary_of,
 )
 from kto_workbench.engine.trial import STILL, apart, cant_score
@@ -117,6 +118,11 @@ def prove(
         with dropout_off(model), precision_of(model)():
             with as_reference(model):
                 before = _say(model, pairs)
+            if as_reference is start_adapter_on and apart(before, _say(model, pairs), pairs) > still:
+                raise ModelError(
+                    "This adapter can't be kept as the reference beside the one that learns, because it shares weights "
+                    "between layers; use `reference: base`, or merge it and start from the merged model."
+                )
             with _nudged(model), as_reference(model):
                 after = _say(model, pairs)
         if apart(before, after, pairs) > still:

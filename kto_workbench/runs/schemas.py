@@ -78,6 +78,7 @@ class Lora(TypedDict):
     lora_alpha: NotRequired[Annotated[float, Field(gt=0, allow_inf_nan=False)]]
     target_modules: NotRequired[str | list[str]]
     init_lora_weights: NotRequired[Any]
+    alora_invocation_tokens: NotRequired[Any]
 
 
 LORA = TypeAdapter(Lora)

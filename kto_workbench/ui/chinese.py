@@ -471,6 +471,8 @@ SENTENCES_ZH: dict[str, str] = {
     "缺少权重，或其形状不符：{1}。",
     r"The adapter in (.+) brings embeddings for (.+) tokens, and this model has (.+): .*": "{0} 中的适配器带有 "
     "{1} 个词元的嵌入，而此模型有 {2} 个：训练它之前添加过词元；请以含有这些词元的模型为起点。",
+    r"The adapter in (.+) acts only behind certain tokens \(aLoRA\), .*": "{0} 中的适配器"
+    "只在某些词元之后起作用（aLoRA），无法在此训练。",
     r"The adapter in (.+) is no LoRA, but (.+)\.": "{0} 中的适配器不是 LoRA，而是 {1}。",
     r"This adapter can't be merged into the model: (.+)\.": "此适配器无法合并到模型中：{0}。",
     r"With this adapter in its weights the model would say something else, .*": "模型有些权重用在两处，"
@@ -481,6 +483,8 @@ SENTENCES_ZH: dict[str, str] = {
     r"the adapter moved or replaced the base's own (.+) when it was put on, .*": "加上适配器时，基础模型自身的 {0} "
     "被改动或替换（PiSSA 与 OLoRA 会如此）",
     r"it says something else than the base": "它与基础模型的输出不同",
+    r"This adapter can't be kept as the reference beside the one that learns, .*": "此适配器在层间共享权重，"
+    "无法作为参考保留在训练中的适配器旁；请用 `reference: base`，或合并后以合并的模型为起点。",
     r"The reference would change while this adapter learns, .*": "此适配器还训练基础模型自身的权重（例如偏置），"
     "因此参考模型会随训练改变；请合并后以合并的模型为起点。",
     r"(.+) holds fewer than two rows to train on: (.+)\.": "{0} 中可用于训练的数据不足两行：{1}。",
