@@ -34,6 +34,7 @@ PROMISED = (
 CHOSEN = dict(
     model="some/model",
     mapping=("prompt=the question", "up=ok,fine"),
+    trust=("some/model",),
     template_kwargs={"enable_thinking": False, "date": "1 May"},
     objective="kto",  # the others use fewer options
     tuning="lora",  # full goes with none of the adapter's options
