@@ -62,9 +62,9 @@ def as_table() -> str:
         "",
         f"What becomes of every family of causal language models that transformers {release} knows, each as a tiny",
         "model with random weights: loaded, tried, compared with its own eager attention in log-probabilities,",
-        "gradients and answers, trained for three steps, saved, loaded again, merged. Both are held to 1e-4 relative in",
-        "float32, row by row and against one padded batch; the worst seen were 2e-7 and 1e-5. Falcon with ALiBi (its default",
-        "has none) is held to its SDPA: transformers' eager attention adds ALiBi twice.",
+        "gradients and answers, trained for three steps, saved, loaded again, merged. Both are held to 1e-4 relative",
+        "in float32, row by row and against one padded batch; the worst seen were 2e-7 and 1e-5. Falcon with ALiBi",
+        "(its default has none) is held to its SDPA: transformers' eager attention adds ALiBi twice.",
         "Written by `python tests/test_families.py`; a slow test holds it.",
         "",
         f"{count['packed']} are packed, {count['padded']} padded, {count['one by one']} scored one row at a time, "
