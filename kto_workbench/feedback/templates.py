@@ -417,6 +417,6 @@ def short_reason(error: Exception) -> str:
     line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     if "custom code" in line:  # transformers goes on about an argument that nobody can pass here
         return "it brings code of its own, which is run only if the option `trust` names the model"
-    if "file named model.safetensors" in line:  # it doesn't say that there are others
+    if re.search(r"file named model\.safetensors(?!,)", line):  # it doesn't say that there are others
         return "it has no weights in safetensors; others are read only if the option `trust` names the model"
     return line.strip().rstrip(".")[:200]
