@@ -1,5 +1,6 @@
 """A judge while training: what it records, when it ends a run, and which step the run keeps."""
 
+import functools
 import logging
 import math
 
@@ -10,7 +11,7 @@ from safetensors.torch import load_file
 
 from kto_workbench import KTOConfig, compare, train
 from kto_workbench.demo.judge import judge as demo_judge
-from kto_workbench.engine import training
+from kto_workbench.engine import judges, training
 from kto_workbench.engine.crew import ALONE
 from kto_workbench.engine.judged import Judged, best_step
 from kto_workbench.engine.trainer import KTOTrainer
@@ -235,7 +236,9 @@ def test_refusals(config, options, sentence):
     assert str(error.value).startswith(sentence)
 
 
-def test_an_endpoint_that_is_down_does_not_stop_a_training(config, tmp_path, caplog):
+def test_an_endpoint_that_is_down_does_not_stop_a_training(config, tmp_path, caplog, monkeypatch):
+    # It is asked again and again, as ever, only without waiting between.
+    monkeypatch.setattr(judges, "EndpointJudge", functools.partial(judges.EndpointJudge, backoff=0.0))
     (tmp_path / "endpoints.yaml").write_text("gone: {url: http://127.0.0.1:9/v1, model: m}\n")
     options = {"workspace": str(tmp_path), "judge": "endpoint:gone", "judge_steps": 8, "learning_rate": 0.01}
     with caplog.at_level(logging.WARNING):

@@ -693,7 +693,6 @@ WORDS: dict[str, tuple[str, str]] = {
     "sweep.state.crashed": ("broken off", "已中断"),
     "sweep.trial": ("Run", "训练"),
     "sweep.options": ("Options", "选项"),
-    "sweep.outcome": ("Outcome", "结果"),
     "sweep.computed": ("Reference computed", "参考模型计算数"),
     "sweep.ended_at": ("not among the best behind {part} of its steps", "在 {part} 的步数处未进入最好之列"),
     "sweep.best": (
