@@ -286,7 +286,7 @@ def killed_in_the_middle(config, tmp_path, grid, trial, in_step):
         run = sweep.runs().get(trial)
         return run and run.status().step >= in_step and run.latest_checkpoint() and run
 
-    run = wait_for(at_work, seconds=300, what=f"trial {trial} of {sweep.log_path.read_text()}")
+    run = wait_for(at_work, seconds=900, what=f"trial {trial} of {sweep.log_path}")
     kill_family(sweep.state()["pid"], run.status().pid)
     assert sweep.state()["state"] == "crashed" and run.status().state == "crashed"
     before = {number: (one.path / "metrics.jsonl").stat().st_mtime_ns for number, one in sweep.runs().items()}
