@@ -68,10 +68,12 @@ def small_data(tmp_path_factory) -> Path:
     return path
 
 
-def call_kto(*arguments: Any, code: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess:
+def call_kto(
+    *arguments: Any, code: int = 0, cwd: Path | None = None, timeout: int = 180
+) -> subprocess.CompletedProcess:
     """Call `kto` in a process of its own; fails the test unless it exits with `code`."""
     command = [sys.executable, "-m", "kto_workbench", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=180)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=timeout)
     assert done.returncode == code, (arguments, done.stdout, done.stderr)
     return done
 

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,18 +14,26 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from conftest import call_kto, only_json
 from safetensors.torch import load_file
 from test_pairs import paired_file
 from test_qlora import folder  # noqa: F401
 from test_training import adapter_of, crash_at, make_config, world  # noqa: F401
 
-from kto_workbench import train
+from kto_workbench import Run, train
+from kto_workbench.answers.comparison import compare
 from kto_workbench.answers.export import export
+from kto_workbench.config import save_config
+from kto_workbench.demo.measure import evaluation_prompts, measure
 from kto_workbench.engine.training import train_run
+from kto_workbench.errors import ConfigError
 from kto_workbench.runs import create_run
 from kto_workbench.runs.directory import list_runs
 from kto_workbench.runs.launch import resume, start
+from kto_workbench.shell.demonstration import RATES, TEMPERATURE
+from kto_workbench.ui import fields
 
+ROOT = Path(__file__).parents[1]
 WORKER = Path(__file__).parent / "crew_worker.py"
 OPTIONS = dict(learning_rate=2e-3, batch_size=7, max_steps=12, save_steps=5, eval_steps=6)
 
@@ -261,7 +270,12 @@ def workers_of(run):
 
 def test_a_killed_rank_is_a_crash_and_resumes_with_any_number_of_processes(world, tmp_path):  # noqa: F811
     options = {**OPTIONS, "max_steps": 30, "save_steps": 3, "eval_steps": 0, "eval_fraction": 0.0}
-    run = create_run(make_config(world, tmp_path, processes=2, **options))
+    # As the Train tab starts it: each widget holds text.
+    config = make_config(world, tmp_path, **options)
+    form = {name: fields.to_widget(name, value) for name, value in config.model_dump().items()}
+    assert form["processes"] == "auto"
+    run = create_run(fields.read(form | {"processes": " 2 "}))
+    assert run.config().processes == 2
     start(run)
     wait_for(lambda: len(records(run)) >= 5 and run.latest_checkpoint() is not None, run=run)
     workers_of(run)[1].send_signal(signal.SIGKILL)
@@ -276,6 +290,7 @@ def test_a_killed_rank_is_a_crash_and_resumes_with_any_number_of_processes(world
     assert_same_adapter(run, whole)
 
 
+@pytest.mark.slow
 def test_stop_reaches_both_and_resume_starts_both(world, tmp_path):  # noqa: F811
     options = {**OPTIONS, "max_steps": -1, "num_train_epochs": 400, "eval_fraction": 0.0}
     run = create_run(make_config(world, tmp_path, processes=2, sharding="fsdp2", **options))
@@ -297,26 +312,76 @@ def test_stop_reaches_both_and_resume_starts_both(world, tmp_path):  # noqa: F81
     assert steps == list(range(1, len(steps) + 1))
 
 
-def test_more_processes_than_gpus_is_one_sentence(world, tmp_path, monkeypatch):  # noqa: F811
-    from kto_workbench.engine import child
+def test_processes_are_a_field_of_the_page():
+    """Its text is a number or `auto`, and Start's command says it."""
+    assert fields.widget("processes", "auto").value == "auto" and fields.widget("processes", 2).value == "2"
+    for text, value in (("auto", "auto"), ("3", 3)):
+        assert fields.read({"processes": text}).processes == value
+    assert "--processes 3" in fields.command(fields.read({"processes": "3"}))
+    with pytest.raises(ConfigError, match="`processes` must be `auto` or at least 1"):
+        fields.read({"processes": "0"})
 
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    run = create_run(make_config(world, tmp_path, processes=2, device="auto"))
-    assert child.main(str(run.path)) == 2
-    assert run.status().state == "failed"
-    assert run.status().error == "2 processes need 2 GPUs, and this machine has one GPU; use `processes: 1`."
+
+def test_more_processes_than_gpus_is_one_sentence(world, tmp_path):  # noqa: F811
+    # Every process of this command finds one GPU.
+    (tmp_path / "sitecustomize.py").write_text("import torch\n\ntorch.cuda.device_count = lambda: 1\n")
+    save_config(make_config(world, tmp_path / "w", device="auto"), tmp_path / "config.yaml")
+    command = [sys.executable, "-m", "kto_workbench", "train", tmp_path / "config.yaml", "--processes", "2"]
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=200)
+    sentence = "2 processes need 2 GPUs, and this machine has one GPU; use `processes: 1`."
+    assert done.returncode == 2 and sentence in done.stderr and "Traceback" not in done.stderr
+    (run,) = list_runs(tmp_path / "w")
+    assert (run.status().state, run.status().error) == ("failed", sentence)
 
 
-def test_accelerates_own_launcher_trains_a_config(world, tmp_path):  # noqa: F811
-    from kto_workbench.config import save_config
-
-    save_config(make_config(world, tmp_path / "w", **OPTIONS), tmp_path / "config.yaml")
-    root = Path(__file__).parents[1]
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", root / "configs" / "fsdp2.yaml"]
-    command += ["--main_process_port", "0", "-m", "kto_workbench", "train", tmp_path / "config.yaml"]
+def launch(config, *options, processes=2):
+    """Accelerate's launcher on a config, in the background."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", *options]
+    command += ["--num_processes", str(processes), "-m", "kto_workbench", "train", config]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=root)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-16000:]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("machines", [1, 2])
+def test_accelerates_own_launcher_trains_a_config(world, tmp_path, machines):  # noqa: F811
+    save_config(make_config(world, tmp_path / "w", **OPTIONS), tmp_path / "config.yaml")
+    if machines == 1:
+        launchers = [launch(tmp_path / "config.yaml", ROOT / "configs" / "fsdp2.yaml", "--main_process_port", "0")]
+    else:  # two launchers that know each other by an address alone
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        common = ["--num_machines", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", port]
+        launchers = [
+            launch(tmp_path / "config.yaml", ROOT / "configs" / "ddp.yaml", *common, "--machine_rank", str(rank))
+            for rank in range(2)
+        ]
+    for launcher in launchers:
+        said, _ = launcher.communicate(timeout=400)
+        assert launcher.returncode == 0, said[-6000:]
     (run,) = list_runs(tmp_path / "w")
     assert run.status().state == "finished" and [r["step"] for r in records(run)] == list(range(1, 13))
     assert_same_adapter(run, train(make_config(world, tmp_path, **OPTIONS), progress=False))
+
+
+@pytest.mark.slow
+def test_the_demo_by_two_processes_ends_with_its_figures(tmp_path):
+    options = ["--workspace", tmp_path, "--eval-fraction", "0", "--sample-steps", "-1", "--processes", "2", "--json"]
+    told = only_json(call_kto("train", "demo", *options, timeout=1500))
+    run = Run(told["path"])
+    assert told["state"] == "finished"
+    steps = [r["step"] for r in records(run)]
+    assert steps == list(range(1, told["step"] + 1))
+    # As `kto demo` measures.
+    answers = compare(run, [row["prompt"] for row in evaluation_prompts()], seed=42, temperature=TEMPERATURE)
+    sides = {
+        side: measure({"prompt": answer["prompt"], "answer": answer[side]} for answer in answers)
+        for side in ("reference", "tuned")
+    }
+    print({side: {name: round(found[name], 3) for name in RATES} for side, found in sides.items()})
+    assert sides["tuned"]["trait"] > 0.8 > 0.4 > sides["reference"]["trait"]
+    assert sides["tuned"]["facts"] > sides["reference"]["facts"] - 0.05

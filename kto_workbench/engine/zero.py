@@ -87,9 +87,9 @@ class ZeroOptimizer:
         """The state as one process has it; every process must ask."""
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
-        step = next(iter(self.plain.state.values()))["step"]
+        step = next(iter(self.plain.state.values()))["step"]  # each parameter has its own, to count up
         state = {
-            number: {"step": step, **{name: safe_get_full_optimizer_state(p, name).cpu() for name in MOMENTS}}
+            number: {"step": step.clone(), **{name: safe_get_full_optimizer_state(p, name).cpu() for name in MOMENTS}}
             for number, p in enumerate(self.parameters)
         }
         numbers = iter(range(len(self.parameters)))
