@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from benchmarks import machine, vs_trl, workload
+from benchmarks import machine, several_gpus, vs_trl, workload
 from benchmarks.ours import Ours, Timed, longest
 from benchmarks.workload import Example, Mix, Shape
+from kto_workbench.runs.memory import ModelShape
 
 TINY = Shape(layers=2, hidden=32, intermediate=48, heads=4, kv_heads=2, vocabulary=97, lora_r=4)
 MIX = Mix(12, 9, 0.6)
@@ -69,3 +70,26 @@ def test_a_timed_step_leaves_weights_where_they_are_and_no_gradients():
     assert cost.wall > 0 and math.isfinite(cost.cpu)
     for p, was in zip((p for p in ours.model.parameters() if p.requires_grad), before, strict=True):
         assert p.grad is None and torch.allclose(p, was, atol=1e-7)
+
+
+def test_what_several_gpus_take_by_hand():
+    # A layer: q and o are 8·8, k and v 8·4, gate, up and down 8·16: 128 + 64 + 384 = 576. Embedding and head are 2·10·8.
+    shape = ModelShape(layers=2, hidden=8, intermediate=16, heads=2, kv_heads=1, head_dim=4, vocabulary=10)
+    shared = several_gpus.Way(shape, full=True, sharded=True, processes=4)
+    assert shared.weights == 2 * 576 + 160 == 1312
+    assert shared.memory() == 16 * 1312 / 4 + 2 * (2 * 576 + 160)
+    assert shared.collectives(passes=3) == {"gathered": 3 * (2 * 1152 + 160), "scattered": 3 * 1312}
+    assert shared.wire(passes=1) == 3 / 4 * 2 * (2 * 1152 + 160) + 3 / 4 * 2 * 1312
+    # LoRA of rank 16 on seven matrices: in + out are 16, 12, 12, 16, 24, 24, 24.
+    lora = several_gpus.Way(shape, full=False, sharded=False, processes=4)
+    assert lora.adapter == 2 * 16 * 128
+    assert lora.memory() == 2 * 1312 + 16 * 4096
+    assert lora.wire(passes=3) == 2 * 3 / 4 * 4 * 4096
+
+
+@pytest.mark.slow
+def test_two_processes_send_what_the_arithmetic_says():
+    rows = several_gpus.check(passes=2)
+    assert {row["what"] for row in rows} == {"reduced", "gathered", "scattered", "held"}
+    for row in rows:  # the arithmetic leaves norms out
+        assert row["expected"] <= row["counted"] <= 1.005 * row["expected"], row
