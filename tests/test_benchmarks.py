@@ -73,7 +73,7 @@ def test_a_timed_step_leaves_weights_where_they_are_and_no_gradients():
 
 
 def test_what_several_gpus_take_by_hand():
-    # A layer: q and o are 8·8, k and v 8·4, gate, up and down 8·16: 128 + 64 + 384 = 576. Embedding and head are 2·10·8.
+    # A layer: q and o are 8·8, k and v 8·4, gate, up and down 8·16: 576. Embedding and head: 2·10·8.
     shape = ModelShape(layers=2, hidden=8, intermediate=16, heads=2, kv_heads=1, head_dim=4, vocabulary=10)
     shared = several_gpus.Way(shape, full=True, sharded=True, processes=4)
     assert shared.weights == 2 * 576 + 160 == 1312
