@@ -19,6 +19,7 @@ from kto_workbench.runs.directory import EXPORT_FORMATS, find_run, list_runs
 from kto_workbench.runs.shelf import describe_run
 from kto_workbench.shell import comparing, doctor, endpoints, sweeping, training
 from kto_workbench.shell.common import as_json, last_metrics, workspace_of
+from kto_workbench.shell.terminal import tame, tamed
 
 
 class _Parser(argparse.ArgumentParser):
@@ -42,12 +43,17 @@ class _Parser(argparse.ArgumentParser):
             sentence = unknown_option(name.lstrip("-"), known).rstrip(".") + f" (`{self.prog} --help` lists all)."
         else:
             sentence = f"{message[0].upper()}{message[1:]}; `{self.prog} --help` says more."
-        print(sentence, file=sys.stderr)
+        print(tame(sentence), file=sys.stderr)
         raise SystemExit(2)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    with tamed():
+        return _run(argv)
+
+
+def _run(argv: list[str] | None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return arguments.command(arguments) or 0
@@ -55,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.debug:
             traceback.print_exc()
         else:
-            print(error, file=sys.stderr)
+            print(tame(str(error)), file=sys.stderr)
         return 2
     except BrokenPipeError:  # `kto runs | head`
         sys.stderr.close()

@@ -1,5 +1,6 @@
 """Texts that would like to be more than texts, wherever one can be put: they stay texts, wherever they come out."""
 
+import contextlib
 import json
 import random
 import time
@@ -8,6 +9,7 @@ from html.parser import HTMLParser
 
 import fake_training
 import pytest
+import yaml
 from browser import (
     Served,
     browser,  # noqa: F401
@@ -20,12 +22,14 @@ from browser import (
 from markdown_it import MarkdownIt
 from test_endpoints import begin_stream, chatty, piece  # noqa: F401
 
+from kto_workbench import __main__ as shell
 from kto_workbench.config import KTOConfig
 from kto_workbench.feedback.store import ThumbStore
 from kto_workbench.judging.records import new_record
 from kto_workbench.runs.directory import new_run
 from kto_workbench.runs.endpoints import Endpoint, add_endpoint
 from kto_workbench.runs.shelf import describe_run
+from kto_workbench.shell.terminal import tame
 from kto_workbench.ui.chat import Chat
 from kto_workbench.ui.markdown import AS_IS, LONGEST, markdown, with_markdown, without_markdown
 from kto_workbench.views.card import card
@@ -211,6 +215,30 @@ def test_a_forged_message_makes_no_component():
     }
     payload = chat.data_model(root=[forged])
     assert chat.preprocess(payload) == [{"role": "user", "content": "only this"}]
+
+
+OBEYED = "a\x1b[31mred\x1b]0;title\x07\x9b2J\x08\x7f\r\u202etxet\u2028\u2066"
+
+
+def test_a_terminal_is_told_nothing_but_text(tmp_path, capsys):
+    config = KTOConfig(workspace=str(tmp_path), model=f"m{OBEYED}", desirable_weight=1, undesirable_weight=1)
+    run = new_run(config, {"data": OBEYED, "rows": 4, "n_desirable": 2, "n_undesirable": 2})
+    run.set_status(state="failed", error=OBEYED, message=OBEYED)
+    describe_run(run, f"{OBEYED}\nforged line", OBEYED)
+    (tmp_path / "endpoints.yaml").write_text(yaml.safe_dump({"x": {"url": "http://127.0.0.1:9/v1", "model": OBEYED}}))
+    for words in (
+        ["runs"], ["runs", "--json"], ["check", OBEYED], ["name", run.id, OBEYED], ["endpoint", "list"],
+        ["export", run.id], ["train", OBEYED], ["train", "demo", "--model", OBEYED, "--batch-size", OBEYED],
+        ["compare", run.id, "--prompts", OBEYED], ["stop", OBEYED], [OBEYED],
+    ):  # fmt: skip
+        with contextlib.suppress(SystemExit):
+            shell.main([*words, "--workspace", str(tmp_path)])
+        said = "".join(capsys.readouterr())
+        assert said and said.replace("\n", "").isprintable(), (words, said)
+        assert "forged line" not in [line.strip() for line in said.splitlines()]
+        if "--json" in words:
+            assert json.loads(said)["runs"][0]["message"] == OBEYED  # written out, and not another text
+    assert tame("10 %\r20 %", bars=True) == "10 %\r20 %" and tame("Größe 好 🦄\t\n") == "Größe 好 🦄\t\n"
 
 
 @needs_browser

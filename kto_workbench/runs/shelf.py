@@ -31,7 +31,8 @@ def title_of(run: Run) -> str:
 
 def describe_run(run: Run, name: str, note: str) -> None:
     """Give the run a name and a note; its id stays."""
-    about = {"name": " ".join(name.split())[:LONGEST_NAME], "note": note.strip()[:LONGEST_NOTE]}
+    name = " ".join("".join(one if one.isprintable() else " " for one in name).split())
+    about = {"name": name[:LONGEST_NAME], "note": note.strip()[:LONGEST_NOTE]}
     jsonlines.write_atomically(run.path / "about.json", json.dumps(about, ensure_ascii=False, indent=1) + "\n")
 
 

@@ -202,7 +202,9 @@ def serve(
     app = build(workspace, host=host, password=password, idle_seconds=idle_seconds)
     # Uvicorn would believe any program of this machine that says for whom it asks; a proxy in front is to be named.
     proxied = bool(os.environ.get("FORWARDED_ALLOW_IPS"))
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2, proxy_headers=proxied)
+    config = uvicorn.Config(
+        app, log_level="warning", use_colors=False, timeout_graceful_shutdown=2, proxy_headers=proxied
+    )
     server = _Server(config, app.state.workbench)
     print(f"KTO Workbench is on {address} (Ctrl+C stops the page; training goes on).", flush=True)
     for other in others(workspace):
