@@ -15,7 +15,7 @@ from kto_workbench import KTOConfig
 from kto_workbench import __main__ as shell
 from kto_workbench.errors import DataError, WorkbenchError
 from kto_workbench.feedback.store import ThumbStore
-from kto_workbench.runs import list_runs
+from kto_workbench.runs import jsonlines, list_runs
 from kto_workbench.runs.directory import new_run
 from kto_workbench.runs.shelf import delete_run, deleted_runs, empty_trash, restore_run, trash_bytes
 from kto_workbench.ui import app
@@ -137,6 +137,37 @@ def test_deleting_frees_space_once_the_trash_is_emptied(tmp_path, capsys):
     assert not deleted_runs(tmp_path) and trash_bytes(tmp_path) == 0
     assert [run.id for run in list_runs(tmp_path)] == [runs[0].id]
     assert empty_trash(tmp_path) == (0, 0)
+
+
+@pytest.mark.reliability("Whatever became of a file, every verb and event answers in a sentence")
+@pytest.mark.parametrize("to", ["..", ".", "elsewhere"])
+def test_a_trash_that_leads_elsewhere_is_not_emptied(tmp_path, to):
+    workspace = tmp_path / "workspace"
+    run = new_run(KTOConfig(workspace=str(workspace)), {})
+    run.set_status(state="finished")
+    for folder in (tmp_path, workspace / "elsewhere"):
+        (folder / "kept").mkdir(parents=True)
+        (folder / "kept" / "precious").write_text("x")
+        os.utime(folder / "kept", (0, 0))  # older than the trash keeps anything
+    (workspace / "trash").symlink_to(to)
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+    assert empty_trash(workspace) == (0, 0) and trash_bytes(workspace) == 0 and deleted_runs(workspace) == []
+    with pytest.raises(WorkbenchError, match="Can't write to .*trash: it is a link."):
+        delete_run(run)
+    with pytest.raises(WorkbenchError, match="There is no deleted run"):
+        restore_run("kept", workspace)
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+
+
+def test_a_record_that_never_ends_is_not_searched_for_its_end(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n')
+    os.truncate(path, 2**40)  # a hole, which reads as zeros for hours
+    assert jsonlines.read(path) == ([{"step": 1}], 2**40)
+    os.truncate(path, 12 + jsonlines.AT_ONCE - 1)
+    with path.open("ab") as file:
+        file.write(b'\n{"step": 2}\n')
+    assert [record["step"] for record in jsonlines.read(path)[0]] == [1, 2]
 
 
 # thumbs --------------------------------------------------------------------------------------------------------------

@@ -109,8 +109,8 @@ def lines_from(path: Path, offset: int, at_once: int = AT_ONCE) -> tuple[list[by
     if offset > MOST_BYTES:
         return [], offset
     complete = data.rfind(b"\n") + 1
-    if not complete and len(data) == at_once:
-        complete = at_once  # no honest line is as long as that
+    if not complete and len(data) == at_once:  # no honest line is as long as that, and nothing behind it is looked for
+        return [], max(offset + at_once, path.lstat().st_size if files.is_plain(path) else 0)
     return [line for line in data[:complete].split(b"\n") if line], offset + complete
 
 

@@ -41,8 +41,10 @@ def delete_run(run: Run) -> None:
     if run.status().active:
         raise RunError(f"Run {run.id} is {run.status().state}; stop it before you delete it.")
     trash = _trash(run.path.parent.parent)
+    if trash.is_symlink():
+        raise RunError(f"Can't write to {trash}: it is a link.")
     trash.mkdir(exist_ok=True)
-    for old in files.listed(trash):
+    for old in _deleted(trash.parent):
         if time.time() - old.lstat().st_mtime > KEPT_SECONDS:
             shutil.rmtree(old, ignore_errors=True)
     target = trash / run.id
@@ -55,7 +57,7 @@ def restore_run(run_id: str, workspace: str | Path) -> Run:
     """Take a deleted run back. Raises RunError if it is not in the trash."""
     source = _trash(Path(workspace)) / run_id
     target = runs_folder(workspace) / run_id
-    if not re.fullmatch(r"[\w\-]+", run_id) or not source.is_dir() or target.exists():
+    if source not in _deleted(workspace) or not source.is_dir() or target.exists():
         raise RunError(f"There is no deleted run {run_id!r} to take back.")
     source.rename(target)
     return Run(target)
@@ -63,19 +65,19 @@ def restore_run(run_id: str, workspace: str | Path) -> Run:
 
 def deleted_runs(workspace: str | Path) -> list[str]:
     """The ids in the trash, the one deleted last first."""
-    found = [path for path in _trash(Path(workspace)).glob("*") if (path / "config.yaml").is_file()]
+    found = [path for path in _deleted(workspace) if (path / "config.yaml").is_file()]
     return [path.name for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
 
 
 def trash_bytes(workspace: str | Path) -> int:
     """What emptying the trash would free."""
-    found = (path.lstat() for path in _trash(Path(workspace)).rglob("*"))
+    found = (path.lstat() for run in _deleted(workspace) for path in (run, *run.rglob("*")))
     return sum(stat.st_blocks * 512 if hasattr(stat, "st_blocks") else stat.st_size for stat in found)
 
 
 def empty_trash(workspace: str | Path) -> tuple[int, int]:
     """Let the deleted runs go for good; returns how many there were, and the bytes that this has freed."""
-    there, before = files.listed(_trash(Path(workspace))), trash_bytes(workspace)
+    there, before = _deleted(workspace), trash_bytes(workspace)
     for path in there:
         shutil.rmtree(path, ignore_errors=True)
         if files.is_there(path):
@@ -85,3 +87,9 @@ def empty_trash(workspace: str | Path) -> tuple[int, int]:
 
 def _trash(workspace: Path) -> Path:
     return workspace / "trash"
+
+
+def _deleted(workspace: str | Path) -> list[Path]:
+    """What lies in the trash; nothing if that is a link: whatever is there was not put there by us."""
+    trash = _trash(Path(workspace))
+    return [] if trash.is_symlink() else [path for path in files.listed(trash) if re.fullmatch(r"[\w\-]+", path.name)]

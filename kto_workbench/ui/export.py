@@ -43,6 +43,8 @@ def begin_export(run: Run, form: str) -> None:
     if export_state(run, form)[0] in ("working", "done"):
         return
     folder, log = _folder(run, form), _log(run, form)
+    if folder.parent.is_symlink():  # what is there is not ours to remove
+        raise RunError(f"Can't write to {folder.parent}: it is a link.")
     try:
         shutil.rmtree(folder, ignore_errors=True)  # of an export that broke off, or of an older adapter
         folder.parent.mkdir(exist_ok=True)
