@@ -1,17 +1,28 @@
 """What the workbench stands on is pinned, and what the environment holds in secret goes nowhere."""
 
+import ast
 import json
 import re
+import sys
 import threading
+import tomllib
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import httpx
 import pytest
 from browser import Served
 from conftest import SMALL, call_kto
+from packaging.requirements import Requirement
+
+from kto_workbench.runs import list_runs
+from kto_workbench.views.card import card
+from kto_workbench.views.report import write_report
 
 ROOT = Path(__file__).resolve().parents[1]
+# Imported where it is found, and done without where it is not; or brought by one that is required, as a part of it.
+OPTIONAL = {"flash_attn", "deepspeed", "liger_kernel", "triton", "kernels"}
 PIN = re.compile(r"^([\w.\-]+)==(\S+)", re.MULTILINE)
 
 
@@ -28,6 +39,31 @@ def test_every_pin_but_torch_has_the_hashes_of_its_files():
     for block in re.split(r"\n(?=\S)", text)[1:]:
         if not block.startswith("#"):
             assert re.fullmatch(r"\S+==\S+( \\\n    --hash=sha256:[0-9a-f]{64})+\n?", block), block[:200]
+
+
+@pytest.mark.reliability("What the workbench stands on is pinned, file by file")
+def test_every_requirement_has_a_pin_that_it_allows():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = {plain(name): version for name, version in PIN.findall((ROOT / "constraints.txt").read_text())}
+    groups = {"": project["dependencies"], **project["optional-dependencies"]}
+    for group, lines in groups.items():
+        for one in map(Requirement, lines):
+            if group in ("", "test"):  # the others are tools beside it, and what only some machines have
+                assert pins[plain(one.name)] in one.specifier, one
+            assert one.specifier, one
+    imported = {
+        name.split(".")[0]
+        for path in (ROOT / "kto_workbench").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for name in (
+            [alias.name for alias in node.names] if isinstance(node, ast.Import)
+            else [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+        )
+    }  # fmt: skip
+    known = {plain(Requirement(line).name) for line in project["dependencies"]}
+    brought = packages_distributions()
+    for name in imported - set(sys.stdlib_module_names) - {"kto_workbench", *OPTIONAL}:
+        assert known & {plain(one) for one in brought[name]}, f"{name} is imported, and not among the dependencies"
 
 
 SECRETS = {
@@ -96,6 +132,8 @@ def test_no_secret_is_in_what_is_printed_or_written(tmp_path, small_data, echo, 
             said += [client.get(path).text for path in ("/", "/config", "/gradio_api/info", "/gradio_api/app_id")]
     finally:
         served.stop()
+    (run,) = (one for one in list_runs(workspace) if one.trained())
+    said += [write_report(run, "A name"), card(run, "adapter"), run.log(1000)]
     assert "refused" in "".join(said)
     written = {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert any(path.endswith("log.txt") for path in written) and any(path.endswith("README.md") for path in written)
