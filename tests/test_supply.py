@@ -22,7 +22,7 @@ from kto_workbench.views.report import write_report
 
 ROOT = Path(__file__).resolve().parents[1]
 # Imported where it is found, and done without where it is not; or brought by one that is required, as a part of it.
-OPTIONAL = {"flash_attn", "deepspeed", "liger_kernel", "triton", "kernels"}
+OPTIONAL = {"IPython", "flash_attn", "deepspeed", "liger_kernel", "triton", "kernels"}
 PIN = re.compile(r"^([\w.\-]+)==(\S+)", re.MULTILINE)
 
 
