@@ -11,6 +11,8 @@ AdamW. Peak memory comes from a fresh process for each variant. The variants:
     ours         the fastest setting: the whole batch in one pass
     checkpointed the same with gradient_checkpointing
     lean         tokens_per_pass as small as the longest sequence allows
+    scattered    where prompts have several answers: tuned, over the same rows as TRL would draw them, which knows
+                 nothing of siblings; its batches are others, so only its time is compared
 
 In the rows, speeds are ratios of examples per CPU second (the best of each batch's rounds, added up), memory is peak
 resident memory beyond that of the loaded model, and `share_of_floor` is the time that exact KTO needs at least, at the
@@ -37,6 +39,7 @@ from benchmarks.workload import (
     make_model,
     move_adapter,
     padding,
+    scattered,
 )
 
 BETA = 0.1
@@ -98,9 +101,13 @@ def measure_speed(mix: Mix, shape: Shape, rows: int, rounds: int) -> dict[str, A
         # z0 is clamped at 0, which would hide a difference: at first order the adapter or its negative has it above.
         if engines["tuned"].z0() > 0:
             break
-    costs: dict[str, list[list[Cost]]] = {variant: [[] for _ in batches] for variant in VARIANTS}
+    others = {}
+    if mix.siblings > 1:
+        others["scattered"] = build("tuned", shape, scattered(batches))
+        move_adapter(others["scattered"].model)
+    timed = {variant: Timed(engine) for variant, engine in (engines | others).items()}
+    costs: dict[str, list[list[Cost]]] = {variant: [[] for _ in batches] for variant in timed}
     reference: dict[str, list[list[Cost]]] = {variant: [[] for _ in batches] for variant in ("tuned", "ours")}
-    timed = {variant: Timed(engine) for variant, engine in engines.items()}
     for work in timed.values():
         work.warm_up()
     rates = [matmul_rate()]
@@ -115,6 +122,7 @@ def measure_speed(mix: Mix, shape: Shape, rows: int, rounds: int) -> dict[str, A
         rates.append(matmul_rate())
     return {
         "padding": padding(lengths_of(batches)),
+        "padding_scattered": padding(lengths_of(scattered(batches))),
         "gradient_difference": difference,
         "steps": {variant: summarize(kept) for variant, kept in costs.items()},
         "reference": {variant: summarize(kept) for variant, kept in reference.items()},
@@ -196,6 +204,8 @@ def make_row(mix: Mix, speed: dict[str, Any], memory: dict[str, dict[str, float]
         "examples_per_cpu_second": {v: rows / s["cpu_min"] for v, s in steps.items()},
         "reference_ms_per_batch": {v: 1e3 * s["wall_min"] / n for v, s in speed["reference"].items()},
     }
+    if "scattered" in steps:
+        row |= {"vs_tuned_scattered": ratio("scattered"), "padding_scattered": speed["padding_scattered"]}
     if memory:
         tuned = memory["tuned"]["incremental"]
         row |= {f"memory_vs_tuned_{v}": memory[v]["incremental"] / tuned for v in memory if v not in ("tuned", "ours")}
@@ -208,6 +218,7 @@ def print_table(result: dict[str, Any]) -> None:
     """The rows for people."""
     columns = (
         ("vs tuned", "vs_tuned"),
+        ("vs tuned, scattered", "vs_tuned_scattered"),
         ("vs default", "vs_default"),
         ("first epoch", "vs_default_first_epoch"),
         ("memory", "memory_vs_tuned"),

@@ -94,6 +94,15 @@ def make_batches(mix: Mix, rows: int, batch_size: int, vocabulary: int, draws: i
     return _split(examples, batch_size)
 
 
+def scattered(batches: list[list[Example]], draws: int = 100) -> list[list[Example]]:
+    """The same rows in batches as a draw makes them that knows nothing of siblings, with the padding that is usual."""
+    size, rows = len(batches[0]), [example for batch in batches for example in batch]
+    drawn = [_split(random.Random(seed).sample(rows, len(rows)), size) for seed in range(draws)]
+    paddings = [padding(lengths_of(some)) for some in drawn]
+    usual = sum(paddings) / draws
+    return drawn[min(range(draws), key=lambda i: abs(paddings[i] - usual))]
+
+
 def _group(row: int, batch_size: int, siblings: int) -> int:
     """The prompt of a row: siblings are in one batch, as far from each other as can be, so that none is a partner."""
     batch, place = divmod(row, batch_size)

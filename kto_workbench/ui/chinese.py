@@ -53,7 +53,8 @@ OPTION_HELP_ZH: dict[str, str] = {
     "batch_size": "一个优化步的样本数（成对目标则为对数），z0 与损失都在其上计算。"
     "它关乎统计而非内存：见 tokens_per_pass。",
     "num_train_epochs": "遍历数据的次数。",
-    "group_prompts": "同一提示的多个回答放进同一批，这样提示只需经过模型一次。关闭：每行单独抽取。",
+    "group_prompts": "同一提示的多个回答放进同一批，这样提示只需经过模型一次。关闭：每行单独抽取。"
+    "模拟中，学到的结果并不因此波动更大；每个提示有两到四个回答时，z0 的波动大 5% 至 16%。",
     "max_steps": "无论轮数，到此步数即停；-1 表示由 num_train_epochs 决定。",
     "lr_scheduler_type": "预热之后学习率如何下降。",
     "warmup_ratio": "学习率上升阶段占总步数的比例。",
