@@ -31,6 +31,7 @@ from benchmarks.data import WORDS
 from benchmarks.machine import describe_machine
 
 STEPS = 10
+PAIRS = 2312  # of two rows each
 
 
 def main() -> None:
@@ -149,7 +150,7 @@ def ten_steps(folder: Path) -> dict[str, float]:
     from kto_workbench.engine import reference, trainer, training
 
     path = folder / "pairs.jsonl"
-    write_pairs(path, 2312)
+    write_pairs(path, PAIRS)
     spent = {"work": 0.0, "all": 0.0}
 
     def clocked(owner: Any, name: str, key: str) -> None:

@@ -40,7 +40,7 @@ class Recorder(TrainerCallback):
         self.run, self.sample, self.every = run, sample, steps_between_samples
         self.stopped = False
         self._sampled_at: int | None = None
-        self._owes_first = False
+        self._owes_first, self._records = False, 0
         self._bar: tqdm | None = None
         self._progress, self._on_record = progress, on_record
         self._written = 0.0
@@ -68,7 +68,7 @@ class Recorder(TrainerCallback):
         if self._progress:
             self._bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", desc="Training")
         # At the start the watched prompts are answered as the reference answers them, which never changes: so that can
-        # wait until the first record is there to be seen.
+        # wait until there are two records, and with them a curve to be seen.
         self._owes_first = bool(self.every) and state.global_step == 0
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -88,7 +88,7 @@ class Recorder(TrainerCallback):
             control.should_evaluate = True
         if self.run.was_asked("save-now", forget=True):
             control.should_save = True
-        if self._owes_first and not control.should_log:
+        if self._owes_first and not self.stopped and (control.should_save or not control.should_log):
             self._sample_first()
         due = self.every and state.global_step % self.every == 0
         if self.run.was_asked("sample-now", forget=True) or due:
@@ -116,7 +116,8 @@ class Recorder(TrainerCallback):
         if logs and "train_runtime" not in logs:
             self.run.record({"step": state.global_step, **logs})
             self._on_record()
-        if self._owes_first:
+            self._records += 1
+        if self._owes_first and self._records > 1:
             self._sample_first()
 
     def on_skipped(self, step: int, skipped: int) -> None:
@@ -147,6 +148,8 @@ class Recorder(TrainerCallback):
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Write the last step down, and how the watched prompts are answered in the end."""
         self._write_rows()
+        if self._owes_first and not self.stopped:
+            self._sample_first()
         if self.every and self._sampled_at != state.global_step and not self.stopped:
             self.run.forget_samples(state.global_step)  # of a process that was killed after its last checkpoint
             self._sample(state.global_step)
