@@ -5,6 +5,10 @@
 
 The help of an option is written once, in config.py, a note in views/notes.py, a finding in feedback/findings.py, and
 what the engine says where it says it; their translations are in chinese.py.
+
+No gettext: both languages of a string stand in one line, so that nobody changes one and forgets the other, and a test
+holds that none is missing; the browser wants them as tables anyway; and what the engine says reaches the page as whole
+sentences, numbers in it, which a catalogue of msgids can't look up. A third language would be the time for it.
 """
 
 import re
