@@ -3,6 +3,7 @@
 import errno
 import functools
 import os
+import shutil
 import sqlite3
 import subprocess
 import time
@@ -10,13 +11,14 @@ from pathlib import Path
 
 import pytest
 from pages import Page
+from starlette.testclient import TestClient
 
 from kto_workbench import KTOConfig
 from kto_workbench import __main__ as shell
 from kto_workbench.errors import DataError, WorkbenchError
 from kto_workbench.feedback.store import ThumbStore
-from kto_workbench.runs import jsonlines, list_runs
-from kto_workbench.runs.directory import new_run
+from kto_workbench.runs import Run, jsonlines, list_runs
+from kto_workbench.runs.directory import EXPORT_FORMATS, new_run
 from kto_workbench.runs.shelf import delete_run, deleted_runs, empty_trash, restore_run, trash_bytes
 from kto_workbench.ui import app
 from kto_workbench.ui.workbench import RECEIVED_SECONDS, Workbench
@@ -94,6 +96,36 @@ def jsonlines_full(run):
     except OSError as error:
         assert run.metrics() == [{"step": 1, "loss": 0.5}]  # no half of a line is left
         raise WorkbenchError(error.strerror) from None
+
+
+@pytest.mark.reliability("A full, read-only or vanished disk is one sentence, and nothing kept is lost")
+def test_an_upload_that_finds_no_room_is_one_sentence_and_leaves_none_of_it(small_disk):
+    kept = rows(small_disk / "kept.jsonl")
+    with TestClient(app.build(small_disk), base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
+        for size, code in ((3_000_000, 507), (300_000, 200), (1_900_000, 507), (300_000, 200)):
+            answer = client.post("/gradio_api/upload", files={"files": ("thumbs.jsonl", b"x" * size)})
+            assert answer.status_code == code, (size, answer.text)
+            if code == 507:
+                said = "The disk can't be written to: No space left on device; make room, and go on."
+                assert answer.text == said and "tmp" not in {
+                    path.name[:3] for path in (small_disk / "cache/page").iterdir()
+                }
+    assert kept.read_text().count("label") == 4
+
+
+@pytest.mark.reliability("A full, read-only or vanished disk is one sentence, and nothing kept is lost")
+@pytest.mark.parametrize("form", EXPORT_FORMATS)
+def test_an_export_that_finds_no_room_is_one_sentence_and_goes_well_after_room_is_made(
+    small_disk, trained, capsys, form
+):
+    run = Run(shutil.copytree(trained.path, small_disk / "runs" / "r", ignore=shutil.ignore_patterns("checkpoints")))
+    filler = fill(small_disk)
+    export = ["export", run.path, "--format", form, "--workspace", small_disk]
+    assert "No space left on device" in call(capsys, *export)
+    assert run.trained() and not list(run.path.glob("export/*"))
+    filler.unlink()
+    elsewhere = small_disk.parent / "elsewhere"  # a merged model has no room on so small a disk
+    assert shell.main([*map(str, export), "--out", str(elsewhere)]) == 0 and any(elsewhere.iterdir())
 
 
 @pytest.mark.reliability("A full, read-only or vanished disk is one sentence, and nothing kept is lost")

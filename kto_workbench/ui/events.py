@@ -12,11 +12,13 @@ import gradio as gr
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from kto_workbench.files import disk_refusal
 from kto_workbench.ui.words import language_of, say
 
 LOG = logging.getLogger(__name__)
 LONGEST_LINE = 300
 LONGEST_NAME = 255
+UPLOAD = "/gradio_api/upload"
 EVENTS = tuple(f"/gradio_api/{name}/" for name in ("run", "api", "call"))
 
 
@@ -74,10 +76,14 @@ class Unbroken:
         if max(map(len, scope["path"].split("/"))) > LONGEST_NAME:  # no file system knows such a file
             await PlainTextResponse("There is no such page.", 404)(scope, receive, send)
             return
-        begun = False
+        bench, begun, failed = scope["app"].state.workbench, False, False
 
         async def send_refusal(message: Message) -> None:
-            nonlocal begun
+            nonlocal begun, failed
+            if message.get("status") == 500 and scope["path"] == UPLOAD:
+                failed = True
+            if failed:  # what is said instead depends on the error, which follows
+                return
             begun = True
             if message.get("status") == 500 and scope["path"].startswith(EVENTS):
                 message["status"] = 400
@@ -87,5 +93,9 @@ class Unbroken:
             await self.app(scope, receive, send_refusal)
         except Exception as error:
             LOG.warning(in_one_line(error))
+            said = disk_refusal(error)
+            if said and scope["path"] == UPLOAD:
+                bench.drop_partial()
             if not begun:
-                await PlainTextResponse("This request could not be answered.", 500)(scope, receive, send)
+                answer = PlainTextResponse(said or "This request could not be answered.", 507 if said else 500)
+                await answer(scope, receive, send)

@@ -63,6 +63,14 @@ class Workbench:
                 if time.time() - path.lstat().st_mtime > RECEIVED_SECONDS:
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
+    def drop_partial(self) -> None:
+        """Take away what has come in of files when the disk is full: it would be kept full by them."""
+        for path in files.listed(self.received):
+            if path.name.startswith("tmp") and files.is_plain(path):
+                with contextlib.suppress(OSError):
+                    os.truncate(path, 0)  # whoever has it open would keep its room
+                    path.unlink()
+
     def keep_upload(self, path: str | Path) -> str:
         """Move a file from the browser into the workspace under a tame name; returns it as a source.
 
