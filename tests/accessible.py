@@ -74,7 +74,7 @@ def faint_texts(page, least: float = 4.5) -> list[str]:
     return page.evaluate(FAINT, least)
 
 
-def keyboard_stops(page, most: int = 90) -> list[str]:
+def keyboard_stops(page, most: int = 110) -> list[str]:
     """Where the Tab key goes from the open tab on: the id of each part, or the text where there is none."""
     page.locator("[role=tab][aria-selected=true]").first.focus()
     stops = []

@@ -282,7 +282,7 @@ def test_compare_refuses_what_it_can_not_sample_with(option, trained, capsys):
 
 
 def test_every_verb_takes_a_workspace_and_has_help(capsys):
-    verbs = "app demo check doctor train runs name stop resume compare endpoint export".split()
+    verbs = "app demo check doctor train sweep runs name stop resume compare endpoint export".split()
     (subparsers,) = (action for action in _parser()._actions if hasattr(action, "choices") and action.choices)
     assert sorted(subparsers.choices) == sorted(verbs)
     for parser in subparsers.choices.values():
