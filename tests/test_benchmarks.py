@@ -1,13 +1,15 @@
 """The benchmarks measure what they say: same work on both sides, and a floor whose arithmetic is written out."""
 
 import math
+import random
 
 import pytest
 import torch
 
-from benchmarks import machine, several_gpus, vs_trl, workload
+from benchmarks import effects, machine, objectives, several_gpus, vs_trl, workload
 from benchmarks.ours import Ours, Timed, longest
 from benchmarks.workload import Example, Mix, Shape
+from kto_workbench.feedback import load_feedback
 from kto_workbench.runs.memory import ModelShape
 
 TINY = Shape(layers=2, hidden=32, intermediate=48, heads=4, kv_heads=2, vocabulary=97, lora_r=4)
@@ -93,3 +95,30 @@ def test_two_processes_send_what_the_arithmetic_says():
     assert {row["what"] for row in rows} == {"reduced", "gathered", "scattered", "held"}
     for row in rows:  # the arithmetic leaves norms out
         assert row["expected"] <= row["counted"] <= 1.005 * row["expected"], row
+
+
+@pytest.mark.parametrize(("name", "siblings"), [*((n, 2) for n in objectives.VARIANTS), ("kto, z0 batch", 1)])
+def test_the_tokens_that_go_through_the_model_are_those_of_the_formula(name, siblings):
+    answers = objectives.make_answers(MIX, TINY, siblings)
+    measured = objectives.Measured(TINY, answers, objectives.VARIANTS[name])
+    counted, formula = objectives.count(measured), measured.formula()
+    assert counted == pytest.approx({part: formula[part] for part in counted})
+    if name == "dpo":
+        # Eight prompts once, and of 16 answers all tokens but the last, by the policy and by the reference.
+        prompts = sum(len(answer.prompt) for answer in answers[::2])
+        completions = sum(len(answer.completion) - 1 for answer in answers)
+        assert counted == {"gradient": prompts + completions, "scored": 0, "reference": prompts + completions}
+        assert formula["alone"] == 2 * (2 * prompts + completions)
+
+
+def test_the_feedback_of_the_effects_is_what_it_is_called():
+    pairs = [{"prompt": f"p{i}", "chosen": "good", "rejected": "bad"} for i in range(200)]
+    made = {name: make(pairs, random.Random(1)) for name, make in effects.CONDITIONS.items()}
+    loaded = {name: load_feedback(rows) for name, rows in made.items()}
+    shape = {name: (found.n_desirable, found.n_undesirable, found.n_pairs) for name, found in loaded.items()}
+    assert shape == {
+        "pairs": (200, 200, 200), "flip20": (200, 200, 200), "flip40": (200, 200, 200), "rare": (22, 200, 22),
+        "unpaired": (100, 100, 0),
+    }  # fmt: skip
+    wrong = {name: sum(row.label != (row.completion == "good") for row in found.rows) for name, found in loaded.items()}
+    assert wrong == {"pairs": 0, "flip20": 80, "flip40": 160, "rare": 0, "unpaired": 0}
