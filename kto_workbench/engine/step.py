@@ -143,8 +143,9 @@ def split_batch(scorer: PaddedScorer, batch: Batch, tokens_per_pass: int | None)
     """Which of a batch's pairs go through the model together, as lists of their numbers; couples stay whole."""
     if not batch.coupled:
         return scorer.split(batch.pairs, tokens_per_pass)
-    lengths = [scorer.tokens(_pick(batch.pairs, couple)) for couple in batch.examples]
-    return [[i for n in part for i in batch.examples[n]] for part in split(lengths, tokens_per_pass)]
+    couples = batch.examples
+    lengths = [scorer.tokens(_pick(batch.pairs, couple)) for couple in couples]
+    return [[i for n in part for i in couples[n]] for part in split(lengths, tokens_per_pass)]
 
 
 def _gradients_kept(crew: Crew, train: bool) -> contextlib.AbstractContextManager[None]:
