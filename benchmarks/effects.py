@@ -197,9 +197,10 @@ def table() -> str:
             continue
         cells = []
         for name in RATES:
-            mean, low, high, _ = rates[name]
+            mean, low, high, count = rates[name]
             digits = 2 if name in ("trait", "facts") else 1
-            cells.append(f"{mean:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})")
+            around = f" ({low:.{digits}f}–{high:.{digits}f})" if count > 1 else ""
+            cells.append(f"{mean:.{digits}f}{around}")
         where = "" if objective == "base" else condition
         lines.append(f"| {where} | {objective} | {' | '.join(cells)} | {rates['trait'][3]} |")
     return "\n".join(lines)
