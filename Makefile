@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# Test files that run side by side; JOBS=0 runs one after the other, as a debugger wants it.
+JOBS ?= 2
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: help setup app demo test check audit reliability bench gpu docs notebooks jupyter clean
@@ -30,12 +32,12 @@ demo: setup
 	$(BIN)/kto demo $(ARGS)
 
 test: .venv/ready-test
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile $(ARGS)
 
 check: .venv/ready-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 audit: .venv/ready-audit
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml kto_workbench app.py
