@@ -254,8 +254,8 @@ class KTOConfig(BaseModel):
     group_prompts: bool = _option(
         True,
         "Answers to the same prompt come into the same batch, so that the prompt goes through the model once for all "
-        "of them. Off: every row is drawn for itself. In a simulation what is learned varied no more for it, and z0 by "
-        "5 to 16 % more with two to four answers to a prompt.",
+        "of them. Off: every row is drawn for itself. In a simulation the learned weights varied no more for it, and "
+        "z0 by 5 to 16 % more with two to four answers to a prompt.",
         group="optimization",
     )
     max_steps: int = _option(
