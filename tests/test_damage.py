@@ -158,9 +158,9 @@ def begins_nothing(*_: Any, **__: Any) -> Any:
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        from kto_workbench.runs import launch
+        from kto_workbench.runs import launch, sweeps
 
-        for module in (launch, evaluate, export):
+        for module in (launch, sweeps, evaluate, export):
             patch.setattr(module, "start_apart", begins_nothing)
         patch.setattr(shell, "_parser", functools.cache(shell._parser))
         asked = Asked(tmp_path_factory.mktemp("damage"))

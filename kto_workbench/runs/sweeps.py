@@ -373,6 +373,7 @@ def start(sweep: Sweep) -> int:
         with files.open_to_append(sweep.log_path) as log:
             child = start_apart("kto_workbench.runs.sweeping", [sweep.path.resolve()], log)
     except OSError as error:
+        sweep.set_state(state="stopped")
         raise RunError(f"Can't start sweep {sweep.id} in {sweep.path}: {error.strerror}.") from None
     sweep.set_state(**identity(child.pid))
     return child.pid
