@@ -142,8 +142,10 @@ def _start(run: Run) -> int:
 @contextlib.contextmanager
 def _alone(run: Run) -> Iterator[None]:
     """Start a run while nobody else does: two pages, or two servers, may be asked to in the same moment."""
+    commands = run.path / "commands"
     try:
-        with FileLock(run.path / ".start.lock", timeout=START_SECONDS):
+        commands.mkdir(exist_ok=True)
+        with FileLock(commands / ".starting", timeout=START_SECONDS):
             yield
     except Timeout:
         raise RunError(f"Run {run.id} is being started by another process.") from None
