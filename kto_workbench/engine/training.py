@@ -97,7 +97,7 @@ def _interrupt_is_a_stop(run: Run) -> Iterator[None]:
 
     def stop(number: int, frame: object) -> None:
         signal.signal(signal.SIGINT, before)
-        run.ask("stop")
+        run.leave("stop")
 
     signal.signal(signal.SIGINT, stop)
     try:
