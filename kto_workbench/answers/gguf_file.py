@@ -6,6 +6,7 @@ text llama.cpp knows by name; for all others its own converter (convert_hf_to_gg
 Layout and names: the GGUF specification and the gguf package's tables.
 """
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,17 +81,23 @@ def write_gguf(model: nn.Module, tokenizer: PreTrainedTokenizerBase, path: Path,
     _check(config, tokenizer)
     whole = model.dtype == torch.float32
     writer = GGUFWriter(path, ARCHITECTURES[config.model_type], use_temp_file=True)
-    writer.add_name(name)
-    writer.add_file_type(LlamaFileType.ALL_F32 if whole else LlamaFileType.MOSTLY_F16)
-    _add_sizes(writer, config)
-    _add_tokenizer(writer, tokenizer, config.vocab_size)
-    for tensor_name, tensor in _tensors(model, config):
-        matrix = tensor.ndim > 1 and not whole
-        writer.add_tensor(tensor_name, tensor.to(torch.float16 if matrix else torch.float32).numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    try:
+        writer.add_name(name)
+        writer.add_file_type(LlamaFileType.ALL_F32 if whole else LlamaFileType.MOSTLY_F16)
+        _add_sizes(writer, config)
+        _add_tokenizer(writer, tokenizer, config.vocab_size)
+        for tensor_name, tensor in _tensors(model, config):
+            matrix = tensor.ndim > 1 and not whole
+            writer.add_tensor(tensor_name, tensor.to(torch.float16 if matrix else torch.float32).numpy())
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    finally:  # a full disk leaves both files open, with something in them that can't be written
+        for file in (writer.temp_file, *(writer.fout or ())):
+            with contextlib.suppress(OSError):
+                if file:
+                    file.close()
 
 
 def _rope(config: PretrainedConfig) -> dict[str, Any]:
