@@ -654,6 +654,7 @@ REASONS_ZH: dict[str, str] = {
     "其张量 {0} 在该格式中没有对应的位置。",
     r"Can't write this model as GGUF: (.+)\. Export it as `merged`, .*": "无法将此模型写成 GGUF：{0}。"
     "请导出为 `merged`，再把该文件夹交给 llama.cpp 的 convert_hf_to_gguf.py。",
+    r"Can't write to (.+): it is a link\.": "无法写入 {0}：它是一个链接。",
     r"Can't write (?:to (?:the workspace )?)?(.+): (.+)\.": "无法写入 {0}：{1}。",
     r"Can't keep the rows in (.+): (.+)\.": "无法在 {0} 中保存数据行：{1}。",
     r"Can't use the thumbs in (.+): (.+)\. The damaged file is (.+) now; (.+) thumbs could .*": "反馈文件 {0} 已损坏"
