@@ -49,7 +49,8 @@ def begin() -> str:
     # Nothing that matters in a notebook: announced renames, a missing widget, 4-bit kernels that a CPU lacks.
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message="IProgress not found")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    for name in ("bitsandbytes", "transformers.trainer_utils"):  # the latter of how it sorts checkpoints
+        logging.getLogger(name).setLevel(logging.ERROR)
     plt.rcParams.update(STYLE)
     _folders.append(tempfile.TemporaryDirectory(prefix="kto-"))
     return _folders[-1].name
