@@ -1,8 +1,6 @@
 """kto sweep: one config with several values of some options, its trials followed and compared."""
 
 import argparse
-import contextlib
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +23,7 @@ from kto_workbench.runs.sweeps import (
     stop,
 )
 from kto_workbench.runs.trials import find_best, rows
-from kto_workbench.shell.common import as_json, workspace_of
+from kto_workbench.shell.common import as_json, stop_on_signals, workspace_of
 from kto_workbench.shell.training import CONFIG_SUFFIXES, add_options, config_from, given_options
 
 NAMES = {"ranking": "ranking", "judge": "win rate", "eval_loss": "held-out loss"}
@@ -136,7 +134,7 @@ def _follow(found: Sweep) -> dict[str, Any]:
     told: set[int] = set()
     quiet = not sys.stderr.isatty()
     with (
-        _stop_on_signals(found),
+        stop_on_signals(lambda: found.active, lambda: stop(found), "the trial's adapter"),
         tqdm(total=len(plan.trials()), unit="trial", file=sys.stderr, leave=False, disable=quiet) as bar,
     ):
         for _ in follow(found, every=1.0):
@@ -148,26 +146,6 @@ def _follow(found: Sweep) -> dict[str, Any]:
                 elif row["state"] in ("running", "starting"):
                     bar.set_description(f"Trial {row['trial']}, step {row['step']} of {row['total_steps'] or '?'}")
     return found.state()
-
-
-@contextlib.contextmanager
-def _stop_on_signals(found: Sweep) -> Iterator[None]:
-    asked = False
-
-    def handle(number: int, frame: Any) -> None:
-        nonlocal asked
-        if asked or not found.active:
-            raise KeyboardInterrupt
-        asked = True
-        stop(found)
-        print("\nStopping, and saving the trial's adapter; once more leaves it running.", file=sys.stderr)
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def summary(found: Sweep, state: dict[str, Any] | None = None) -> dict[str, Any]:

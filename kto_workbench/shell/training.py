@@ -1,11 +1,8 @@
 """kto train and kto resume: start a run in a process of its own, and follow it."""
 
 import argparse
-import contextlib
 import os
-import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,7 @@ from kto_workbench.errors import ConfigError, WorkbenchError
 from kto_workbench.feedback.named import NAMES
 from kto_workbench.objectives import OPTIONS, users_of
 from kto_workbench.runs.directory import Run, find_run
-from kto_workbench.shell.common import as_json, last_metrics, workspace_of
+from kto_workbench.shell.common import as_json, last_metrics, stop_on_signals, workspace_of
 
 CONFIG_SUFFIXES = (".yaml", ".yml")
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".gz", ".zst")
@@ -160,7 +157,8 @@ def _follow(run: Run, arguments: argparse.Namespace) -> int:
     offset, status, shown = 0, run.status(), ""
     # On a terminal the bar moves smoothly; in a log file a line now and then is enough.
     interval = 0.1 if sys.stderr.isatty() else 10.0
-    with _stop_on_signals(run), tqdm(file=sys.stderr, bar_format=_BAR, mininterval=interval) as bar:
+    asking = stop_on_signals(lambda: run.status().active, lambda: run.ask("stop"), "the adapter")
+    with asking, tqdm(file=sys.stderr, bar_format=_BAR, mininterval=interval) as bar:
         for status in follow(run):
             records, offset = run.metrics_since(offset)
             last = next((record for record in reversed(records) if "loss" in record), None)
@@ -198,26 +196,6 @@ def _follow(run: Run, arguments: argparse.Namespace) -> int:
 
 
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
-
-
-@contextlib.contextmanager
-def _stop_on_signals(run: Run) -> Iterator[None]:
-    asked = False
-
-    def handle(number: int, frame: Any) -> None:
-        nonlocal asked
-        if asked or not run.status().active:
-            raise KeyboardInterrupt
-        asked = True
-        run.ask("stop")
-        print("\nStopping, and saving the adapter; once more leaves it running.", file=sys.stderr)
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def resume(arguments: argparse.Namespace) -> int:
