@@ -31,6 +31,7 @@ def train_the_demo(page: Page) -> None:
 def ask(page: Page) -> None:
     """Something to see on the tabs that ask models."""
     go_to(page, "Compare")
+    wait_for(lambda: "finished" in page.locator("#compare-run input").input_value(), 60)  # the run makes its way there
     page.locator("#compare-prompt textarea").fill(QUESTIONS[0])
     page.click("#compare-generate")
     wait_for(lambda: page.locator("[data-why^='0:']").count() == 2, 120)  # both sides have answered

@@ -1,5 +1,6 @@
 """Full disks, read-only and vanished ones, damaged thumbs, names of every kind: one sentence, and nothing is lost."""
 
+import asyncio
 import errno
 import functools
 import gc
@@ -99,12 +100,17 @@ def jsonlines_full(run):
         raise WorkbenchError(error.strerror) from None
 
 
+async def built(workspace):
+    return app.build(workspace)  # outside of a running loop gradio makes some of its own, and leaves them open
+
+
 @pytest.mark.reliability("A full, read-only or vanished disk is one sentence, and nothing kept is lost")
-# Gradio leaves the file open that it could not write, and the client its loop: here, not in another test.
+# Gradio leaves the file open that it could not write: here, not in another test.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_upload_that_finds_no_room_is_one_sentence_and_leaves_none_of_it(small_disk):
     kept = rows(small_disk / "kept.jsonl")
-    with TestClient(app.build(small_disk), base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
+    served = asyncio.run(built(small_disk))
+    with TestClient(served, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
         for size, code in ((3_000_000, 507), (300_000, 200), (1_900_000, 507), (300_000, 200)):
             answer = client.post("/gradio_api/upload", files={"files": ("thumbs.jsonl", b"x" * size)})
             assert answer.status_code == code, (size, answer.text)
