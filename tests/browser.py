@@ -28,6 +28,9 @@ QUIET = [
     "--no-first-run",
 ]
 
+# A busy machine is no reason to fail: how often the time that a quiet one takes at most is waited.
+PATIENCE = 3
+
 # In CI a missing browser is a failure, not a reason to look away.
 needs_browser = pytest.mark.skipif(
     not CHROMIUM.exists() and not os.environ.get("CI"), reason=f"there is no Chromium at {CHROMIUM}"
@@ -75,8 +78,8 @@ class Served:
 
 
 def wait_for(look: Callable[[], Any], seconds: float, otherwise: Callable[[], object] = lambda: "") -> Any:
-    """What `look` returns, as soon as it is true."""
-    end = time.monotonic() + seconds
+    """What `look` returns, as soon as it is true; `seconds` are those of a quiet machine."""
+    end = time.monotonic() + seconds * PATIENCE
     while time.monotonic() < end:
         if found := look():
             return found
@@ -115,7 +118,7 @@ def open_page(browser) -> Iterator[Callable]:
         )
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(20_000 * PATIENCE)
         page.on("pageerror", lambda error: faults.append(f"script error: {error}"))
         page.on("dialog", lambda dialog: (faults.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         page.on(

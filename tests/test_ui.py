@@ -27,7 +27,7 @@ from kto_workbench.config import KTOConfig
 from kto_workbench.feedback.rendering import model_path
 from kto_workbench.runs import Run, list_runs
 from kto_workbench.runs.directory import new_run
-from kto_workbench.runs.shelf import title_of
+from kto_workbench.runs.shelf import describe_run, title_of
 from kto_workbench.views.curves import HELD_OUT
 
 # The curves of rewards that have values.
@@ -364,6 +364,34 @@ def test_curves_go_and_come_back_with_the_run_that_is_chosen(own, open_page, fak
         wait_for(lambda drawn=drawn: (longest() > 20) == drawn, 20, longest)
 
 
+def test_a_look_that_comes_late_does_not_take_the_choice_back(own, open_page):  # noqa: F811
+    early, late = make_run(own.workspace), make_run(own.workspace)
+    for run, name in ((early, "early"), (late, "late")):
+        describe_run(run, name, "")
+        run.set_status(state="stopped", step=1, total_steps=20)
+    page = open_page(own.url + "/#train")
+    box, held = page.locator("#train-run input"), []
+    wait_for(lambda: box.input_value().startswith("late"), 20, box.input_value)
+
+    def hold_news_of_the_state(route):
+        response = route.fetch()
+        if not held and "early \u00b7 finished" in json.dumps(response.json(), ensure_ascii=False):
+            held.append((route, response))
+        else:
+            route.fulfill(response=response)
+
+    page.route("**/gradio_api/run/**", hold_news_of_the_state)
+    early.set_status(state="finished", step=20, total_steps=20)
+    wait_for(lambda: page.wait_for_timeout(50) or held, 20)  # a look at "late", still on its way
+    box.click()
+    page.get_by_role("option").filter(has_text="early").click()
+    ((route, response),) = held
+    route.fulfill(response=response)
+    wait_for_progress(page, "20 of 20", 20)
+    page.wait_for_timeout(1500)  # three looks
+    assert box.input_value() == "early \u00b7 finished"
+
+
 def test_a_page_outlives_its_server_and_shows_the_true_step(own, open_page, fake):  # noqa: F811
     run = make_run(own.workspace)
     process = fake(run, "--steps", "600", "--pause", "0.15")
@@ -410,7 +438,7 @@ def test_two_starts_queue_and_a_stopped_run_is_resumed_to_its_end(own, open_page
     page.click("#train-start")
     (first,) = wait_for(lambda: list_runs(own.workspace), 20)
     shown = lambda: page.locator("#train-run input").input_value()
-    wait_for(lambda: first.id in shown(), 20, shown)  # a click before that would count as a double one
+    wait_for(lambda: title_of(first) in shown(), 20, shown)  # a click before that would count as a double one
     page.click("#train-start")
     wait_for(lambda: len(list_runs(own.workspace)) == 2, 20)
     second = list_runs(own.workspace)[0]

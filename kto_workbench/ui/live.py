@@ -76,6 +76,7 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
         run_id: str | None, part: str, smoothing: float, chart: str, seen: dict[str, Any] | None, request: gr.Request
     ) -> list[Any]:
         language, shown = language_of(request), Shown(seen)
+        chosen = run_id
         run_id = run_id or bench.run_to_watch()  # one may have been started from a shell meanwhile
         found = bench.run_or_none(run_id)
         shown.forget_unless("run", found and found.id)
@@ -85,7 +86,8 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
         if shown.changed("pace", pace):
             updates[timer] = gr.Timer(pace)
         if shown.changed("choices", (choices, run_id)):
-            updates[run] = gr.Dropdown(choices=choices, value=run_id)
+            # What is chosen stays the page's: Start may choose another run while this look is on its way.
+            updates[run] = gr.Dropdown(choices=choices) if chosen else gr.Dropdown(choices=choices, value=run_id)
         if found is None:
             if shown.changed("nothing", language):
                 updates |= {
