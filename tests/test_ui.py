@@ -370,7 +370,7 @@ def test_a_look_that_comes_late_does_not_take_the_choice_back(own, open_page):  
         describe_run(run, name, "")
         run.set_status(state="stopped", step=1, total_steps=20)
     page = open_page(own.url + "/#train")
-    box, held = page.locator("#train-run input"), []
+    box, passed, held = page.locator("#train-run input"), [], []
     wait_for(lambda: box.input_value().startswith("late"), 20, box.input_value)
 
     def hold_news_of_the_state(route):
@@ -378,9 +378,10 @@ def test_a_look_that_comes_late_does_not_take_the_choice_back(own, open_page):  
         if not held and "early \u00b7 finished" in json.dumps(response.json(), ensure_ascii=False):
             held.append((route, response))
         else:
-            route.fulfill(response=response)
+            passed.append(route.fulfill(response=response))
 
     page.route("**/gradio_api/run/**", hold_news_of_the_state)
+    wait_for(lambda: page.wait_for_timeout(50) or len(passed) > 1, 20)  # what went before is no longer on its way
     early.set_status(state="finished", step=20, total_steps=20)
     wait_for(lambda: page.wait_for_timeout(50) or held, 20)  # a look at "late", still on its way
     box.click()

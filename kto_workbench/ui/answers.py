@@ -25,6 +25,7 @@ from kto_workbench.runs.sides import (
     side_by_kind,
     sides_of,
 )
+from kto_workbench.ui.fields import offer
 from kto_workbench.ui.words import label, say
 from kto_workbench.ui.workbench import RUNS_OFFERED, Workbench
 
@@ -52,7 +53,7 @@ def side_field(elem_id: str, name: str = "side.choose", **settings: Any) -> gr.D
 def offer_sides(bench: Workbench, language: str, chosen: str | None) -> gr.Dropdown:
     """The field with all that can be chosen now; a choice that still means something stays."""
     choices = offered_sides(bench, language)
-    return gr.Dropdown(choices=choices, value=_kept(bench, choices, chosen))
+    return offer(choices, _kept(bench, choices, chosen), chosen)
 
 
 def offer_others(bench: Workbench, language: str, chosen: str | None, side: str | None) -> gr.Dropdown:
@@ -61,9 +62,8 @@ def offer_others(bench: Workbench, language: str, chosen: str | None, side: str 
     choices = [*(one for one in choices if one[1] != side), *(one for one in choices if one[1] == side)]
     if not side or run_of(bench, side) is not None:
         choices = [(say(language, "compare.its_reference"), ITS_REFERENCE), *choices]
-    if chosen == side or chosen == ITS_REFERENCE:  # nobody means to hold a side against itself
-        chosen = None
-    return gr.Dropdown(choices=choices, value=_kept(bench, choices, chosen))
+    meant = chosen not in (side, ITS_REFERENCE)  # nobody means to hold a side against itself
+    return offer(choices, _kept(bench, choices, chosen if meant else None), chosen)
 
 
 def any_trained(bench: Workbench) -> bool:
@@ -74,7 +74,7 @@ def any_trained(bench: Workbench) -> bool:
 def offer_both(bench: Workbench, language: str, chosen: str | None, other: str | None) -> tuple[gr.Dropdown, ...]:
     """The fields for both sides of a comparison."""
     side = _kept(bench, offered_sides(bench, language), chosen)
-    return offer_sides(bench, language, side), offer_others(bench, language, other, side)
+    return offer_sides(bench, language, chosen), offer_others(bench, language, other, side)
 
 
 def _kept(bench: Workbench, choices: Sequence[tuple[str, str]], chosen: str | None) -> str:

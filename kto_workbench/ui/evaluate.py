@@ -35,6 +35,7 @@ from kto_workbench.ui.answers import (
     side_named,
     sides_named,
 )
+from kto_workbench.ui.fields import offer
 from kto_workbench.ui.outcome import record_title, show
 from kto_workbench.ui.words import label, language_of, retell, say
 from kto_workbench.ui.workbench import Workbench
@@ -176,8 +177,8 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
         names = [(f"{one.name} · {one.model}", one.name) for one in bench.endpoints()]
         return [
             *offer_both(bench, language, run_id, against_id),
-            gr.Dropdown(choices=sources, value=_kept(source, sources)),
-            gr.Dropdown(choices=names, value=_kept(judged_by, names)),
+            offer(sources, _kept(source, sources), source),
+            offer(names, _kept(judged_by, names), judged_by),
             has,
         ]
 
@@ -217,7 +218,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab) -> None:
         active = chosen is not None and read[chosen.name].get("state") in ACTIVE
         choices = [(record_title(language, read[one.name]), one.name) for one in records]
         return [
-            gr.Dropdown(choices=choices, value=chosen.name if chosen else None, visible=bool(records)),
+            offer(choices, chosen.name if chosen else None, name, visible=bool(records)),
             show(language, chosen, read[chosen.name]) if chosen else "",
             gr.Timer(active=active),
             gr.Button(interactive=active),

@@ -129,6 +129,16 @@ def shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def offer(choices: list[tuple[str, Any]], value: Any, chosen: Any, **settings: Any) -> gr.Dropdown:
+    """A dropdown's choices anew; its value is sent only if it is not what was `chosen` when the page asked.
+
+    Meanwhile the visitor, or Start, may have chosen something else, which an answer that comes late must not take back.
+    """
+    if value != chosen:
+        settings["value"] = value
+    return gr.Dropdown(choices=choices, **settings)
+
+
 def command(config: KTOConfig) -> str:
     """The line for the shell that trains with this config: every option that is not at its default."""
     plain = KTOConfig(model=config.model, tuning=config.tuning)

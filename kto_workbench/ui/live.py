@@ -19,6 +19,7 @@ from kto_workbench.objectives import OBJECTIVES
 from kto_workbench.runs import Run, Status
 from kto_workbench.runs.shelf import title_of
 from kto_workbench.ui import html
+from kto_workbench.ui.fields import offer
 from kto_workbench.ui.words import LANGUAGES, label, language_of, retell, say
 from kto_workbench.ui.workbench import RUNS_OFFERED, Workbench
 from kto_workbench.views.curves import CHARTS, HELD_OUT, LAID_OVER, OF_ANSWERS, chart_points, curves_of
@@ -86,8 +87,7 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
         if shown.changed("pace", pace):
             updates[timer] = gr.Timer(pace)
         if shown.changed("choices", (choices, run_id)):
-            # What is chosen stays the page's: Start may choose another run while this look is on its way.
-            updates[run] = gr.Dropdown(choices=choices) if chosen else gr.Dropdown(choices=choices, value=run_id)
+            updates[run] = offer(choices, run_id, chosen)
         if found is None:
             if shown.changed("nothing", language):
                 updates |= {

@@ -19,6 +19,7 @@ from kto_workbench.runs.shelf import (
 )
 from kto_workbench.ui import doctor, html, sweeps
 from kto_workbench.ui.export import begin_export, can_export, is_exporting, show_exports
+from kto_workbench.ui.fields import offer
 from kto_workbench.ui.folder import open_folder
 from kto_workbench.ui.train import TrainTab
 from kto_workbench.ui.words import label, language_of, retell, say
@@ -115,7 +116,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, train: TrainTab, *, at
         gone = deleted_runs(bench.workspace)
         return [
             runs_table(language, runs),
-            gr.Dropdown(choices=choices, value=kept),
+            offer(choices, kept, chosen_ids),
             gr.Button(visible=bool(gone)),
             gr.Button(visible=bool(gone)),
         ]

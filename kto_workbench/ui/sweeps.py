@@ -14,6 +14,7 @@ from kto_workbench.runs.sweeps import start as start_sweep
 from kto_workbench.runs.sweeps import stop as stop_sweep
 from kto_workbench.runs.trials import find_best, rows, standings
 from kto_workbench.ui import estimate, fields, html
+from kto_workbench.ui.fields import offer
 from kto_workbench.ui.train import TrainTab
 from kto_workbench.ui.words import label, language_of, retell, say
 from kto_workbench.ui.workbench import RUNS_OFFERED, Workbench
@@ -125,7 +126,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, train: TrainTab) -> No
         choices = [(f"{name} · {say(language, f'sweep.state.{state}')}", name) for name, state in states.items()]
         state = states[sweep.id] if sweep else ""
         return [
-            gr.Dropdown(choices=choices, value=sweep and sweep.id, visible=bool(known)),
+            offer(choices, sweep and sweep.id, name, visible=bool(known)),
             show(language, sweep) if sweep else "",
             gr.Button(interactive=state in ACTIVE and state != "stopping"),
             gr.Button(visible=state in ("stopped", "failed", "crashed")),
