@@ -3,20 +3,27 @@
 import functools
 import logging
 import math
+import shutil
 
 import pytest
 import torch
 from conftest import SMALL, call_kto, ended
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from tiny_vision import png
 
 from kto_workbench import KTOConfig, compare, train
 from kto_workbench.demo.judge import judge as demo_judge
-from kto_workbench.engine import judges, training
+from kto_workbench.engine import judges, sampler, training
 from kto_workbench.engine.crew import ALONE
 from kto_workbench.engine.judged import Judged, best_step
+from kto_workbench.engine.models import as_it_is, load_model
+from kto_workbench.engine.reference_answers import ReferenceAnswers
+from kto_workbench.engine.sampler import Sampler
 from kto_workbench.engine.trainer import KTOTrainer
 from kto_workbench.engine.training import train_run
 from kto_workbench.errors import ConfigError, WorkbenchError
+from kto_workbench.feedback.images import Beside, Images
+from kto_workbench.feedback.rendering import load_tokenizer, model_path
 from kto_workbench.judging.verdicts import REFERENCE, TIE, TUNED, Verdicts
 from kto_workbench.runs import Run, create_run, start
 from kto_workbench.runs.directory import new_run
@@ -135,6 +142,87 @@ def test_judging_changes_no_weight(run, config):
     assert same(adapter_of(alone.adapter), adapter_of(run.adapter))
     losses = [[r["loss"] for r in one.metrics() if "loss" in r] for one in (alone, run)]
     assert losses[0] == losses[1]
+
+
+class Asked:
+    """Counts the lists of prompts that models answer while they train, of both sides."""
+
+    def __init__(self, monkeypatch):
+        self.count, whole = 0, sampler.generate
+        monkeypatch.setattr(sampler, "generate", lambda *a, **k: (self.note(), whole(*a, **k))[1])
+
+    def note(self):
+        self.count += 1
+
+    def by(self, config):
+        """What a training asks, and what its judge says."""
+        before = self.count
+        found = judged_of(train(config, progress=False))
+        return self.count - before, found
+
+
+def test_the_reference_answers_once_for_all_runs(config, tmp_path, monkeypatch):
+    config = config.replace(max_steps=2, judge_steps=1, workspace=str(tmp_path / "one"))
+    asked = Asked(monkeypatch)
+    assert asked.by(config)[0] == 3  # the reference once, the tuned side behind both steps
+    other = {"beta": 0.9, "learning_rate": 3e-3, "objective": "sft", "lora_r": 8}
+    count, found = asked.by(config.replace(**other))
+    # As where nothing is known: the same words, so the same verdicts.
+    alone = asked.by(config.replace(**other, workspace=str(tmp_path / "other")))
+    assert (count, alone[0]) == (2, 3) and found == alone[1]
+    # Damage is no answer.
+    (kept,) = (tmp_path / "one" / "cache" / "answers").iterdir()
+    text = kept.read_text()
+    kept.write_text(text.replace("e", "a", 3))
+    assert asked.by(config.replace(**other)) == alone and kept.read_text() == text
+
+
+def test_what_changes_the_references_answers_has_them_made_anew(config, tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    shutil.copytree(model_path("demo"), folder)
+    short = {"max_steps": 1, "judge_prompts": 2, "sample_max_new_tokens": 4, "model": str(folder)}
+    config = config.replace(**short, workspace=str(tmp_path / "workspace"))
+    asked = Asked(monkeypatch)
+    assert [asked.by(config)[0] for _ in range(2)] == [2, 1]
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    assert asked.by(config)[0] == 2
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: tensor * 1.01 for name, tensor in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    assert [asked.by(config)[0] for _ in range(2)] == [2, 1]
+    assert asked.by(config.replace(dtype="bfloat16"))[0] == 2
+    # What is asked, and how, with the same model.
+    known = ReferenceAnswers(tmp_path / "answers", "a reference", Images(tmp_path))
+    device = torch.device("cpu")
+    model, tokenizer = load_model("demo", device=device, dtype=torch.float32), load_tokenizer("demo")
+
+    def asks(prompts, **change):
+        before = asked.count
+        one = config.replace(**change)
+        Sampler(None, model, tokenizer, [], one, as_it_is, judged=prompts, known=known).answer_as_reference()
+        return asked.count - before
+
+    prompts = ["Hi", [{"role": "user", "content": "What does a cow say?"}]]
+    assert asks(prompts) == 1 and asks(prompts, beta=3.0, batch_size=4) == 0
+    assert asks(prompts[:1]) == asks(prompts[::-1]) == 1
+    for change in (
+        {"seed": 1}, {"temperature": 0.5}, {"sample_max_new_tokens": 5}, {"template": "none"}, {"max_length": 255},
+        {"template_kwargs": {"now": 1}},
+    ):  # fmt: skip
+        assert asks(prompts, **change) == 1, change
+
+
+def test_another_picture_behind_the_same_path_is_asked_anew(tmp_path):
+    images, path = Images(tmp_path / "workspace"), tmp_path / "cat.png"
+    path.write_bytes(png(1))
+    key = images.add("cat.png", Beside(tmp_path), "images")
+    prompts = [[{"role": "user", "content": [{"type": "image", "image": key}]}]]
+    answers = iter((["a cat"], ["a dog"]))
+    known = ReferenceAnswers(tmp_path / "answers", "a reference", images)
+    ask = lambda: known.get(prompts, {}, lambda: next(answers))
+    assert ask() == ask() == ["a cat"]
+    path.write_bytes(png(2))
+    assert ask() == ["a dog"]
 
 
 def test_the_best_step_is_kept_and_its_checkpoint_survives(script, config):

@@ -18,6 +18,7 @@ vision.py      models that see: what they are given, and what of them is trained
 scoring.py     from a batch of sequences to log-probabilities
 step.py        one step: z0, loss, gradient
 reference.py   the reference's log-probabilities, on the first visit, kept on disk
+reference_answers.py  its answers to the prompts that are watched or judged, kept, too
 models.py      load a model, make it trainable
 masters.py     optimizers for bfloat16 weights
 trainer.py     KTO on transformers.Trainer

@@ -38,6 +38,9 @@ AsReference = Callable[[nn.Module], contextlib.AbstractContextManager[None]]
 
 # Part of every cache's key: to be raised when our own arithmetic changes numbers beyond rounding.
 REVISION = 2
+# Files of a model that its log-probabilities follow from, and those that its answers follow from as well.
+WEIGHTS = ("*.safetensors", "*.bin", "*.py", "config.json", "adapter_config.json")
+SPEECH = ("*.json", "*.jinja", "*.model", "*.txt")
 PATIENCE = 30.0  # seconds to wait for another process's write
 KEYS_AT_ONCE = 500  # SQLite takes 999 parameters on old systems
 
@@ -134,7 +137,7 @@ def _value_of(key: bytes, record: bytes) -> float | None:
     return struct.unpack("<f", record[:4])[0]
 
 
-def cache_for(
+def reference_key(
     model: nn.Module,
     scorer: PaddedScorer,
     source: str,
@@ -142,8 +145,10 @@ def cache_for(
     load_in_4bit: bool,
     cache: Path,
     start_adapter: Path | None = None,
-) -> ReferenceCache:
-    """Open the cache file of one model as it is scored here.
+    *,
+    answering: bool = False,
+) -> str:
+    """What stands for a reference as it is computed here: another key where its numbers may be other ones.
 
     Args:
         model: the loaded model.
@@ -153,10 +158,11 @@ def cache_for(
         load_in_4bit: whether the weights were quantized.
         cache: the workspace's cache folder.
         start_adapter: of a reference that has one.
+        answering: whether it is answers that are kept, which go by the files of the tokenizer and the processor, too.
     """
     parts = [
-        weights_key(model, source, cache),
-        *([weights_key(model, str(start_adapter), cache)] if start_adapter else []),
+        files_key(model, source, cache, WEIGHTS + (SPEECH if answering else ())),
+        *([files_key(model, str(start_adapter), cache)] if start_adapter else []),
         str(dtype),
         load_in_4bit,
         scorer.way,
@@ -165,12 +171,11 @@ def cache_for(
         transformers.__version__,
         REVISION,
     ]
-    name = xxhash.xxh3_64_hexdigest(json.dumps(parts).encode())
-    return ReferenceCache(cache / "reference" / f"{name}.sqlite")
+    return xxhash.xxh3_64_hexdigest(json.dumps(parts).encode())
 
 
-def weights_key(model: nn.Module, source: str, cache: Path) -> str:
-    """What identifies a model's weights: the hub's commit, or a hash of the folder's weight files.
+def files_key(model: nn.Module, source: str, cache: Path, patterns: Sequence[str] = WEIGHTS) -> str:
+    """What identifies a model's files: the hub's commit, or a hash of those in its folder that match a pattern.
 
     A file's hash is kept beside its size and time of change, so that gigabytes are read once.
     """
@@ -182,8 +187,7 @@ def weights_key(model: nn.Module, source: str, cache: Path) -> str:
     except (OSError, ValueError):
         known = {}
     hashes = []
-    patterns = ("*.safetensors", "*.bin", "*.py", "config.json", "adapter_config.json")
-    for path in sorted(path for pattern in patterns for path in Path(source).glob(pattern)):
+    for path in sorted({path for pattern in patterns for path in Path(source).glob(pattern)}):
         stat = path.stat()
         key = f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
         if key not in known:

@@ -6,7 +6,6 @@ token as they were sampled, by the model with its adapter on and off. An answer 
 as it goes, so the number is that of answers of at most `sample_max_new_tokens`.
 """
 
-import contextlib
 import json
 import logging
 import statistics
@@ -23,6 +22,7 @@ from kto_workbench.engine.generation import generate
 from kto_workbench.engine.models import adapter_off, as_it_is, dropout_off
 from kto_workbench.engine.passes import split
 from kto_workbench.engine.reference import AsReference
+from kto_workbench.engine.reference_answers import ReferenceAnswers
 from kto_workbench.engine.scoring import PaddedScorer
 from kto_workbench.feedback.rendering import short_reason
 from kto_workbench.runs.directory import Run
@@ -36,9 +36,9 @@ TOKENS_PER_PASS = 4096
 class Sampler:
     """Answers the watched prompts and records them; the reference's answers never change, so they are made once.
 
-    `judged` are prompts that it answers for a judge. With a `scorer`, it measures the KL, too, on the watched prompts
-    and `others`. Where the reference is the model as it started, there is none to score with later, and nothing is
-    measured.
+    `judged` are prompts that it answers for a judge; `known` are answers that the reference gave in other runs. With a
+    `scorer`, it measures the KL, too, on the watched prompts and `others`. Where the reference is the model as it
+    started, there is none to score with later, and nothing is measured.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Sampler:
         scorer: PaddedScorer | None = None,
         others: Sequence[Any] = (),
         judged: Sequence[Any] = (),
+        known: ReferenceAnswers | None = None,
     ) -> None:
         self.run, self.model, self.tokenizer, self.prompts = run, model, tokenizer, prompts
         self.as_reference = as_reference
@@ -66,7 +67,7 @@ class Sampler:
             "template_kwargs": config.template_kwargs,
             "max_prompt_tokens": config.max_length,
         }
-        self.judged = list(judged)
+        self.judged, self.known = list(judged), known
         self._reference: list[str] | None = None
         self._judged_reference: list[str] | None = None
 
@@ -89,25 +90,31 @@ class Sampler:
         if self.prompts:
             self._watch()
         if self.judged:
-            self._judged_reference = self.answers(self.judged, reference=True)
+            self._judged_reference = self._as_reference(self.judged)
 
     def _watch(self) -> None:
         """Keep the reference's answers; a family that transformers can train and can't have answer is not watched."""
         try:
-            self._reference = self.answers(self.prompts, reference=True)
+            self._reference = self._as_reference(self.prompts)
         except (AttributeError, TypeError, ValueError, LookupError, NotImplementedError) as error:
             log.warning("This model can't answer, so it is not watched while it trains: %s.", short_reason(error))
             self.prompts = ()
 
-    def answers(self, prompts: Sequence[Any], *, reference: bool = False) -> list[str]:
-        """Answers of the tuned model, or of the reference, always with the same seed."""
-        with self.as_reference(self.model) if reference else contextlib.nullcontext():
-            return generate(self.model, self.tokenizer, prompts, **self.settings)
+    def answers(self, prompts: Sequence[Any]) -> list[str]:
+        """Answers of the tuned model, always with the same seed."""
+        return generate(self.model, self.tokenizer, prompts, **self.settings)
+
+    def _as_reference(self, prompts: Sequence[Any]) -> list[str]:
+        def answers() -> list[str]:
+            with self.as_reference(self.model):
+                return self.answers(prompts)
+
+        return self.known.get(prompts, self.settings, answers) if self.known else answers()
 
     def answer_judged(self) -> tuple[list[str], list[str]]:
         """Answers to the judged prompts, of the tuned model and of the reference."""
         if self._judged_reference is None:
-            self._judged_reference = self.answers(self.judged, reference=True)
+            self._judged_reference = self._as_reference(self.judged)
         return self.answers(self.judged), self._judged_reference
 
     def _measure(self, step: int) -> None:

@@ -43,7 +43,8 @@ from kto_workbench.engine.models import (
 from kto_workbench.engine.passes import Budget
 from kto_workbench.engine.preparation import Prepared, prepare
 from kto_workbench.engine.recorder import STATUS_SECONDS, Heartbeat, Recorder, RunOfCrew
-from kto_workbench.engine.reference import Reference, ReferenceCache, cache_for
+from kto_workbench.engine.reference import Reference, ReferenceCache, reference_key
+from kto_workbench.engine.reference_answers import ReferenceAnswers
 from kto_workbench.engine.sampler import Sampler
 from kto_workbench.engine.scoring import PaddedScorer, make_scorer
 from kto_workbench.engine.sharding import at_once, shard
@@ -222,15 +223,17 @@ def _train(
     budget.on_halved = lambda tokens: run.set_status(
         message=f"Out of memory once: going on with {tokens} tokens a pass."
     )
-    reference = None
+    reference, cache = None, Path(config.workspace) / "cache"
     if config.uses_reference:
-        cache = _reference_cache(run, config, scorer, dtype)
-        reference = Reference(scorer, cache, budget, as_reference=as_reference, crew=crew)
+        known = ReferenceCache(cache / "reference" / f"{_reference_key(run, config, scorer, dtype)}.sqlite")
+        reference = Reference(scorer, known, budget, as_reference=as_reference, crew=crew)
 
     watched = list(config.sample_prompts) or prepared.watched
     to_judge = prepared.others[: config.judge_prompts] if config.judge else []
     judge = _judge_of(config, to_judge) if config.judge and crew.leads else None
-    sampler = Sampler(run, model, tokenizer, watched, config, as_reference, scorer, prepared.others, to_judge)
+    key = _reference_key(run, config, scorer, dtype, answering=True)
+    answered = ReferenceAnswers(cache / "answers", key, Images(config.workspace), crew)
+    sampler = Sampler(run, model, tokenizer, watched, config, as_reference, scorer, prepared.others, to_judge, answered)
     if config.tuning == "full":
         within(sampler.answer_as_reference)
         if reference:
@@ -302,8 +305,8 @@ def _judge_of(config: KTOConfig, prompts: Sequence[Any]) -> Judge:
         )
 
 
-def _reference_cache(run: Run, config: KTOConfig, scorer: PaddedScorer, dtype: torch.dtype) -> ReferenceCache:
-    return cache_for(
+def _reference_key(run: Run, config: KTOConfig, scorer: PaddedScorer, dtype: torch.dtype, **how: bool) -> str:
+    return reference_key(
         scorer.model,
         scorer,
         os.path.expanduser(model_path(config.model)),
@@ -311,6 +314,7 @@ def _reference_cache(run: Run, config: KTOConfig, scorer: PaddedScorer, dtype: t
         config.load_in_4bit,
         Path(config.workspace) / "cache",
         run.start_adapter if config.reference == "start" else None,
+        **how,
     )
 
 

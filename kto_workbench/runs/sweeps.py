@@ -8,7 +8,8 @@ workspace/sweeps/<id>/  sweep.yaml   complete: grid, rule and config; `kto sweep
 Which run is which trial stands in the run's own data.json, written at once with the run, and what is decided follows
 from the runs' records alone. So whoever goes on with a sweep that was killed knows all that the one before it knew:
 finished trials stay, the one that was broken off resumes from its checkpoint, the others are yet to come. Trials of the
-same model and data share the reference's log-probabilities, which the workspace keeps.
+same model and data share the reference's log-probabilities, and its answers to what a judge is asked, which the
+workspace keeps.
 
 Trials that look hopeless may be ended early by successive halving (Jamieson and Talwalkar 2016): all are trained for a
 part of their steps, the best of them go on for `halving` times as many, and so on; the rest end there. Resuming is
