@@ -6,7 +6,7 @@ BIN := .venv/bin
 JOBS ?= 2
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup app demo test check audit reliability bench gpu docs notebooks jupyter clean
+.PHONY: help setup app demo test check audit reliability bench gpu docs links notebooks jupyter release clean
 
 help:
 	@echo "make app        open the workbench in a browser      (ARGS=\"--port 8000\")"
@@ -18,8 +18,10 @@ help:
 	@echo "make bench      time the engine against TRL, quickly"
 	@echo "make gpu        on a machine with a GPU: what works there and how fast, in nine minutes"
 	@echo "make docs       build the docs into docs/_build, warnings being errors"
+	@echo "make links      look whether the docs' links to elsewhere still lead there (needs a network)"
 	@echo "make notebooks  execute the notebooks"
 	@echo "make jupyter    open the notebooks in Jupyter"
+	@echo "make release    build the wheel, and try it on Python 3.11 to 3.13, from an empty folder (ARGS=python3.13: on that)"
 	@echo "make setup      only build .venv, with the kto command in it (LOCKED=1: from files of known SHA-256 alone)"
 	@echo "make clean      remove .venv and what tests and builds left"
 
@@ -57,11 +59,17 @@ docs: .venv/ready-docs
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build/html $(ARGS)
 	@echo "docs/_build/html/index.html"
 
+links: .venv/ready-docs
+	$(BIN)/python -m sphinx --keep-going --quiet -b linkcheck docs docs/_build/links $(ARGS)
+
 jupyter: .venv/ready-notebooks
 	$(BIN)/jupyter lab notebooks $(ARGS)
 
 notebooks: .venv/ready-notebooks
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+
+release: .venv/ready
+	$(BIN)/python .ci/release.py $(ARGS)
 
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \

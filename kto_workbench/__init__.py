@@ -56,7 +56,7 @@ _WHERE = {
 }
 
 __all__ = sorted(_WHERE)
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
+import kto_workbench
 from kto_workbench.config import unknown_option
 from kto_workbench.errors import ConfigError, WorkbenchError
 from kto_workbench.files import disk_refusal
@@ -81,6 +82,7 @@ WHICH_RUN = "a run's id, its name, a part of either, its directory, or `latest`"
 def _parser() -> argparse.ArgumentParser:
     common = _common()
     parser = _Parser(prog="kto", description="Turn thumbs up and thumbs down into a better language model.")
+    parser.add_argument("--version", action="version", version=f"KTO Workbench {kto_workbench.__version__}")
     verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def verb(name: str, command: Any, help: str, *, with_json: bool = False) -> argparse.ArgumentParser:

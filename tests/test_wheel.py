@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import kto_workbench
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -69,3 +71,4 @@ def test_a_wheel_holds_the_package_and_its_assets_and_nothing_else(installed):
     assert {f"kto_workbench/assets/feedback/{n}.jsonl" for n in ("kind_and_brief", "right_or_wrong")} <= set(names)
     assert not [name for name in names if "__pycache__" in name or "/tests/" in name]
     assert any(name.endswith("entry_points.txt") for name in names)
+    assert wheel.name.split("-")[1] == kto_workbench.__version__  # which is its only definition

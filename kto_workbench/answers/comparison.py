@@ -126,8 +126,8 @@ def explain(
     Returns:
         tokens: the answer in pieces, its end-of-turn token included, as the model reads it.
         log_ratios: nats for each piece.
-        beta, reward: reward = β · Σ log_ratios, what training logs for the same text; β is that of the side's run, or
-            else of the other's.
+        beta: that of the side's run, or else of the other's.
+        reward: β · Σ log_ratios, what training logs for the same text.
         logp, reference_logp: log-probabilities of the whole answer, in nats.
     """
     against = against or reference_of(side)
