@@ -22,7 +22,7 @@ WITHOUT_TORCH = [
     "kto_workbench.views", "kto_workbench.ui", "kto_workbench.ui.app",
     "kto_workbench.shell.training", "kto_workbench.shell.comparing", "kto_workbench.shell.endpoints",
     "kto_workbench.shell.doctor", "kto_workbench.doctor.examination", "kto_workbench.doctor.child",
-    "kto_workbench.doctor.machine",
+    "kto_workbench.doctor.machine", "kto_workbench.engine.child",
 ]  # fmt: skip
 
 

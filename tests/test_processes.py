@@ -21,8 +21,8 @@ from kto_workbench.runs.launch import stop
 # Works as a training does, without a model; told to, it hangs: a regular expression that holds the interpreter.
 WORKER = """
 import re, sys, time
-from kto_workbench.engine.recorder import Heartbeat
 from kto_workbench.runs import Run
+from kto_workbench.runs.heartbeat import Heartbeat
 from kto_workbench.runs.turn import turn
 run = Run(sys.argv[1])
 run.claim()

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from datetime import datetime
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -493,6 +494,7 @@ def killed(tmp_path_factory, small_data):
     wait_for(lambda: first.status().message == "Waiting for the device.", what=first.log())
     wait_for(lambda: second.status().step >= 2, what=second.log())
     waiting = first.status()
+    held = {run.id: (loaded(run), psutil.Process(run.status().pid).memory_info().rss) for run in (first, second)}
     os.kill(second.status().pid, signal.SIGTERM)
     ended(second)
     at_resume = wait_for(
@@ -500,7 +502,20 @@ def killed(tmp_path_factory, small_data):
     )
     said, _ = resumed.communicate()
     assert resumed.returncode == 0
-    return SimpleNamespace(first=first, second=second, at_kill=at_kill, waiting=waiting, at_resume=at_resume, said=said)
+    return SimpleNamespace(
+        first=first, second=second, at_kill=at_kill, waiting=waiting, held=held, at_resume=at_resume, said=said
+    )
+
+
+def loaded(run):
+    """The files that a run's process has mapped, libraries among them."""
+    return Path(f"/proc/{run.status().pid}/maps").read_text()
+
+
+def test_a_run_that_waits_holds_no_library_of_training(killed):
+    (waiting, small), (working, large) = killed.held[killed.first.id], killed.held[killed.second.id]
+    assert "libtorch" in working and large > 150e6
+    assert "libtorch" not in waiting and small < 80e6, small
 
 
 def test_a_killed_training_shows_as_crashed(killed):

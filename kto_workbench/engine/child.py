@@ -5,28 +5,46 @@ What they print goes to the run's log.txt. Exit code 0: the run has ended, wheth
 failed with a sentence for the user; 1: with a defect of ours, whose traceback is in the log.
 """
 
+import contextlib
 import logging
 import os
 import signal
 import sys
 import time
-
-import torch
+from typing import TYPE_CHECKING
 
 from kto_workbench.config import KTOConfig
-from kto_workbench.engine.crew import Crew, join, launched, too_many
 from kto_workbench.errors import ConfigError, WorkbenchError
+from kto_workbench.runs.children import launched
 from kto_workbench.runs.directory import Run
+from kto_workbench.runs.turn import StoppedEarly, turn
+
+if TYPE_CHECKING:
+    from kto_workbench.engine.crew import Crew
 
 
 def main(path: str) -> int:
     """Train the run in a directory."""
     run = Run(path)
+    alone = not launched()
+    try:
+        if alone:
+            run.claim()
+    except WorkbenchError as error:  # it is another process's, whose status stays
+        print(error, flush=True)
+        return 2
     try:
         config = run.config()
-        if not launched() and (processes := _processes(config)) > 1:
-            _become_launcher(config, processes, path)
+        if alone:
+            _wait(run, config)
+            if (processes := _processes(config)) > 1:
+                _become_launcher(config, processes, path)
+        from kto_workbench.engine.crew import join
+
         crew = join(config.device, config.sharding)
+    except StoppedEarly as said:
+        run.set_status(state="stopped", message=str(said), ended=time.time())
+        return 0
     except WorkbenchError as error:
         run.set_status(state="failed", error=str(error), message="", ended=time.time())
         print(error, flush=True)
@@ -34,16 +52,24 @@ def main(path: str) -> int:
     return work(run, crew)
 
 
-def work(run: Run, crew: Crew) -> int:
+def _wait(run: Run, config: KTOConfig) -> None:
+    """Wait for the device before anything large is loaded, and let it go again: whoever trains takes it.
+
+    Those that were queued later wait on, since this run counts as queued until its training begins.
+    """
+    # A polite kill (a scheduler's, a shutdown's) is a stop: the adapter is saved. Of several processes, one is killed
+    # because another has died, and there is nothing to wait for.
+    signal.signal(signal.SIGTERM, lambda *_: run.leave("stop"))
+    with contextlib.suppress(OSError), turn(run, config.workspace):  # a disk without room for locks: told by training
+        run.set_status(message="Starting the training process.")
+
+
+def work(run: Run, crew: "Crew") -> int:
     """Train the run as one of a crew; returns the exit code."""
     level = logging.INFO if crew.leads else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
     for name in ("httpx", "urllib3", "filelock"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    if crew.size == 1:
-        # A polite kill (a scheduler's, a shutdown's) is a stop: the adapter is saved. Of several processes, one is
-        # killed because another has died, and there is nothing to wait for.
-        signal.signal(signal.SIGTERM, lambda *_: run.leave("stop"))
     from kto_workbench.engine.training import train_run
 
     try:
@@ -56,6 +82,10 @@ def work(run: Run, crew: Crew) -> int:
 
 def _processes(config: KTOConfig) -> int:
     """How many processes a config asks for on this machine. Raises ConfigError where it has fewer GPUs."""
+    import torch
+
+    from kto_workbench.engine.crew import too_many
+
     gpus = 0 if config.device == "cpu" else torch.cuda.device_count()
     if config.processes == "auto":
         return max(gpus, 1)
@@ -66,6 +96,8 @@ def _processes(config: KTOConfig) -> int:
 
 def _become_launcher(config: KTOConfig, processes: int, path: str) -> None:
     """Replace this process by Accelerate's launcher of so many."""
+    import torch
+
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
     command += ["--num_processes", str(processes), "--main_process_port", "0"]
     command += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "kto_workbench.engine.child", path]

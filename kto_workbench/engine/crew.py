@@ -15,6 +15,7 @@ from torch import Tensor, distributed, nn
 
 from kto_workbench.engine.passes import is_out_of_memory
 from kto_workbench.errors import ConfigError, ModelError
+from kto_workbench.runs.children import launched
 
 # A process may wait that long for another one: for its turn on the device, or while it loads and checks the model.
 PATIENCE = timedelta(days=1)
@@ -178,11 +179,6 @@ class Crew:
 
 
 ALONE = Crew()
-
-
-def launched() -> bool:
-    """Whether this process is one of several that a launcher has started."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def join(device: str, sharding: str = "none") -> Crew:

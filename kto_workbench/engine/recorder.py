@@ -1,7 +1,5 @@
-"""Between the trainer and the run's directory: records, status, heartbeat, and the commands that are asked of a run."""
+"""Between the trainer and the run's directory: records, status, and the commands that are asked of a run."""
 
-import contextlib
-import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -10,8 +8,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from kto_workbench.engine.crew import Crew
-from kto_workbench.errors import WorkbenchError
-from kto_workbench.runs.directory import HEARTBEAT_SECONDS, Run
+from kto_workbench.runs.directory import Run
 
 if TYPE_CHECKING:
     from kto_workbench.engine.trainer import RowRewards
@@ -176,25 +173,3 @@ class RunOfCrew(Run):
 
 def _nothing(*_: Any, **__: Any) -> None:
     """What a process writes that is not the first."""
-
-
-class Heartbeat:
-    """Renews the status's heartbeat from a thread, so that long steps are not taken for a crash."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-
-    def __enter__(self) -> "Heartbeat":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _beat(self) -> None:
-        while not self._ended.wait(HEARTBEAT_SECONDS):
-            with contextlib.suppress(OSError, WorkbenchError):  # a full disk may have room again at the next beat
-                self.run.set_status()

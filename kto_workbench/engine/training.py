@@ -42,7 +42,7 @@ from kto_workbench.engine.models import (
 )
 from kto_workbench.engine.passes import Budget
 from kto_workbench.engine.preparation import Prepared, prepare
-from kto_workbench.engine.recorder import STATUS_SECONDS, Heartbeat, Recorder, RunOfCrew
+from kto_workbench.engine.recorder import STATUS_SECONDS, Recorder, RunOfCrew
 from kto_workbench.engine.reference import Reference, ReferenceCache, reference_key
 from kto_workbench.engine.reference_answers import ReferenceAnswers
 from kto_workbench.engine.sampler import Sampler
@@ -60,6 +60,7 @@ from kto_workbench.judging.rules import check_judge
 from kto_workbench.judging.verdicts import Judge
 from kto_workbench.runs.checkpoints import newest_whole
 from kto_workbench.runs.directory import Run
+from kto_workbench.runs.heartbeat import Heartbeat
 from kto_workbench.runs.jsonlines import write_atomically
 from kto_workbench.runs.launch import create_run
 from kto_workbench.runs.turn import StoppedEarly, turn
@@ -120,8 +121,8 @@ def train_run(
             told = (lambda: on_record(alone)) if on_record else (lambda: None)
             ended = _train(run, config, crew, progress=progress and crew.leads, on_record=told)
         run.set_status(**ended, ended=time.time())
-    except StoppedEarly:
-        run.set_status(state="stopped", message="Stopped before the first step.", ended=time.time())
+    except StoppedEarly as said:
+        run.set_status(state="stopped", message=str(said), ended=time.time())
     except KeyboardInterrupt:
         run.set_status(state="stopped", message="Interrupted.", ended=time.time())
         raise

@@ -3,6 +3,7 @@
     directory.py   Run, the only reader and writer of a run's directory
     launch.py      from a config to a run, from a run to a child process; follow, stop, resume
     children.py    processes that outlive whoever started them
+    heartbeat.py   a sign of life from whoever works on a run
     turn.py        one device, one job: later ones wait their turn, in order, on disk
     sides.py       what can stand on a side of a comparison: tuned model, reference, checkpoint
     endpoints.py   the names that the owner has given to OpenAI-compatible servers
@@ -20,10 +21,21 @@
     schemas.py     what each file of a run holds
     checkpoints.py which checkpoints are whole, by checksum
 
-Nothing here imports torch: whoever looks at a run (page, shell, notebook) is not the process that trains it.
+Nothing here imports torch: whoever looks at a run (page, shell, notebook) is not the process that trains it. What
+starts runs reads feedback, with libraries that a process which waits for its turn does without: it loads when first
+used.
 """
 
+from typing import Any
+
 from kto_workbench.runs.directory import Run, Status, find_run, list_runs
-from kto_workbench.runs.launch import create_run, follow, resume, start
 
 __all__ = ["Run", "Status", "create_run", "find_run", "follow", "list_runs", "resume", "start"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from kto_workbench.runs import launch
+
+    return getattr(launch, name)

@@ -45,6 +45,11 @@ def start_apart(module: str, arguments: Sequence[object], log: BinaryIO, *, mute
     return child
 
 
+def launched() -> bool:
+    """Whether this process is one of several that a launcher has started."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 def reap() -> int:
     """Let go of the children that have ended, so that none of them looks alive; returns how many are at work."""
     _children[:] = [child for child in _children if child.poll() is None]

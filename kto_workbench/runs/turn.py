@@ -1,7 +1,7 @@
 """One device, one job: later ones wait their turn, in order, on disk; and one process at a time holds models to answer.
 
-Each waiting job is its own small process, before it has loaded any model. The turn is a file lock, which the operating
-system takes back from a process that dies; the order is that of the runs' queueing.
+Each waiting job is a process of its own, and a small one: its libraries are loaded when its turn has come. The turn is
+a file lock, which the operating system takes back from a process that dies; the order is that of the runs' queueing.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from kto_workbench import files
 from kto_workbench.errors import RunError
-from kto_workbench.runs.directory import Run, list_runs
+from kto_workbench.runs.directory import HEARTBEAT_SECONDS, Run, list_runs
 from kto_workbench.runs.jsonlines import write_atomically
 
 POLL_SECONDS = 0.3
@@ -25,6 +25,9 @@ SILENT_SECONDS = 30.0  # after which the process that holds the models is taken 
 class StoppedEarly(Exception):
     """The run was asked to stop before its first step."""
 
+    def __init__(self) -> None:
+        super().__init__("Stopped before the first step.")
+
 
 @contextmanager
 def turn(run: Run, workspace: str | Path) -> Iterator[None]:
@@ -33,21 +36,24 @@ def turn(run: Run, workspace: str | Path) -> Iterator[None]:
     Raises StoppedEarly if the run is asked to stop meanwhile.
     """
     lock = FileLock(Path(workspace) / "device.lock")
-    said = ""
+    ahead, told = [], float("-inf")
     while True:
         if run.was_asked("stop", forget=True):
             raise StoppedEarly
-        ahead = _ahead_of(run, workspace)
-        if not ahead:
-            try:
-                lock.acquire(timeout=0)
-                break
-            except Timeout:
-                pass
-        message = f"Waiting for the device: {len(ahead)} before this one." if ahead else "Waiting for the device."
-        # The heartbeat is renewed with every look; the sentence only when it changes.
-        run.set_status(state="queued", **({"message": message} if message != said else {}))
-        said = message
+        due = time.monotonic() - told > HEARTBEAT_SECONDS
+        # Behind others there is no hurry, and a look reads what all of them have written since.
+        if due or not ahead:
+            ahead = _ahead_of(run, workspace)
+            if not ahead:
+                try:
+                    lock.acquire(timeout=0)
+                    break
+                except Timeout:
+                    pass
+        if due:
+            message = f"Waiting for the device: {len(ahead)} before this one." if ahead else "Waiting for the device."
+            run.set_status(state="queued", message=message)
+            told = time.monotonic()
         time.sleep(POLL_SECONDS)
     try:
         yield

@@ -1,7 +1,6 @@
 """kto train and kto resume: start a run in a process of its own, and follow it."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from kto_workbench.config import KTOConfig, load_config, option_choices, options
 from kto_workbench.errors import ConfigError, WorkbenchError
 from kto_workbench.feedback.named import NAMES
 from kto_workbench.objectives import OPTIONS, users_of
+from kto_workbench.runs.children import launched
 from kto_workbench.runs.directory import Run, find_run
 from kto_workbench.shell.common import as_json, last_metrics, stop_on_signals, workspace_of
 
@@ -54,7 +54,7 @@ def train(arguments: argparse.Namespace) -> int:
     given = given_options(arguments)
     if arguments.suggest:
         return _suggest(config_from(arguments.source, given), arguments)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if launched():
         return _train_as_one_of_many(arguments.source, given, workspace_of(arguments))
     run = _run_to_train(arguments.source, given, workspace_of(arguments))
     start(run)
