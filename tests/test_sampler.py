@@ -113,3 +113,17 @@ def test_where_no_reference_is_left_nothing_is_measured(tmp_path, small_data):
     options = {"batch_size": 8, "max_steps": 2, "sample_steps": 1, "tuning": "full", "eval_fraction": 0.2, "threads": 1}
     full = train(KTOConfig(data=str(small_data), workspace=str(tmp_path), **options), progress=False)
     assert len(full.samples()) > 0 and not any("kl_sampled" in record for record in full.metrics())
+
+
+def test_a_round_that_is_held_against_the_base_begins_with_its_own_answers(run, tmp_path):
+    """Nothing is learned in its one step, so what it says before it, it says after it, and not what the base says."""
+    goes_on = {"start_adapter": str(run.adapter), "reference": "base", "max_steps": 1, "learning_rate": 1e-12}
+    again = train(KTOConfig(data="demo", workspace=str(tmp_path), **goes_on, sample_steps=1, threads=1), progress=False)
+    before, after = ([one for one in again.samples() if one["step"] == step] for step in (0, 1))
+    assert [one["tuned"] for one in before] == [one["tuned"] for one in after]
+    assert any(one["tuned"] != one["reference"] for one in before)
+    measured = {one["step"]: one for one in again.metrics() if "kl_sampled" in one}
+    (first, last), was = (measured[0], measured[1]), [one for one in run.metrics() if "kl_sampled" in one][-1]
+    for one in (first, last):
+        error = (one["kl_sampled_error"] ** 2 + was["kl_sampled_error"] ** 2) ** 0.5
+        assert abs(one["kl_sampled"] - was["kl_sampled"]) < 3 * error

@@ -27,7 +27,9 @@ sampler.py     what the model says while it trains
 judged.py      a judge while training: when to stop, which step to keep
 judges.py      every judge by its name
 preparation.py from rows to what a training draws
+assembly.py    rows, base model, policy and reference, put together
 training.py    a run from config to adapter or model
+saving.py      what is kept of it
 generation.py  answers to prompts
 reward_model.py  a reward model as a judge
 child.py       the child process that trains

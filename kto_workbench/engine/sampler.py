@@ -9,21 +9,18 @@ as it goes, so the number is that of answers of at most `sample_max_new_tokens`.
 import json
 import logging
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from kto_workbench.config import KTOConfig
+from kto_workbench.engine.assembly import Policy
 from kto_workbench.engine.batches import Pair
 from kto_workbench.engine.generation import generate
-from kto_workbench.engine.models import adapter_off, as_it_is, dropout_off
+from kto_workbench.engine.models import as_it_is, dropout_off
 from kto_workbench.engine.passes import split
-from kto_workbench.engine.reference import AsReference
 from kto_workbench.engine.reference_answers import ReferenceAnswers
-from kto_workbench.engine.scoring import PaddedScorer
 from kto_workbench.feedback.rendering import short_reason
 from kto_workbench.runs.directory import Run
 
@@ -36,37 +33,31 @@ TOKENS_PER_PASS = 4096
 class Sampler:
     """Answers the watched prompts and records them; the reference's answers never change, so they are made once.
 
-    `judged` are prompts that it answers for a judge; `known` are answers that the reference gave in other runs. With a
-    `scorer`, it measures the KL, too, on the watched prompts and `others`. Where the reference is the model as it
-    started, there is none to score with later, and nothing is measured.
+    `settings` are those of `generate`; `judged`, prompts that it answers for a judge; `known`, answers that the
+    reference gave in other runs. The KL is measured on the watched prompts and `others`. Where the reference is the
+    model as it started, there is none to score with later, and nothing is measured. `starts_as_reference`: whether both
+    sides are the same before the first step, so that one answers for both.
     """
 
     def __init__(
         self,
         run: Run,
-        model: nn.Module,
+        policy: Policy,
         tokenizer: PreTrainedTokenizerBase,
+        settings: Mapping[str, Any],
         prompts: Sequence[Any],
-        config: KTOConfig,
-        as_reference: AsReference = adapter_off,
-        scorer: PaddedScorer | None = None,
         others: Sequence[Any] = (),
         judged: Sequence[Any] = (),
         known: ReferenceAnswers | None = None,
+        *,
+        starts_as_reference: bool = True,
     ) -> None:
-        self.run, self.model, self.tokenizer, self.prompts = run, model, tokenizer, prompts
-        self.as_reference = as_reference
-        self.scorer = None if as_reference is as_it_is else scorer
+        self.run, self.model, self.tokenizer, self.prompts = run, policy.model, tokenizer, prompts
+        self.as_reference, self.settings = policy.as_reference, dict(settings)
+        self.scorer = None if policy.as_reference is as_it_is else policy.scorer
+        self.starts_as_reference = starts_as_reference
         once = {json.dumps(prompt, sort_keys=True): prompt for prompt in (*prompts, *others)}
         self.measured = list(once.values())[:MEASURED]
-        self.settings = {
-            "seed": config.seed,
-            "temperature": config.temperature,
-            "max_new_tokens": config.sample_max_new_tokens,
-            "template": config.template,
-            "template_kwargs": config.template_kwargs,
-            "max_prompt_tokens": config.max_length,
-        }
         self.judged, self.known = list(judged), known
         self._reference: list[str] | None = None
         self._judged_reference: list[str] | None = None
@@ -79,10 +70,11 @@ class Sampler:
             self._watch()
         if not self.prompts:
             return
-        tuned = self.answers(self.prompts) if step else self._reference
+        the_same = step == 0 and self.starts_as_reference
+        tuned = self._reference if the_same else self.answers(self.prompts)
         for prompt, reference, answer in zip(self.prompts, self._reference, tuned, strict=True):
             self.run.record_sample({"step": step, "prompt": prompt, "reference": reference, "tuned": answer})
-        if step and self.scorer is not None:
+        if not the_same and self.scorer is not None:
             self._measure(step)
 
     def answer_as_reference(self) -> None:
