@@ -18,7 +18,8 @@ from kto_workbench.engine.crew import ALONE
 from kto_workbench.engine.judged import Judged, best_step
 from kto_workbench.engine.models import as_it_is, load_model
 from kto_workbench.engine.reference_answers import ReferenceAnswers
-from kto_workbench.engine.sampler import Sampler
+from kto_workbench.engine.sampler import Sampler, answering
+from kto_workbench.engine.sharding import at_once
 from kto_workbench.engine.trainer import KTOTrainer
 from kto_workbench.engine.training import train_run
 from kto_workbench.errors import ConfigError, WorkbenchError
@@ -195,11 +196,12 @@ def test_what_changes_the_references_answers_has_them_made_anew(config, tmp_path
     known = ReferenceAnswers(tmp_path / "answers", "a reference", Images(tmp_path))
     device = torch.device("cpu")
     model, tokenizer = load_model("demo", device=device, dtype=torch.float32), load_tokenizer("demo")
+    policy = Policy(model, None, as_it_is, at_once)
 
     def asks(prompts, **change):
         before = asked.count
         one = config.replace(**change)
-        Sampler(None, model, tokenizer, [], one, as_it_is, judged=prompts, known=known).answer_as_reference()
+        Sampler(None, policy, tokenizer, answering(one), [], judged=prompts, known=known).answer_as_reference()
         return asked.count - before
 
     prompts = ["Hi", [{"role": "user", "content": "What does a cow say?"}]]

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from kto_workbench.config import KTOConfig
 from kto_workbench.engine.assembly import Policy
 from kto_workbench.engine.batches import Pair
 from kto_workbench.engine.generation import generate
@@ -28,6 +29,18 @@ log = logging.getLogger(__name__)
 
 MEASURED = 32  # prompts that the KL is measured on: one batch of answers
 TOKENS_PER_PASS = 4096
+
+
+def answering(config: KTOConfig) -> dict[str, Any]:
+    """How the model answers while it trains: what `generate` takes."""
+    return {
+        "seed": config.seed,
+        "temperature": config.temperature,
+        "max_new_tokens": config.sample_max_new_tokens,
+        "template": config.template,
+        "template_kwargs": config.template_kwargs,
+        "max_prompt_tokens": config.max_length,
+    }
 
 
 class Sampler:

@@ -27,7 +27,7 @@ from kto_workbench.engine.preparation import Prepared
 from kto_workbench.engine.recorder import STATUS_SECONDS, Recorder, RunOfCrew
 from kto_workbench.engine.reference import Reference, ReferenceCache, reference_key
 from kto_workbench.engine.reference_answers import ReferenceAnswers
-from kto_workbench.engine.sampler import Sampler
+from kto_workbench.engine.sampler import Sampler, answering
 from kto_workbench.engine.saving import keep, save
 from kto_workbench.engine.scoring import PaddedScorer
 from kto_workbench.engine.trainer import KTOTrainer, NoNumbers, total_steps
@@ -160,7 +160,7 @@ def _train(
         run,
         policy,
         tokenizer,
-        _answering(config),
+        answering(config),
         watched,
         prepared.others,
         to_judge,
@@ -267,18 +267,6 @@ def _reference_key(run: Run, loaded: Loaded, scorer: PaddedScorer, **how: bool) 
         run.start_adapter if config.reference == "start" else None,
         **how,
     )
-
-
-def _answering(config: KTOConfig) -> dict[str, Any]:
-    """How the model answers while it trains: what `generate` takes."""
-    return {
-        "seed": config.seed,
-        "temperature": config.temperature,
-        "max_new_tokens": config.sample_max_new_tokens,
-        "template": config.template,
-        "template_kwargs": config.template_kwargs,
-        "max_prompt_tokens": config.max_length,
-    }
 
 
 def _judge_of(config: KTOConfig, prompts: Sequence[Any]) -> Judge:
