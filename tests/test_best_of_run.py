@@ -14,6 +14,7 @@ from tiny_vision import png
 from kto_workbench import KTOConfig, compare, train
 from kto_workbench.demo.judge import judge as demo_judge
 from kto_workbench.engine import judges, sampler, training
+from kto_workbench.engine.assembly import Policy
 from kto_workbench.engine.crew import ALONE
 from kto_workbench.engine.judged import Judged, best_step
 from kto_workbench.engine.models import as_it_is, load_model
