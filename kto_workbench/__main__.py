@@ -348,7 +348,7 @@ def _resume(arguments: argparse.Namespace) -> int:
     from kto_workbench.runs.sweeps import find_sweep
 
     if sweep := find_sweep(arguments.run, workspace_of(arguments)):
-        return sweeping.go_on(sweep)
+        return sweeping.go_on(sweep, again=True)
     return training.resume(arguments)
 
 

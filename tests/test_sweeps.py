@@ -2,11 +2,16 @@
 
 import json
 import math
+import os
 import random
+import re
 import shutil
 import signal
 import statistics
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import psutil
 import pytest
@@ -26,9 +31,10 @@ from safetensors.torch import load_file
 
 from kto_workbench import KTOConfig, train
 from kto_workbench.engine.training import train_run
-from kto_workbench.errors import ConfigError, RunError
+from kto_workbench.errors import ConfigError, RunError, WorkbenchError
 from kto_workbench.judging.statistics import ranking
 from kto_workbench.runs import sweeping
+from kto_workbench.runs.children import identity
 from kto_workbench.runs.directory import new_run
 from kto_workbench.runs.sweeps import (
     MOST_TRIALS,
@@ -36,12 +42,13 @@ from kto_workbench.runs.sweeps import (
     Sweep,
     create_sweep,
     find_sweep,
+    list_sweeps,
     make_plan,
     read_plan,
     start,
     stop,
 )
-from kto_workbench.runs.trials import find_best, left_behind, rows, standings, t_95
+from kto_workbench.runs.trials import find_best, left_behind, left_over, rows, standings, t_95
 from kto_workbench.shell.sweeping import in_words, summary
 from kto_workbench.ui.sweeps import foreseen, show
 from kto_workbench.ui.workbench import Workbench
@@ -149,6 +156,32 @@ def test_refusals(config, grid, by, changes, sentence):
     with pytest.raises(ConfigError) as error:
         make_plan(config.replace(**changes), grid, by)
     assert str(error.value).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("changes", "grid", "sentence"),
+    [
+        (
+            {"objective": "dpo"},
+            {"beta": "0.1,1"},
+            "has no prompt with both a thumb up and a thumb down, and so no pairs",
+        ),
+        ({}, {"model": "demo,/nowhere"}, "There is no model in /nowhere: no such folder."),
+        (
+            {
+                "eval_fraction": 0.01
+            },  # two rows are held out: one of each thumb with seed 0, two thumbs down with seed 1
+            {"seed": "0,1"},
+            "and with seed 1 that has no thumbs of both kinds: raise",
+        ),
+        ({"report_to": "nobody"}, {"beta": "0.1,1"}, "Option `report_to` should name any of "),
+        ({"data": "nowhere.jsonl"}, {"beta": "0.1,1"}, "There is no file nowhere.jsonl."),
+    ],
+)
+def test_what_no_trial_could_be_made_of_makes_no_sweep(config, changes, grid, sentence):
+    with pytest.raises(WorkbenchError, match=re.escape(sentence)):
+        create_sweep(make_plan(config.replace(**changes), grid))
+    assert not list_sweeps(config.workspace)
 
 
 @pytest.mark.parametrize(
@@ -332,10 +365,56 @@ def test_nine_runs_killed_in_the_middle_go_on_where_they_were(config, tmp_path):
     assert sweeping.main(str(again.path)) == 0 and adapters(again) == adapters(sweep)
 
 
+def in_a_thread(run):
+    """A trial in the process that works on its sweep, instead of one that takes longer to wake than to train."""
+    threading.Thread(target=train_run, args=(run,), daemon=True).start()
+
+
 @pytest.fixture
 def here(monkeypatch):
-    """Each trial in a thread of this process, instead of a process that takes longer to wake than to train."""
-    monkeypatch.setattr(sweeping, "start", lambda run: threading.Thread(target=train_run, args=(run,)).start())
+    """Each trial in a thread of this process."""
+    monkeypatch.setattr(sweeping, "start", in_a_thread)
+
+
+def test_nine_runs_killed_in_the_fifth_go_on_there(config, here):
+    config = config.replace(max_steps=4, eval_steps=4, save_steps=2)
+    sweep = create_sweep(make_plan(config, {"beta": "0.3,1,3", "learning_rate": "5e-4,1e-3,2e-3"}))
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[2]); from test_sweeps import in_a_thread, sweeping;"
+        "sweeping.start = in_a_thread; sweeping.main(sys.argv[1])"
+    )
+    worker = subprocess.Popen([sys.executable, "-c", code, sweep.path, Path(__file__).parent])
+    fifth = wait_for(lambda: sweep.runs().get(5), what=f"trial 5 of {sweep.log_path}")
+    wait_for(fifth.latest_checkpoint, what=f"a checkpoint of {fifth.log()}")
+    worker.kill()
+    worker.wait()
+    assert sweep.state()["state"] == fifth.status().state == "crashed" and sorted(sweep.runs()) == [1, 2, 3, 4, 5]
+    stamps = lambda: [(run.path / "metrics.jsonl").stat().st_mtime_ns for _, run in sorted(sweep.runs().items())]
+    before = stamps()
+    assert sweeping.main(str(sweep.path)) == 0
+    assert [row["state"] for row in rows(sweep)] == ["finished"] * 9 and stamps()[:4] == before[:4]
+    assert sorted(sweep.runs()) == [*range(1, 10)] and len(list((sweep.workspace / "runs").iterdir())) == 9
+    assert fifth.status().first_step == 2
+    for number in (5, 6):  # the one that was broken off, and one that came after
+        alone = train(sweep.plan().trials()[number - 1].config, progress=False)
+        assert adapter_of(sweep.runs()[number]) == adapter_of(alone)
+
+
+def test_a_run_that_was_deleted_is_trained_again_by_resume_alone(config, here):
+    sweep = create_sweep(make_plan(config.replace(max_steps=2, save_steps=0), {"beta": "0.3,1"}))
+    assert sweeping.main(str(sweep.path)) == 0
+    first, second = (sweep.runs()[number] for number in (1, 2))
+    kept, learned = second.status(), adapter_of(first)
+    worker = sweeping._Worker(sweep)
+    shutil.rmtree(first.path)
+    worker._advance(sweep.plan().trials()[0], None)  # amid the work: it is not made again behind somebody's back
+    assert worker.given_up == {1} and list(sweep.runs()) == [2]
+    assert [row["state"] for row in rows(sweep)] == ["planned", "finished"] and left_over(rows(sweep)) == [1]
+    shown = call_kto("sweep", sweep.id, "--workspace", config.workspace).stdout
+    assert shown.endswith(f"1 of its runs failed or are gone; `kto resume {sweep.id}` trains them again.\n")
+    assert list(sweep.runs()) == [2]
+    assert sweeping.main(str(sweep.path)) == 0  # what `kto resume` starts
+    assert adapter_of(sweep.runs()[1]) == learned and second.status() == kept
 
 
 def test_a_sweep_that_is_stopped_goes_on(config, here):
@@ -405,12 +484,20 @@ def test_what_the_shell_refuses_and_lists(config, tmp_path):
 
 
 def test_damage_is_told(config):
-    sweep = create_sweep(make_plan(config, {"beta": "0.1,1"}))
+    sweep, whole = (create_sweep(make_plan(config, {"beta": "0.1,1"})) for _ in range(2))
+    (sweep.path / "sweep.yaml").write_text("grid: [")
+    listed = call_kto("sweep", "--workspace", config.workspace).stdout
+    assert f"{sweep.id}  damaged   There is no sweep in the file " in listed and f"{whole.id}  stopped" in listed
+    assert "There is no sweep" in call_kto("sweep", sweep.id, "--workspace", config.workspace, code=2).stderr
     (sweep.path / "state.json").write_text("{")
     assert sweep.state()["state"] == "crashed" and "state.json" in sweep.state()["error"]
     nobody = {"state": "running", "pid": 2**22 + 12345, "process_started": 1.0}
     (sweep.path / "state.json").write_text(json.dumps(nobody))
     assert sweep.state()["state"] == "crashed" and not sweep.active
+    # Another process's sweep stays its own.
+    (sweep.path / "state.json").write_text(json.dumps({"state": "running", **identity(os.getppid())}))
+    assert sweeping.main(str(sweep.path)) == 2
+    assert sweep.state()["state"] == "running" and sweep.state()["pid"] == os.getppid()
 
 
 # in the page ---------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from kto_workbench import files
 from kto_workbench.config import DEMO_MODEL, REPORTERS, KTOConfig
 from kto_workbench.errors import ConfigError, RunError
-from kto_workbench.feedback import load_feedback, suggest_weights
+from kto_workbench.feedback import Feedback, load_feedback, suggest_weights
 from kto_workbench.feedback.joins import BETWEEN, split_names
 from kto_workbench.feedback.named import NAMES
 from kto_workbench.feedback.pairs import require_pairs
@@ -43,13 +43,8 @@ def create_run(config: KTOConfig, *, name: str = "", sweep: tuple[str, int] | No
 
     Raises DataError if the feedback can't be used, ModelError if the model is a folder that does not exist.
     """
-    unknown = next((name for name in config.reporters if name not in REPORTERS), None)
-    if unknown is not None:
-        raise ConfigError(f"Option `report_to` should name any of {', '.join(REPORTERS)}, not {unknown!r}.")
-    check_model_folder(config.model)
     feedback = load_feedback(config.data, workspace=config.workspace, mapping=config.mapping)
-    if OBJECTIVES[config.objective].paired:
-        require_pairs(feedback.n_pairs, config.data, config.objective)
+    check_startable(config, feedback)
     balance = feedback.balance()
     weights = suggest_weights(balance.n_desirable, balance.n_undesirable)
     desirable = weights[0] if config.desirable_weight is None else config.desirable_weight
@@ -79,6 +74,16 @@ def create_run(config: KTOConfig, *, name: str = "", sweep: tuple[str, int] | No
     )
     describe_run(run, name, "")
     return run
+
+
+def check_startable(config: KTOConfig, feedback: Feedback) -> None:
+    """Raise ConfigError, ModelError or DataError for what no run could be made of."""
+    unknown = next((name for name in config.reporters if name not in REPORTERS), None)
+    if unknown is not None:
+        raise ConfigError(f"Option `report_to` should name any of {', '.join(REPORTERS)}, not {unknown!r}.")
+    check_model_folder(config.model)
+    if OBJECTIVES[config.objective].paired:
+        require_pairs(feedback.n_pairs, config.data, config.objective)
 
 
 def anchored(config: KTOConfig) -> KTOConfig:
@@ -125,7 +130,7 @@ def start_adapter(name: str, model: str, workspace: str) -> tuple[Path, dict[str
 
 def start(run: Run) -> int:
     """Start the training of a run in a child process and return its PID at once."""
-    with _alone(run):
+    with alone(run.path, f"run {run.id}"):
         return _start(run)
 
 
@@ -140,17 +145,17 @@ def _start(run: Run) -> int:
 
 
 @contextlib.contextmanager
-def _alone(run: Run) -> Iterator[None]:
-    """Start a run while nobody else does: two pages, or two servers, may be asked to in the same moment."""
-    commands = run.path / "commands"
+def alone(path: Path, what: str) -> Iterator[None]:
+    """Start what is in a directory while nobody else does: two pages, or two servers, may be asked to at once."""
+    commands = path / "commands"
     try:
         commands.mkdir(exist_ok=True)
         with FileLock(commands / ".starting", timeout=START_SECONDS):
             yield
     except Timeout:
-        raise RunError(f"Run {run.id} is being started by another process.") from None
+        raise RunError(f"{what[0].upper()}{what[1:]} is being started by another process.") from None
     except OSError as error:
-        raise RunError(f"Can't start run {run.id} in {run.path}: {error.strerror}.") from None
+        raise RunError(f"Can't start {what} in {path}: {error.strerror}.") from None
 
 
 def stop(run: Run, patience: float = END_SECONDS) -> bool:
@@ -175,7 +180,7 @@ def stop(run: Run, patience: float = END_SECONDS) -> bool:
 
 def resume(run: Run) -> int:
     """Go on with a stopped, failed or crashed run from its latest checkpoint, in a child process."""
-    with _alone(run):
+    with alone(run.path, f"run {run.id}"):
         requeue(run)
         return _start(run)
 

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 
+from kto_workbench import files
 from kto_workbench.errors import RunError, WorkbenchError
 from kto_workbench.runs.directory import Run
 from kto_workbench.runs.launch import create_run, follow, requeue, start, stop
@@ -30,6 +31,10 @@ def main(path: str) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
     try:
         sweep.claim()
+    except RunError as error:  # its state is another process's to say
+        log.error("%s", error)
+        return 2
+    try:
         _Worker(sweep).work()
     except _Asked:
         sweep.was_asked_to_stop(forget=True)
@@ -52,7 +57,7 @@ class _Worker:
     def __init__(self, sweep: Sweep) -> None:
         self.sweep, self.plan = sweep, sweep.plan()
         self.runs = sweep.runs()
-        self.given_up: set[int] = set()  # what failed, or was stopped by hand, since this process began
+        self.given_up: set[int] = set()  # failed, stopped by hand or deleted since this process began
 
     def work(self) -> None:
         """Train what is not trained yet."""
@@ -71,9 +76,12 @@ class _Worker:
         """Train one trial to its end, or to its first evaluation behind a part of its steps."""
         if self.sweep.was_asked_to_stop():
             raise _Asked
+        run = self.runs.get(trial.number)
+        if run is not None and not files.is_folder(run.path):
+            log.warning("The run of trial %d was deleted.", trial.number)
+            self.given_up.add(trial.number)
         if trial.number in self.given_up or self._has_reached(trial, part):
             return
-        run = self.runs.get(trial.number)
         if run is None:
             name = f"{differences(trial.config, trial.values)} · {self.sweep.id[-4:]}"
             run = create_run(trial.config, name=name, sweep=(self.sweep.id, trial.number))

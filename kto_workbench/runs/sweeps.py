@@ -37,21 +37,23 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import yaml
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from kto_workbench import files
 from kto_workbench.config import MOST_BYTES, KTOConfig, options, unknown_option
-from kto_workbench.errors import ConfigError, RunError
-from kto_workbench.feedback import load_feedback
-from kto_workbench.feedback.rendering import check_model_folder
+from kto_workbench.errors import ConfigError, DataError, RunError
+from kto_workbench.feedback import Feedback, load_feedback
+from kto_workbench.feedback.held_out import hold_out, prompt_numbers
+from kto_workbench.feedback.pairs import find_pairs
 from kto_workbench.objectives import OBJECTIVES
 from kto_workbench.runs import schemas
 from kto_workbench.runs.children import identity, is_alive, reap, start_apart
 from kto_workbench.runs.directory import Run, list_runs
 from kto_workbench.runs.jsonlines import without_nan, write_atomically
-from kto_workbench.runs.launch import anchored
+from kto_workbench.runs.launch import alone, anchored, check_startable
 from kto_workbench.runs.launch import stop as stop_run
 
 MOST_TRIALS = 100
@@ -194,7 +196,7 @@ def read_plan(path: Path) -> Plan:
         raise ConfigError(f"There is no sweep in the file {path}: it has no `grid` and `config`.")
     try:
         halving = int(found.get("halving") or 0)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ConfigError(f"Option `halving` should be 0, or between 2 and 10, not {found['halving']!r}.") from None
     by = found.get("by")
     return make_plan(KTOConfig(**found["config"]), found["grid"], None if by is None else str(by), halving)
@@ -329,9 +331,11 @@ def create_sweep(plan: Plan) -> Sweep:
     Raises DataError or ModelError if no trial could be trained, RunError if the directory can't be written.
     """
     config = anchored(plan.config)
-    check_model_folder(config.model)
-    load_feedback(config.data, workspace=config.workspace, mapping=config.mapping)
     plan = replace(plan, config=config)
+    feedback = load_feedback(config.data, workspace=config.workspace, mapping=config.mapping)
+    for trial in plan.trials():
+        check_startable(trial.config, feedback)
+    _require_measure(plan, feedback)
     folder = sweeps_folder(config.workspace)
     path = folder / f"sweep-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     try:
@@ -342,6 +346,25 @@ def create_sweep(plan: Plan) -> Sweep:
     except OSError as error:
         raise RunError(f"Can't make a sweep in {folder}: {error.strerror}.") from None
     return Sweep(path)
+
+
+def _require_measure(plan: Plan, feedback: Feedback) -> None:
+    """Raise DataError where a trial would hold out nothing that it could be compared on."""
+    rows, config = feedback.rows, plan.config
+    prompts, up = prompt_numbers(rows), rows.table.column("label").to_numpy().astype(bool)
+    paired = OBJECTIVES[plan.trials()[0].config.objective].paired
+    needed = "rows" if plan.by != "ranking" else "pairs" if paired else "thumbs of both kinds"
+    for seed in dict.fromkeys(trial.config.seed for trial in plan.trials()):
+        _, held = hold_out(prompts, config.eval_fraction, seed)
+        if needed == "pairs":
+            enough = np.isin(find_pairs(rows, seed, prompts), held).all(axis=1).any()
+        else:
+            enough = len(held) if needed == "rows" else len(np.unique(up[held])) == 2
+        if not enough:
+            raise DataError(
+                f"Trials are compared on what is held out of {config.data}, and with seed {seed} that has no {needed}: "
+                "raise `eval_fraction`."
+            )
 
 
 def list_sweeps(workspace: str | Path = "workspace") -> list[Sweep]:
@@ -366,6 +389,11 @@ def find_sweep(name: str, workspace: str | Path = "workspace") -> Sweep | None:
 
 def start(sweep: Sweep) -> int:
     """Start working on a sweep, or go on with it, in a process of its own; returns its PID at once."""
+    with alone(sweep.path, f"sweep {sweep.id}"):
+        return _start(sweep)
+
+
+def _start(sweep: Sweep) -> int:
     if sweep.active:
         raise RunError(f"Sweep {sweep.id} is {sweep.state()['state']} already.")
     sweep.was_asked_to_stop(forget=True)

@@ -147,6 +147,11 @@ def rows(sweep: Sweep, plan: Plan | None = None) -> list[dict[str, Any]]:
     return found
 
 
+def left_over(found: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The trials that are neither trained to the end nor ended by the rule: failed, deleted, or yet to come."""
+    return [row["trial"] for row in found if row["state"] not in ("finished", "ended")]
+
+
 @dataclass(frozen=True)
 class Standing:
     """A point of the grid with what came of it.

@@ -22,7 +22,7 @@ from kto_workbench.runs.sweeps import (
     start,
     stop,
 )
-from kto_workbench.runs.trials import find_best, rows
+from kto_workbench.runs.trials import find_best, left_over, rows
 from kto_workbench.shell.common import as_json, stop_on_signals, workspace_of
 from kto_workbench.shell.training import CONFIG_SUFFIXES, add_options, config_from, given_options
 
@@ -78,12 +78,17 @@ def sweep(arguments: argparse.Namespace) -> int:
     return go_on(found, detach=arguments.detach, json=arguments.json)
 
 
-def go_on(found: Sweep, *, detach: bool = False, json: bool = False) -> int:
-    """Work on a sweep in a process of its own, unless one is at it, and follow it; one that has finished is shown."""
-    if found.state()["state"] != "finished" and not found.active:
+def go_on(found: Sweep, *, detach: bool = False, json: bool = False, again: bool = False) -> int:
+    """Work on a sweep in a process of its own, unless one is at it, and follow it.
+
+    One that has finished is shown; `again` has those of its runs trained that failed or are gone.
+    """
+    wanted = left_over(rows(found)) if again else found.state()["state"] != "finished"
+    if wanted and not found.active:
         start(found)
     if detach:
-        print(as_json({"sweep": found.id, "path": str(found.path)}) if json else f"Sweep {found.id} has started.")
+        told = f"Sweep {found.id} is {found.state()['state']}."
+        print(as_json({"sweep": found.id, "path": str(found.path)}) if json else told)
         return 0
     state = _follow(found)
     return _show(found, state, json)
@@ -173,6 +178,8 @@ def _show(found: Sweep, state: dict[str, Any], json: bool) -> int:
         for line in _table(told["rows"], plan):
             print(line)
         print(in_words(told))
+        if left := left_over(told["rows"]) if state["state"] == "finished" else []:
+            print(f"{len(left)} of its runs failed or are gone; `kto resume {found.id}` trains them again.")
     if state["state"] in ("failed", "crashed"):
         raise WorkbenchError(f"Sweep {found.id} {state['state']}: {state.get('error', '')} (log: {found.log_path})")
     return 0
@@ -214,9 +221,11 @@ def measured(row: dict[str, Any]) -> str:
 def in_words(told: dict[str, Any]) -> str:
     """Who is best, how sure that is, and who can't be told apart from it."""
     best = told["best"]
+    name = NAMES[told["by"]]
+    if best is None and any(row["state"] == "finished" for row in told["rows"]):
+        return f"Sweep {told['sweep']} is {told['state']}; no {name} was measured in a run that is trained to the end."
     if best is None:
         return f"Sweep {told['sweep']} is {told['state']}; no point of its grid is trained to the end yet."
-    name = NAMES[told["by"]]
     text = f"Best {name}: {measured(best)} with {written(best['values']) or 'its options'}"
     text += f" (standard error over {OVER[best['over']]})" if best["error"] is not None else ""
     if best["not_apart"]:
@@ -226,12 +235,19 @@ def in_words(told: dict[str, Any]) -> str:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    known = [summary(one) for one in list_sweeps(workspace_of(arguments))]
+    known, damaged = [], []
+    for one in list_sweeps(workspace_of(arguments)):
+        try:
+            known.append(summary(one))
+        except ConfigError as error:
+            damaged.append(f"{one.id}  damaged   {error}")
     if arguments.json:
-        print(as_json({"sweeps": known}))
+        print(as_json({"sweeps": known, "damaged": damaged}))
         return 0
-    if not known:
+    if not known and not damaged:
         print(f"No sweeps in {workspace_of(arguments)} yet; `kto sweep CONFIG --grid beta=0.03,0.1,0.3` makes one.")
+    for line in damaged:
+        print(line)
     for one in known:
         done = sum(row["state"] in ("finished", "ended") for row in one["rows"])
         print(f"{one['sweep']}  {one['state']:<9} {done} of {len(one['rows'])} trials  {in_words(one)}")

@@ -12,7 +12,7 @@ from kto_workbench.runs.children import reap
 from kto_workbench.runs.sweeps import ACTIVE, MEASURES, Plan, Sweep, create_sweep, find_sweep, list_sweeps, make_plan
 from kto_workbench.runs.sweeps import start as start_sweep
 from kto_workbench.runs.sweeps import stop as stop_sweep
-from kto_workbench.runs.trials import find_best, rows, standings
+from kto_workbench.runs.trials import find_best, left_over, rows, standings
 from kto_workbench.ui import estimate, fields, html
 from kto_workbench.ui.fields import offer
 from kto_workbench.ui.train import TrainTab
@@ -129,7 +129,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, train: TrainTab) -> No
             offer(choices, sweep and sweep.id, name, visible=bool(known)),
             show(language, sweep) if sweep else "",
             gr.Button(interactive=state in ACTIVE and state != "stopping"),
-            gr.Button(visible=state in ("stopped", "failed", "crashed")),
+            gr.Button(visible=state in ("stopped", "failed", "crashed") or state == "finished" and is_left(sweep)),
             gr.Timer(active=state in ACTIVE),
         ]
 
@@ -153,6 +153,14 @@ def sweep_named(bench: Workbench, name: str | None) -> Sweep:
     """A sweep of this workspace by its exact id. Raises RunError."""
     found = next((one for one in list_sweeps(bench.workspace) if one.id == name), None)
     return found or find_sweep(f"sweep-{name or ''}", bench.workspace)
+
+
+def is_left(sweep: Sweep) -> bool:
+    """Whether some of its runs failed or are gone, and can be trained again."""
+    try:
+        return bool(left_over(rows(sweep)))
+    except WorkbenchError:
+        return False
 
 
 def foreseen(bench: Workbench, plan: Plan, language: str) -> str:
@@ -182,7 +190,8 @@ def verdict(language: str, sweep: Sweep, plan: Plan, found: list[dict[str, Any]]
     """Who is best, how sure that is, and who can't be told apart from it."""
     best = find_best(sweep, found, plan)
     if best is None:
-        return html.message(say(language, "sweep.none"), "plain")
+        trained = any(row["state"] == "finished" for row in found)
+        return html.message(say(language, "sweep.unmeasured" if trained else "sweep.none"), "plain")
     facts = {"measure": say(language, f"sweep.measure.{plan.by}"), "options": in_words(language, best["values"])}
     facts["value"] = f"{best['value']:.3f}"
     if best["error"] is None:

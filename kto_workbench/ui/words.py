@@ -710,6 +710,10 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "sweep.apart": ("Its 95 % interval overlaps with no other's.", "其 95% 置信区间不与其他任何一个重叠。"),
     "sweep.none": ("No run of it has finished yet.", "还没有训练完成。"),
+    "sweep.unmeasured": (
+        "Nothing to compare was measured in the runs that have finished.",
+        "已完成的训练中没有可比较的测量值。",
+    ),
     "sweep.measure.ranking": ("ranking", "排序"),
     "sweep.measure.judge": ("win rate", "胜率"),
     "sweep.measure.eval_loss": ("held-out loss", "留出损失"),
