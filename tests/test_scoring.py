@@ -7,7 +7,7 @@ import torch
 from tiny_models import CONFIGS, VOCABULARY, tiny_lora, tiny_model
 
 from kto_workbench.engine.batches import Pair
-from kto_workbench.engine.head import Head, token_logps
+from kto_workbench.engine.head import Head, has_float32_product, token_logps
 from kto_workbench.engine.models import checkpoint_activations
 from kto_workbench.engine.scoring import PackedScorer, PaddedScorer, make_scorer
 
@@ -115,6 +115,54 @@ def test_head_in_chunks_equals_log_softmax(monkeypatch, scale, softcap, bias):
     torch.testing.assert_close(entropies, -(distribution.exp() * distribution).sum(-1))
     torch.testing.assert_close(got, hidden.grad)
     assert not entropies.requires_grad
+
+
+def bfloat16_head():
+    """A head and hidden states whose logits lie between −30 and 30, where bfloat16's steps are an eighth."""
+    draw = torch.Generator().manual_seed(0)
+    weight = torch.randn(50, 64, generator=draw).bfloat16()
+    hidden = (torch.randn(200, 64, generator=draw) * 1.2).bfloat16()
+    return weight, hidden, torch.randint(0, 50, (200,), generator=draw)
+
+
+def logps_in_float64(weight, hidden, targets):
+    logits = hidden.double() @ weight.double().T
+    return logits.log_softmax(-1).gather(-1, targets[:, None]).squeeze(-1)
+
+
+@pytest.fixture
+def float32_product():
+    """What a GPU's torch has: a product of bfloat16 matrices that is not rounded; made here of float32 ones."""
+    library = torch.library.Library("aten", "IMPL")
+    library.impl("mm.dtype", lambda a, b, dtype: torch.mm(a.to(dtype), b.to(dtype)), "CPU")
+    has_float32_product.cache_clear()
+    yield
+    library._destroy()
+    has_float32_product.cache_clear()
+
+
+def test_where_torch_can_logits_are_not_rounded_to_bfloat16(float32_product):
+    assert has_float32_product("cpu")
+    weight, hidden, targets = bfloat16_head()
+    want = logps_in_float64(weight, hidden, targets)
+    rounded = (hidden @ weight.T).float().log_softmax(-1).gather(-1, targets[:, None]).squeeze(-1)
+    got, _ = token_logps(Head(weight), hidden, targets)
+    assert (rounded - want).abs().max() > 0.02 and (got - want).abs().max() < 1e-4
+    with_bias, _ = token_logps(Head(weight, torch.full((50,), 0.5).bfloat16()), hidden, targets)
+    torch.testing.assert_close(with_bias, got)  # the same for all tokens: no change
+
+
+def test_without_rounding_the_head_s_own_gradient_is_right(float32_product):
+    """Where the head is trained, too; against float64, within what bfloat16 gradients hold."""
+    weight, hidden, targets = bfloat16_head()
+    factors = torch.linspace(-1, 2, len(targets))
+    exact = [tensor.double().requires_grad_() for tensor in (weight, hidden)]
+    (logps_in_float64(*exact, targets) * factors).sum().backward()
+    tried = [tensor.clone().requires_grad_() for tensor in (weight, hidden)]
+    logps, _ = token_logps(Head(tried[0]), tried[1], targets)
+    (logps * factors).sum().backward()
+    for mine, its in zip(tried, exact, strict=True):
+        assert (mine.grad.double() - its.grad).norm() < 0.01 * its.grad.norm()
 
 
 def test_reference_side_is_the_base_model():

@@ -10,7 +10,7 @@ import os
 
 import pytest
 import torch
-from test_scoring import make_pairs
+from test_scoring import bfloat16_head, logps_in_float64, make_pairs
 from test_step import LENGTHS, gradients, make_batch, make_config
 from tiny_models import VOCABULARY, tiny_lora, tiny_model, tiny_tokenizer
 
@@ -20,6 +20,7 @@ from kto_workbench.engine import attention
 from kto_workbench.engine.batches import Batch, Pair
 from kto_workbench.engine.fused_kernels import find_kernels
 from kto_workbench.engine.generation import generate
+from kto_workbench.engine.head import Head, has_float32_product, token_logps
 from kto_workbench.engine.masters import master_optimizer
 from kto_workbench.engine.memory import calibrate, peak_bytes, recompute_activations
 from kto_workbench.engine.models import add_lora, base_of, load_model
@@ -126,6 +127,14 @@ def test_a_step_is_the_cpu_s(options):
     got = kto_step(make_scorer(there), far, make_config(**options), 40, train=True)
     assert got.loss.item() == pytest.approx(want.loss.item(), rel=1e-4)
     assert apart(gradients(there).cpu(), gradients(here)) < 1e-3
+
+
+@on_a_gpu
+def test_logits_are_not_rounded_to_bfloat16():
+    weight, hidden, targets = (tensor.to(PLACE) for tensor in bfloat16_head())
+    got, _ = token_logps(Head(weight), hidden, targets)
+    assert has_float32_product("cuda")
+    assert (got - logps_in_float64(weight, hidden, targets)).abs().max() < 1e-3
 
 
 @on_a_gpu
