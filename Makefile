@@ -43,7 +43,7 @@ check: .venv/ready-test
 
 audit: .venv/ready-audit
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml kto_workbench app.py
-	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
+	$(BIN)/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
 
 reliability: .venv/ready-test
 	$(BIN)/python -m pytest -m reliability --thorough $(ARGS)
