@@ -40,6 +40,8 @@ MAX_UPLOAD = "2gb"
 PORTS_TRIED = 20
 # Between two looks for a click, and for a progress to tell; gradio looks a thousand times a second, with nobody there.
 QUEUE_SECONDS = 0.1
+# Open pages whose state is remembered, 0.9 MB each; gradio forgets none of those that were closed, up to 10,000.
+SESSIONS = 200
 OTHERS_SECONDS = 30.0  # between two looks for other servers
 TABS = ("data", "train", "compare", "feedback", "runs", "learn")
 # The first tab selects itself while the page loads, so the one that was asked for must be noted before; and whoever
@@ -93,6 +95,7 @@ def build(
     app.state.workbench = bench
     add_logout(app)
     page = lay_out(bench, at_screen=is_loopback(host))
+    page.state_session_capacity = SESSIONS
     gr.mount_gradio_app(
         app,
         page,
