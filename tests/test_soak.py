@@ -15,7 +15,8 @@ from kto_workbench.feedback.store import ThumbStore
 from kto_workbench.runs.directory import new_run
 from kto_workbench.ui.app import SESSIONS
 
-PROMISE = "A server that is busy for long holds no more than at the beginning"
+pytestmark = pytest.mark.reliability("A server that is busy for long holds no more than at the beginning")
+
 LONG_SECONDS = 1800.0
 PACE = 1.0  # of an open page while a run works, seconds
 REST_SECONDS = 2.0  # in which nobody asks anything
@@ -158,7 +159,6 @@ def check_growth(before: Held, after: Held, megabytes: float) -> None:
     assert after.cores < before.cores + 0.02, told
 
 
-@pytest.mark.reliability(PROMISE)
 def test_a_busy_server_does_not_grow(busy, cases):
     busy.work([0, 1, 0])
     before = Held.by(busy.server)
@@ -169,7 +169,6 @@ def test_a_busy_server_does_not_grow(busy, cases):
     assert sorted(path.name for path in (busy.workspace / "uploads").iterdir()) == [f"mine-{i}.jsonl" for i in range(2)]
 
 
-@pytest.mark.reliability(PROMISE)
 @pytest.mark.long
 @pytest.mark.timeout(2 * LONG_SECONDS)
 def test_a_server_that_is_busy_for_long_does_not_grow(busy, cases):
