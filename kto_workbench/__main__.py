@@ -16,6 +16,7 @@ import kto_workbench
 from kto_workbench.config import unknown_option
 from kto_workbench.errors import ConfigError, WorkbenchError
 from kto_workbench.files import disk_refusal
+from kto_workbench.runs.children import large_imports
 from kto_workbench.runs.directory import EXPORT_FORMATS, find_run, list_runs
 from kto_workbench.runs.shelf import describe_run
 from kto_workbench.shell import comparing, doctor, endpoints, sweeping, training
@@ -354,7 +355,8 @@ def _resume(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace) -> None:
     run = find_run(arguments.run, workspace_of(arguments))
-    from kto_workbench.answers.export import export
+    with large_imports():
+        from kto_workbench.answers.export import export
     from kto_workbench.views.card import write_card
 
     folder = export(run, arguments.format, arguments.out)

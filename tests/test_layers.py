@@ -87,6 +87,17 @@ def test_the_engine_knows_no_page():
     assert files and not [path for path in files if "gradio" in path.read_text(encoding="utf-8")]
 
 
+def test_what_is_imported_at_a_start_is_no_garbage_and_what_comes_later_may_be():
+    in_a_fresh_process(
+        "import gc, kto_workbench.answers.child as child\n"
+        "assert gc.isenabled() and gc.get_freeze_count() > 100_000, gc.get_freeze_count()\n"
+        "with child.large_imports(): assert not gc.isenabled()\n"
+        "class Cycle: pass\n"
+        "import weakref; one = Cycle(); one.self = one; gone = weakref.ref(one); del one\n"
+        "gc.collect(); assert gone() is None"
+    )
+
+
 def test_every_public_name_is_there():
     assert {"KTOConfig", "load_feedback", "suggest_weights", "train", "compare", "evaluate", "plot", "Run"} <= set(
         kto_workbench.__all__

@@ -13,13 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kto_workbench.answers.comparison import answer_as, explain
-from kto_workbench.answers.sides import Models
 from kto_workbench.errors import WorkbenchError
 from kto_workbench.runs.answering import BEAT_SECONDS
+from kto_workbench.runs.children import large_imports
 from kto_workbench.runs.directory import Run
 from kto_workbench.runs.sides import ModelSide, Side
 from kto_workbench.runs.turn import AnsweringTurn, device_is_taken
+
+with large_imports():
+    from kto_workbench.answers.comparison import answer_as, explain
+    from kto_workbench.answers.sides import Models
 
 SECONDS_BETWEEN_EVENTS = 0.08  # more would only queue up on their way to a browser
 SECONDS_BETWEEN_LOOKS = 1.0

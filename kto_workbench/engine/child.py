@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from kto_workbench.config import KTOConfig
 from kto_workbench.errors import ConfigError, WorkbenchError
-from kto_workbench.runs.children import launched
+from kto_workbench.runs.children import large_imports, launched
 from kto_workbench.runs.directory import Run
 from kto_workbench.runs.turn import StoppedEarly, turn
 
@@ -39,7 +39,8 @@ def main(path: str) -> int:
             _wait(run, config)
             if (processes := _processes(config)) > 1:
                 _become_launcher(config, processes, path)
-        from kto_workbench.engine.crew import join
+        with large_imports():
+            from kto_workbench.engine.crew import join
 
         crew = join(config.device, config.sharding)
     except StoppedEarly as said:
@@ -70,7 +71,8 @@ def work(run: Run, crew: "Crew") -> int:
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
     for name in ("httpx", "urllib3", "filelock"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    from kto_workbench.engine.training import train_run
+    with large_imports():
+        from kto_workbench.engine.training import train_run
 
     try:
         train_run(run, crew=crew)

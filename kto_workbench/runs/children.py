@@ -6,11 +6,12 @@ that does not move when somebody sets the clock.
 
 import contextlib
 import functools
+import gc
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -43,6 +44,23 @@ def start_apart(module: str, arguments: Sequence[object], log: BinaryIO, *, mute
     )
     _children.append(child)
     return child
+
+
+@contextlib.contextmanager
+def large_imports() -> Iterator[None]:
+    """Import libraries without looking for garbage among what they bring, neither now nor later: half of a start.
+
+    What torch and transformers make while they are imported stays to the end of the process. Python would go through
+    it a dozen times meanwhile, and once more at its end.
+    """
+    looking = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if looking:
+            gc.enable()
 
 
 def launched() -> bool:

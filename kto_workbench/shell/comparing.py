@@ -11,6 +11,7 @@ from typing import Any
 from kto_workbench.config import DEMO_MODEL
 from kto_workbench.errors import ConfigError, WorkbenchError
 from kto_workbench.feedback.rows import told
+from kto_workbench.runs.children import large_imports
 from kto_workbench.runs.directory import Run
 from kto_workbench.runs.turn import device_held
 from kto_workbench.shell.common import as_json, workspace_of
@@ -92,7 +93,8 @@ def compare(arguments: argparse.Namespace) -> None:
         if record:
             record.claim()
         # On a GPU, one job at a time; a CPU shares well.
-        from kto_workbench.engine.models import pick_device
+        with large_imports():
+            from kto_workbench.engine.models import pick_device
 
         alone = contextlib.nullcontext()
         here = [one.config().device for one in (side, against) if not isinstance(one, EndpointSide)]
@@ -108,7 +110,8 @@ def _compare_on(
     """Ask, judge, keep and show; progress goes to the record and to a terminal."""
     from tqdm import tqdm
 
-    from kto_workbench.answers.evaluation import evaluate, evaluate_checkpoints
+    with large_imports():
+        from kto_workbench.answers.evaluation import evaluate, evaluate_checkpoints
 
     started = time.time()
     with tqdm(file=sys.stderr, leave=False, disable=not sys.stderr.isatty()) as bar:
@@ -187,7 +190,8 @@ def _judge(arguments: argparse.Namespace, workspace: str) -> Any:
     kind, name = parse_judge(arguments.judge or "endpoint")
     if arguments.judge_url and (kind != "endpoint" or name):
         raise ConfigError(f"Option `judge-url` belongs to judge `endpoint`, not to `{arguments.judge}`.")
-    from kto_workbench.engine.judges import endpoint_judge, find_judge
+    with large_imports():
+        from kto_workbench.engine.judges import endpoint_judge, find_judge
     from kto_workbench.runs.endpoints import Endpoint
 
     settings = {"criteria": arguments.judge_criteria, "max_tokens": arguments.judge_max_tokens}

@@ -5,6 +5,7 @@ from typing import Any
 
 from kto_workbench.config import KTOConfig
 from kto_workbench.demo.measure import evaluation_prompts, measure
+from kto_workbench.runs.children import large_imports
 
 TEMPERATURE = 0.7  # greedy decoding misleads: a half-and-half model shows one side almost always
 
@@ -18,8 +19,9 @@ def demonstrate(workspace: str = "workspace", *, seed: int = 42, data: str = "de
         brief both), `facts_…`, `sums_…`, `honest_…`: shares of sampled answers to prompts of no feedback file.
     """
     started = time.perf_counter()
-    from kto_workbench.answers.comparison import compare
-    from kto_workbench.engine.training import train
+    with large_imports():
+        from kto_workbench.answers.comparison import compare
+        from kto_workbench.engine.training import train
 
     config = KTOConfig(model="demo", data=data, workspace=workspace, seed=seed, eval_fraction=0.0, sample_steps=-1)
     run = train(config)
