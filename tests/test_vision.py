@@ -4,6 +4,7 @@ The oracle is a family's own model with eager attention in eval mode, a row at a
 makes of the whole rendered row: prompt, answer and end together.
 """
 
+import functools
 import json
 import shutil
 
@@ -24,7 +25,14 @@ from kto_workbench import KTOConfig, compare, train
 from kto_workbench.engine.batches import Batch, Pair, mismatched_pair
 from kto_workbench.engine.examples import Examples
 from kto_workbench.engine.generation import generate
-from kto_workbench.engine.models import adapter_off, add_lora, checkpoint_activations, load_model, make_trainable
+from kto_workbench.engine.models import (
+    adapter_off,
+    add_lora,
+    base_of,
+    checkpoint_activations,
+    load_model,
+    make_trainable,
+)
 from kto_workbench.engine.preparation import prepare
 from kto_workbench.engine.reference import ReferenceCache, pair_key
 from kto_workbench.engine.scoring import make_scorer
@@ -284,6 +292,10 @@ def test_answers_are_those_of_the_familys_own_processor_and_model(family, worlds
         assert (pair.look is None) == (not pictures) and list(pair.prompt_ids) == given["input_ids"][0].tolist()
 
 
+def note_graph(graphs, module, given, out):
+    graphs.append(getattr(out, "requires_grad", False))
+
+
 @pytest.mark.parametrize("family", ["qwen2_vl", "idefics3"])
 def test_activations_made_again_give_the_same_gradients(family, worlds):
     found = []
@@ -291,7 +303,11 @@ def test_activations_made_again_give_the_same_gradients(family, worlds):
         model, pairs, scorer = tuned_scorer(worlds(family))
         if again:
             checkpoint_activations(model)
+        causal_lm, graphs = base_of(model), []
+        for name in besides_language(causal_lm):
+            causal_lm.get_submodule(name).register_forward_hook(functools.partial(note_graph, graphs))
         scorer.score(pairs).logps.sum().backward()
+        assert graphs and not any(graphs)  # of what sees nothing is kept, nor made again
         found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad]))
     torch.testing.assert_close(*found)
 

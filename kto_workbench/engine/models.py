@@ -471,7 +471,9 @@ def check_not_repacked(model: nn.Module) -> None:
 def checkpoint_activations(model: nn.Module) -> None:
     """Recompute each layer's activations in the backward pass instead of keeping them."""
     model.activation_checkpointing_enable({"use_reentrant": False})
-    model.enable_input_require_grads()
+    # With that goes a gradient to every embedding, of what sees as well, which would keep a graph of all its layers;
+    # what is not reentrant needs none.
+    model.disable_input_require_grads()
 
 
 @contextlib.contextmanager
