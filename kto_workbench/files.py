@@ -24,8 +24,9 @@ from pydantic import TypeAdapter, ValidationError
 
 MOST_BYTES = 64 * 2**20
 SETTLED_NANOSECONDS = 2 * 10**9  # after which no second change falls into the same tick of a file system's clock
-# What a disk refuses when it is full, over its quota, mounted to be read only, gone, or failing.
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENODEV, errno.ENXIO, errno.ESTALE}
+# What a disk refuses when it is full, over its quota, mounted to be read only; gone, or failing.
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+DISK_ERRORS = {*FULL_DISK, errno.EIO, errno.ENODEV, errno.ENXIO, errno.ESTALE}
 MISSING = "is missing"
 
 T = TypeVar("T")
@@ -200,9 +201,10 @@ def disk_refusal(error: BaseException) -> str:
         where = f" ({error.filename})" if error.filename else ""
         return f"The disk can't be written to: {error.strerror}{where}; make room, and go on."
     said = str(error)
-    if any(words in said for words in ("No space left on device", "PytorchStreamWriter failed", "unexpected pos")):
-        return "The disk can't be written to: No space left on device; make room, and go on."
-    return ""
+    why = next((os.strerror(code) for code in FULL_DISK if os.strerror(code) in said), "")
+    if not why and ("PytorchStreamWriter failed" in said or "unexpected pos" in said):
+        why = os.strerror(errno.ENOSPC)
+    return f"The disk can't be written to: {why}; make room, and go on." if why else ""
 
 
 def _kind(mode: int) -> str:

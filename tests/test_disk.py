@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 from pages import Page
+from safetensors import SafetensorError
 from starlette.testclient import TestClient
 
 from kto_workbench import KTOConfig
 from kto_workbench import __main__ as shell
 from kto_workbench.errors import DataError, WorkbenchError
 from kto_workbench.feedback.store import ThumbStore
+from kto_workbench.files import disk_refusal
 from kto_workbench.runs import Run, jsonlines, list_runs
 from kto_workbench.runs.directory import EXPORT_FORMATS, new_run
 from kto_workbench.runs.shelf import delete_run, deleted_runs, empty_trash, restore_run, trash_bytes
@@ -121,6 +123,23 @@ def test_an_upload_that_finds_no_room_is_one_sentence_and_leaves_none_of_it(smal
                 }
     assert kept.read_text().count("label") == 4
     gc.collect()
+
+
+@pytest.mark.reliability("A full, read-only or vanished disk is one sentence, and nothing kept is lost")
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        # What safetensors and torch said on disks that were full, and on one whose quota was.
+        (SafetensorError("Error while serializing: I/O error: Disk quota exceeded (os error 122)"), "quota exceeded"),
+        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), "No space left"),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"), "No space left"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "quota exceeded"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory"), ""),
+    ],
+)
+def test_what_libraries_say_of_a_full_disk_or_quota_is_one_sentence(error, why):
+    said = disk_refusal(error)
+    assert (why in said and said.startswith("The disk can't be written to: ")) if why else said == ""
 
 
 @pytest.mark.reliability("A full, read-only or vanished disk is one sentence, and nothing kept is lost")

@@ -112,6 +112,19 @@ def test_a_child_that_goes_on_counts_again_as_running(tmp_path, work):
     assert worker.wait(20) == 0 and run.status().state == "stopped"
 
 
+def test_stop_pressed_twice_is_one_stop(tmp_path, work):
+    run = new_run(KTOConfig(workspace=str(tmp_path)), {})
+    worker = work(run)
+    wait_for(lambda: run.status().state == "running")
+    worker.send_signal(signal.SIGSTOP)  # so that it has not heard of the first when the second comes
+    stopped_as(worker)
+    assert not stop(run) and not stop(run) and run.status().state == "running"
+    worker.send_signal(signal.SIGCONT)
+    assert worker.wait(20) == 0 and run.status().state == "stopped"  # by itself, and not ended
+    with pytest.raises(RunError, match=f"^Run {run.id} is stopped, so it can't be asked to stop.$"):
+        stop(run)
+
+
 @pytest.mark.reliability("A foreign process, or a clock that jumps, is never taken for a run's end or life")
 def test_a_process_that_got_the_number_is_not_taken_for_the_run(tmp_path):
     run = new_run(KTOConfig(workspace=str(tmp_path)), {})

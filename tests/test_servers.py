@@ -8,10 +8,12 @@ import pytest
 from browser import Served
 from conftest import ended, wait_for
 from test_answering import PROMPTS, SETTINGS, final
+from visitors import Visitor
 
 from benchmarks.load import Page
 from kto_workbench import KTOConfig
 from kto_workbench.errors import RunError
+from kto_workbench.feedback.store import ThumbStore
 from kto_workbench.runs import create_run, start, turn
 from kto_workbench.runs.answering import Answerer
 from kto_workbench.runs.launch import stop
@@ -27,6 +29,30 @@ def told_on(served: Served) -> str:
         page.http.close()
 
 
+def check_that_votes_of_both_are_kept(*servers: Served) -> None:
+    """Four visitors of each vote at the same time: each vote is there once, on both pages and on the disk."""
+    visitors = [Visitor(served.url, f"voter{number}") for number, served in enumerate(servers * 4)]
+    given = {(f"Question {n} of {who}?", n % 3 > 0) for who in range(len(visitors)) for n in range(12)}
+
+    def votes_of(who: int) -> None:
+        for question, up in sorted(given):
+            if question.endswith(f" of {who}?"):
+                visitors[who].vote(question, f"An answer to: {question}", up)
+
+    voting = [threading.Thread(target=votes_of, args=[who]) for who in range(len(visitors))]
+    for one in voting:
+        one.start()
+    for one in voting:
+        one.join()
+    kept = [(thumb.prompt[0]["content"], thumb.label) for thumb in ThumbStore(servers[0].workspace).thumbs()]
+    assert len(kept) == len(given) == 96 and set(kept) == given
+    for visitor in visitors[:2]:
+        told = str(visitor.send(visitor.showing("feedback-collected")))
+        assert f"<b>{sum(up for _, up in given)}</b>" in told, told
+    for visitor in visitors:
+        visitor.close()
+
+
 @pytest.mark.reliability("Two servers on one workspace know of each other")
 def test_two_servers_know_of_each_other_at_the_shell_and_on_the_page(tmp_path):
     workspace = tmp_path / "workspace"
@@ -38,6 +64,7 @@ def test_two_servers_know_of_each_other_at_the_shell_and_on_the_page(tmp_path):
             said = f"The page on {first.url} (process {first.process.pid}) shows this workspace, too."
             wait_for(lambda: said in second.log.read_text().splitlines())
             assert f"at {first.url}, too" in told_on(second) and f"at {second.url}, too" in told_on(first)
+            check_that_votes_of_both_are_kept(first, second)
             first.kill()  # as a power cut does: its note stays, and counts no more
             assert len(list((workspace / "servers").iterdir())) == 2
             assert first.url not in str(told_on(second))

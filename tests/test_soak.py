@@ -8,8 +8,8 @@ import fake_training
 import psutil
 import pytest
 from browser import Served
+from visitors import Visitor
 
-from benchmarks.load import Page
 from kto_workbench.config import KTOConfig
 from kto_workbench.feedback.store import ThumbStore
 from kto_workbench.runs.directory import new_run
@@ -20,42 +20,6 @@ pytestmark = pytest.mark.reliability("A server that is busy for long holds no mo
 LONG_SECONDS = 1800.0
 PACE = 1.0  # of an open page while a run works, seconds
 REST_SECONDS = 2.0  # in which nobody asks anything
-
-
-class Visitor(Page):
-    """An open page, known to the server until it is closed."""
-
-    def __init__(self, url: str, number: object) -> None:
-        super().__init__(url, number)
-        self._alive = self.http.stream("GET", f"/gradio_api/heartbeat/{self.session}")
-        self._alive.__enter__()
-        for event in self.on("load"):
-            self.send(event)
-
-    def part(self, name: str) -> int:
-        return next(i for i, props in self.parts.items() if props.get("elem_id") == name)
-
-    def press(self, name: str, kind: str, fields: dict, happened: dict | None = None) -> str:
-        """Set an event off, with some fields filled in by their names; returns all that the server says of it."""
-        event = next(one for one in self.all_events if [self.part(name), kind] in one["targets"])
-        values = [fields.get(self.parts[i].get("elem_id") or "", self.parts[i].get("value")) for i in event["inputs"]]
-        body = {"fn_index": event["id"], "data": values, "session_hash": self.session, "event_data": happened}
-        if not event["queue"]:
-            return self.http.post("/gradio_api/run/predict", json=body).raise_for_status().text
-        self.http.post("/gradio_api/queue/join", json=body).raise_for_status()
-        query = {"session_hash": self.session}
-        with self.http.stream("GET", "/gradio_api/queue/data", params=query) as stream:
-            return "".join(itertools.takewhile(lambda line: '"close_stream"' not in line, stream.iter_lines()))
-
-    def drop(self, text: str, name: str) -> str:
-        """Drop a file on the Data tab."""
-        sent = self.http.post("/gradio_api/upload", files={"files": (name, text.encode())}).raise_for_status().json()
-        files = [{"path": sent[0], "orig_name": name, "meta": {"_type": "gradio.FileData"}}]
-        return self.press("data-upload", "upload", {"data-upload": files})
-
-    def close(self) -> None:
-        self._alive.__exit__(None, None, None)
-        self.http.close()
 
 
 @dataclass
@@ -116,10 +80,7 @@ class Busy:
             assert f"mine-{number % 3}.jsonl" in visitor.drop(rows, f"mine-{number % 3}.jsonl")
             visitor.drop("\n", f"nothing-{number % 3}.jsonl")
             self.votes += 1
-            said = [("user", "Hello!"), ("assistant", f"Good day {self.votes}.")]
-            chat = [{"role": who, "content": [{"type": "text", "text": text}]} for who, text in said]
-            liked = {"index": 1, "value": said[1][1], "liked": True}
-            visitor.press("feedback-chat", "like", {"feedback-chat": chat, "feedback-run": "model:demo"}, liked)
+            visitor.vote("Hello!", f"Good day {self.votes}.", up=True)
             fields = {"compare-run": "model:demo", "compare-against": "model:demo", "compare-prompt": f"{number}?"}
             answered = visitor.press("compare-generate", "click", {**fields, "compare-length": 16})
             assert 'aria-busy=\\"false\\"' in answered, answered[-2000:]
