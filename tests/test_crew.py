@@ -291,6 +291,24 @@ def test_a_killed_rank_is_a_crash_and_resumes_with_any_number_of_processes(world
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("who", ["first", "launcher"])
+def test_no_process_is_left_when_the_first_or_the_launcher_is_killed(world, tmp_path, who):  # noqa: F811
+    options = {**OPTIONS, "max_steps": 3000, "eval_fraction": 0.0}
+    run = create_run(make_config(world, tmp_path, processes=2, **options))
+    launcher = start(run)
+    wait_for(lambda: len(records(run)) >= 2, run=run)
+    first, second = workers_of(run).values()
+    everyone = [first, second, psutil.Process(launcher)]
+    os.kill(run.status().pid if who == "first" else launcher, signal.SIGKILL)
+    wait_for(lambda: not any(map(is_at_work, everyone)), seconds=60)
+    assert run.status().state == "crashed" and run.status().resumable
+
+
+def is_at_work(process):
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.slow
 def test_stop_reaches_both_and_resume_starts_both(world, tmp_path):  # noqa: F811
     options = {**OPTIONS, "max_steps": -1, "num_train_epochs": 400, "eval_fraction": 0.0}
     run = create_run(make_config(world, tmp_path, processes=2, sharding="fsdp2", **options))

@@ -112,6 +112,28 @@ def test_a_child_that_goes_on_counts_again_as_running(tmp_path, work):
     assert worker.wait(20) == 0 and run.status().state == "stopped"
 
 
+# A process of a launch, in a session of its own as torchrun starts it, and the launcher that has started it.
+RANK = (
+    "import time\nfrom kto_workbench.runs.children import end_with_parent\nend_with_parent()\nprint(1)\ntime.sleep(600)"
+)
+LAUNCHER = f"""
+import subprocess, sys, time
+rank = subprocess.Popen([sys.executable, "-uc", {RANK!r}], stdout=subprocess.PIPE, start_new_session=True)
+rank.stdout.readline()
+print(rank.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_process_of_a_launch_ends_with_its_launcher():
+    launcher = subprocess.Popen([sys.executable, "-c", LAUNCHER], stdout=subprocess.PIPE)
+    with launcher.stdout as told:
+        rank = psutil.Process(int(told.readline()))
+    launcher.kill()
+    launcher.wait()
+    wait_for(lambda: not rank.is_running() or rank.status() == psutil.STATUS_ZOMBIE, seconds=30)
+
+
 def test_stop_pressed_twice_is_one_stop(tmp_path, work):
     run = new_run(KTOConfig(workspace=str(tmp_path)), {})
     worker = work(run)

@@ -15,7 +15,7 @@ from torch import Tensor, distributed, nn
 
 from kto_workbench.engine.passes import is_out_of_memory
 from kto_workbench.errors import ConfigError, ModelError
-from kto_workbench.runs.children import launched
+from kto_workbench.runs.children import end_with_parent, launched
 
 # A process may wait that long for another one: for its turn on the device, or while it loads and checks the model.
 PATIENCE = timedelta(days=1)
@@ -190,6 +190,7 @@ def join(device: str, sharding: str = "none") -> Crew:
     """
     if not launched():
         return Crew()
+    end_with_parent()
     from accelerate import PartialState
 
     # Sharding is done here, the same way on every device; Accelerate knows it on GPUs alone.

@@ -11,6 +11,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,6 +21,7 @@ import psutil
 
 # The kernel counts a start from a boot time that it knows to the second, and that a clock's correction may move by one.
 SAME_START_SECONDS = 2.0
+PARENT_SECONDS = 1.0  # between two looks whether it is still there
 
 # Kept so that an ended child is reaped instead of staying a zombie, and never waited for.
 _children: list[subprocess.Popen] = []
@@ -66,6 +69,21 @@ def large_imports() -> Iterator[None]:
 def launched() -> bool:
     """Whether this process is one of several that a launcher has started."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def end_with_parent() -> None:
+    """From now on, end this process when the one that has started it is gone, without a word.
+
+    A launcher that is killed leaves its processes behind: they would hold their devices, and wait for each other.
+    """
+    parent = os.getppid()
+
+    def look() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=look, name="parent", daemon=True).start()
 
 
 def reap() -> int:
