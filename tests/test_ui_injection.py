@@ -3,6 +3,7 @@
 import contextlib
 import json
 import random
+import re
 import time
 from html import unescape
 from html.parser import HTMLParser
@@ -23,14 +24,19 @@ from markdown_it import MarkdownIt
 from test_endpoints import begin_stream, chatty, piece  # noqa: F401
 
 from kto_workbench import __main__ as shell
+from kto_workbench.answers.gguf_file import ollama_template, write_modelfile
 from kto_workbench.config import KTOConfig
+from kto_workbench.feedback.rendering import load_tokenizer
 from kto_workbench.feedback.store import ThumbStore
 from kto_workbench.judging.records import new_record
 from kto_workbench.runs.directory import new_run
 from kto_workbench.runs.endpoints import Endpoint, add_endpoint
 from kto_workbench.runs.shelf import describe_run
+from kto_workbench.runs.sides import EndpointSide, Side
 from kto_workbench.shell.terminal import tame
+from kto_workbench.ui.blind import Ballot, Pair, results, show
 from kto_workbench.ui.chat import Chat
+from kto_workbench.ui.heat import heat_map
 from kto_workbench.ui.markdown import AS_IS, LONGEST, markdown, with_markdown, without_markdown
 from kto_workbench.views.card import card
 from kto_workbench.views.report import write_report
@@ -169,6 +175,68 @@ def test_messages_of_a_chat_are_texts_both_ways():
         assert not Elements(text).odd(), text
     assert chat.preprocess(sent) == messages
     assert chat.get_block_name() == "chatbot"
+
+
+OUR_TAGS = {*TEXT_TAGS, "article", "section", "header", "details", "summary", "span", "i", "b", "u"}
+OUR_ATTRIBUTES = {"class", "style", "title", "id", "role", "scope", "tabindex"}
+
+
+def check_elements(text):
+    """Nothing is an element, or an attribute, but what we make."""
+    found = Elements(text)
+    assert set(found.tags) <= OUR_TAGS, set(found.tags) - OUR_TAGS
+    odd = {name for name in found.attributes if not name.startswith(("aria-", "data-"))} - OUR_ATTRIBUTES
+    assert not odd and "data-pwned" not in found.attributes, odd
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_blind_vote_shows_prompts_answers_and_sides_as_texts(tmp_path, language):
+    run = new_run(KTOConfig(workspace=str(tmp_path), model=EVIL), {})
+    sides = {"reference": EndpointSide(Endpoint("http://127.0.0.1:9/v1", EVIL, name="x")), "tuned": Side(run)}
+    prompts = [EVIL, [{"role": SHORT, "content": EVIL}, {"role": "user", "content": MARKDOWN}]]
+    ballot = Ballot(ThumbStore(tmp_path), prompts, sides, {}, lambda *_, **__: iter(()))
+    for number, prompt in enumerate(prompts):
+        ballot.pairs.append(Pair(prompt, {"tuned": EVIL, "reference": MARKDOWN + SHORT}, 7, "tuned"))
+        check_elements(show(language, ballot))
+        ballot.vote(number, "left")
+        check_elements(show(language, ballot))
+        ballot.go_on(number)
+    drawn = results(language, sides, tmp_path, ballot.name)
+    check_elements(drawn)
+    assert drawn.count("<tr data-winner") == 2 and EVIL in unescape(drawn) and SHORT in unescape(drawn)
+
+
+def test_a_heat_map_shows_tokens_as_texts():
+    pieces = [EVIL, SHORT, "<", "img src=x ", ">", "</span>", '" onmouseover="window.pwned=1', "&lt;b&gt;", "\0", *EVIL]
+    ratios = [(-1) ** i * (i + 1.0) for i in range(len(pieces))]
+    explained = {"tokens": pieces, "log_ratios": ratios, "beta": 0.1, "reward": 1.0}
+    drawn = heat_map("en", explained)
+    check_elements(drawn)
+    assert "<b data-pwned" not in drawn and EVIL in unescape(drawn)
+
+
+# Ends the template and begins what Ollama obeys; is what its templates obey; makes one with what follows.
+OBEYED_BY_OLLAMA = ('"""\nFROM /etc/passwd\nADAPTER evil\nSYSTEM """', "{{ .System }}", "{", '"')
+
+
+@pytest.mark.parametrize("evil", OBEYED_BY_OLLAMA)
+@pytest.mark.parametrize("place", ["before", "around", "behind", "stop"])
+def test_a_chat_template_tells_ollama_nothing_but_texts(tmp_path, evil, place):
+    tokenizer = load_tokenizer("demo")
+    said = "{% raw %}" + evil + "{% endraw %}"
+    texts = {name: said if name == place else "" for name in ("before", "around", "behind")}
+    tokenizer.chat_template = (
+        f"{texts['before']}{{% for m in messages %}}<{{{{ m['role'] }}}}>{texts['around']}{{{{ m['content'] }}}}<end>"
+        f"{{% endfor %}}{{% if add_generation_prompt %}}<assistant>{texts['around']}{texts['behind']}{{% endif %}}"
+    )
+    if place == "stop":
+        tokenizer.eos_token = evil
+    write_modelfile(tokenizer, tmp_path / "Modelfile", temperature=0.5)
+    outside = re.sub(r'"""(.*?)"""', "", (tmp_path / "Modelfile").read_text(), flags=re.DOTALL)
+    words = [line.split()[0] for line in outside.splitlines() if line.strip()]
+    assert words[:2] == ["FROM", "PARAMETER"] and set(words[2:]) <= {"PARAMETER", "TEMPLATE", "#"}, outside
+    template = ollama_template(tokenizer)
+    assert template is None or place == "stop" or evil == '"'
 
 
 def test_markdown_makes_elements_that_do_nothing():

@@ -260,7 +260,9 @@ def ollama_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
             return None
     except Exception:
         return None
-    if "{{" in beginning + ending + "".join(around.values()) or '"""' in ending + "".join(around.values()):
+    # Texts that Ollama would obey: the end of the template, and what follows it in the file; an action of its own.
+    texts = [beginning, ending, *(text for role in roles for text in around[role].split(mark))]
+    if any('"""' in text or "{{" in text or text.endswith("{") for text in texts):
         return None
     # No "{{-": it would take the white space before it away, which belongs to the template.
     each = "{{ else ".join(f'if eq .Role "{role}" }}}}{around[role].replace(mark, "{{ .Content }}")}' for role in roles)
