@@ -22,7 +22,10 @@ def test_a_large_batch_lies_two_deviations_above_the_mean_one():
     lengths = np.array([10, 30])
     same = np.array([5, 5])
     found = estimate.Lengths(lengths, same, lengths, same).largest_batch(4)
-    assert found == (120, 20, 35)
+    assert found == (120, 20, 35, 0)
+    # With images all rows are as long as the longest, and their answers as the longest answer: 4 · (35 − 5), 4 · 5.
+    seen = estimate.Lengths(lengths, same, lengths, same, pixels=300).largest_batch(4)
+    assert seen == (120, 20, 35, 1200)
 
 
 def test_lengths_are_those_of_the_model(feedback):

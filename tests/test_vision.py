@@ -25,6 +25,7 @@ from kto_workbench import KTOConfig, compare, train
 from kto_workbench.engine.batches import Batch, Pair, mismatched_pair
 from kto_workbench.engine.examples import Examples
 from kto_workbench.engine.generation import generate
+from kto_workbench.engine.memory import peak_bytes
 from kto_workbench.engine.models import (
     adapter_off,
     add_lora,
@@ -36,13 +37,14 @@ from kto_workbench.engine.models import (
 from kto_workbench.engine.preparation import prepare
 from kto_workbench.engine.reference import ReferenceCache, pair_key
 from kto_workbench.engine.scoring import make_scorer
+from kto_workbench.engine.step import kto_step
 from kto_workbench.engine.vision import besides_language
 from kto_workbench.errors import DataError, ModelError
 from kto_workbench.feedback import Row, check, load_feedback
 from kto_workbench.feedback.images import Images, keys_in
 from kto_workbench.feedback.rendering import encode, encode_rows, load_tokenizer
 from kto_workbench.feedback.rows import Problem
-from kto_workbench.runs.memory import ModelShape, estimate_memory
+from kto_workbench.runs.memory import ModelShape, Tokens, estimate_memory
 
 CPU = torch.device("cpu")
 SIZES = ((1, 20, 14), (2, 30, 30), (3, 40, 12))  # seeds, widths and heights of pictures
@@ -54,9 +56,9 @@ SAID += [((0, 2), "who is this", "no"), ((0,), "what is it", "a blue mat")]
 class World:
     """A family's folder, our tokenizer with its eyes, pictures, and rows."""
 
-    def __init__(self, family, path):
+    def __init__(self, family, path, wide=1):
         self.folder = path / "model"
-        self.processor = tiny_vision(family, self.folder)
+        self.processor = tiny_vision(family, self.folder, wide=wide)
         self.images = Images(path / "workspace")
         self.keys = [self.images.add(png(*size), None, "image") for size in SIZES]
         self.tokenizer = load_tokenizer(str(self.folder), self.images)
@@ -369,16 +371,46 @@ def test_a_model_that_reads_no_images_says_so_by_row(tmp_path):
 
 
 def test_an_estimate_counts_what_sees():
-    # Layers of four square matrices and two of the feed-forward block, by the names that each family has for sizes:
-    # CLIP's large tower 24 · (4 · 1024² + 2 · 1024 · 4096), Qwen2-VL's 32 · (4 · 1280² + 2 · 1280 · 4 · 1280).
+    # Layers of four square matrices and two of the feed-forward block, by the names that each family has for sizes, the
+    # patches' embedding, and two matrices to the language side, which is 64 wide: CLIP's large tower
+    # 24 · (4 · 1024² + 2 · 1024 · 4096) + 3 · 14² · 1024 + 1024² + 1024 · 64, and Qwen2-VL's, which joins four patches,
+    # 32 · (4 · 1280² + 2 · 1280 · 4 · 1280) + 2 · 3 · 14² · 1280 + 5120² + 5120 · 64.
     text = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 100}
-    clip = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24}
+    clip = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "patch_size": 14}
     qwen = {"embed_dim": 1280, "hidden_size": 1536, "mlp_ratio": 4, "depth": 32}
+    qwen |= {"patch_size": 14, "temporal_patch_size": 2, "spatial_merge_size": 2}
     blind = estimate_memory(KTOConfig(model="m"), ModelShape.of(text))
-    for vision, count in ((clip, 301_989_888), (qwen, 629_145_600)):
+    for vision, count in ((clip, 303_706_112), (qwen, 657_192_960)):
         shape = ModelShape.of({"text_config": text, "vision_config": vision})
-        assert shape.vision == count
+        assert shape.vision.parameters == count
         assert estimate_memory(KTOConfig(model="m"), shape).weights == blind.weights + 4 * count
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("family", ["qwen2_vl", "llava"])
+def test_an_estimate_is_near_what_a_step_with_images_takes(family, again, tmp_path):
+    world = World(family, tmp_path, wide=8)
+    rows = [Row(world.prompt([i % 3], "what is it"), "the cat sat on a red mat", i % 2 == 0) for i in range(6)]
+    pairs = [Pair(one.prompt_ids, one.completion_ids, one.look) for one in encode_rows(world.tokenizer, rows, 128)]
+    mismatched = [
+        Pair(a.prompt_ids, b.completion_ids, a.look) for a, b in zip(pairs, pairs[1:] + pairs[:1], strict=True)
+    ]
+    config = make_config(lora_r=4, gradient_checkpointing=again)
+    model = add_lora(load_model(str(world.folder), device=CPU, dtype=torch.float32), config)
+    if again:
+        checkpoint_activations(model)
+    scorer = make_scorer(model, sight=world.tokenizer.sight, prompts=pairs[:2])
+    batch = Batch(pairs, mismatched, torch.tensor([row.label for row in rows]), torch.zeros(6), torch.zeros(6))
+    measured = peak_bytes(lambda: kto_step(scorer, batch, config, None, train=True), CPU)
+    shape = ModelShape.of(json.loads((world.folder / "config.json").read_text()))
+    _, looked = world.tokenizer.sight.numbers([pair.look for pair in pairs])
+    longest, completion = max(map(len, pairs)), 6 * len(pairs[0].completion_ids)
+    found = estimate_memory(
+        config, shape, Tokens(6 * longest - completion, completion, longest, looked["pixel_values"].size)
+    )
+    assert found.training + found.gradients == pytest.approx(measured, rel=0.2)
+    seen = sum(p.numel() for n, p in model.named_parameters() if "vis" in n or "projector" in n)
+    assert shape.vision.parameters == pytest.approx(seen, rel=0.1)
 
 
 def test_the_doctor_says_whether_a_model_sees(worlds, tmp_path):
@@ -461,3 +493,15 @@ def test_a_merged_model_brings_its_processor(trained, tmp_path, worlds):
     merged = generate(model, tokenizer, [prompt], temperature=0, max_new_tokens=4)
     (answer,) = compare(trained, [prompt], max_new_tokens=4, temperature=0)
     assert merged == [answer["tuned"]]
+
+
+def test_the_page_foresees_what_images_take(trained):
+    from kto_workbench.ui import estimate
+
+    config = trained.config()
+    feedback = load_feedback(config.data, workspace=config.workspace)
+    lengths = estimate.token_lengths(feedback, config.model, config.max_length, "auto")
+    # 20 by 14 pixels become 16 by 16, multiples of 8: 16 patches of 4 by 4 in three colours, each twice.
+    assert lengths.pixels == 16 * 2 * 3 * 4 * 4
+    assert lengths.largest_batch(4)[3] == 4 * lengths.pixels
+    assert "Memory: about" in estimate.expected("en", config, feedback, [])

@@ -120,7 +120,13 @@ def _without_videos(kind):
     return type(kind.__name__, (kind,), {"get_attributes": classmethod(lambda cls: names)})
 
 
-def _qwen(family, tokenizer):
+def _text(wide):
+    """TEXT with everything that many times as wide."""
+    sizes = ("hidden_size", "intermediate_size", "head_dim")
+    return TEXT | {name: wide * TEXT[name] for name in sizes}
+
+
+def _qwen(family, tokenizer, wide):
     number = tokenizer.convert_tokens_to_ids
     ids = dict(
         image_token_id=number("<|image_pad|>"),
@@ -128,17 +134,18 @@ def _qwen(family, tokenizer):
         vision_start_token_id=number("<|vision_start|>"),
         vision_end_token_id=number("<|vision_end|>"),
     )
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
-    text = {k: v for k, v in TEXT.items() if k != "head_dim"} | {"rope_parameters": rope}
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [wide, wide, 2 * wide]}
+    text = {k: v for k, v in _text(wide).items() if k != "head_dim"} | {"rope_parameters": rope}
     vision = dict(depth=1, num_heads=2, patch_size=4, spatial_merge_size=2, temporal_patch_size=2)
     if family == "qwen2_vl":
-        vision |= dict(embed_dim=16, hidden_size=32, mlp_ratio=2)
+        vision |= dict(embed_dim=16 * wide, hidden_size=32 * wide, mlp_ratio=2)
         config = Qwen2VLConfig(text_config=text, vision_config=vision, **ids)
         model, kind = Qwen2VLForConditionalGeneration(config), Qwen2VLProcessor
     else:
         vision |= dict(
-            hidden_size=16, out_hidden_size=32, intermediate_size=24, window_size=16, fullatt_block_indexes=[0]
-        )
+            hidden_size=16 * wide, out_hidden_size=32 * wide, intermediate_size=24 * wide, window_size=16,
+            fullatt_block_indexes=[0],
+        )  # fmt: skip
         config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids)
         model, kind = Qwen2_5_VLForConditionalGeneration(config), Qwen2_5_VLProcessor
     size = {"shortest_edge": 64, "longest_edge": 32 * 32}
@@ -146,33 +153,31 @@ def _qwen(family, tokenizer):
     return model, _without_videos(kind)(images, tokenizer)
 
 
-def _llava(family, tokenizer):
-    vision = CLIPVisionConfig(
-        hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=4
-    )
+def _vision(wide, layers):
+    sizes = dict(hidden_size=16 * wide, intermediate_size=24 * wide, image_size=16, patch_size=4)
+    return dict(num_hidden_layers=layers, num_attention_heads=2, **sizes)
+
+
+def _llava(family, tokenizer, wide):
+    vision = CLIPVisionConfig(**_vision(wide, 2))
     number = tokenizer.convert_tokens_to_ids("<image>")
-    config = LlavaConfig(text_config=LlamaConfig(**TEXT), vision_config=vision, image_token_index=number)
+    config = LlavaConfig(text_config=LlamaConfig(**_text(wide)), vision_config=vision, image_token_index=number)
     images = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
     how = dict(patch_size=4, vision_feature_select_strategy="default", num_additional_image_tokens=1)
     return LlavaForConditionalGeneration(config), LlavaProcessor(images, tokenizer, **how)
 
 
-def _idefics3(family, tokenizer):
-    vision = dict(
-        hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=4
-    )
-    text = {**TEXT, "model_type": "llama"}
+def _idefics3(family, tokenizer, wide):
+    vision, text = _vision(wide, 1), {**_text(wide), "model_type": "llama"}
     number = tokenizer.convert_tokens_to_ids("<image>")
     config = Idefics3Config(text_config=text, vision_config=vision, scale_factor=2, image_token_id=number)
     images = Idefics3ImageProcessorPil(size={"longest_edge": 32}, max_image_size={"longest_edge": 16})
     return Idefics3ForConditionalGeneration(config), Idefics3Processor(images, tokenizer, image_seq_len=4)
 
 
-def _gemma3(family, tokenizer):
-    vision = dict(
-        hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=4
-    )
-    text = {**TEXT, "sliding_window": 16, "query_pre_attn_scalar": 8}
+def _gemma3(family, tokenizer, wide):
+    vision = _vision(wide, 1)
+    text = {**_text(wide), "sliding_window": 16, "query_pre_attn_scalar": 8 * wide}
     number = tokenizer.convert_tokens_to_ids
     config = Gemma3Config(
         text_config=text,
@@ -186,12 +191,12 @@ def _gemma3(family, tokenizer):
     return Gemma3ForConditionalGeneration(config), Gemma3Processor(images, tokenizer, image_seq_length=4)
 
 
-def tiny_vision(family, folder, seed=0):
+def tiny_vision(family, folder, seed=0, wide=1):
     """Write a family's model, tokenizer and processor into a folder; returns the processor."""
     tokenizer = tiny_tokenizer(family)
     make = {"llava": _llava, "idefics3": _idefics3, "gemma3": _gemma3}.get(family, _qwen)
     torch.manual_seed(seed)
-    model, processor = make(family, tokenizer)
+    model, processor = make(family, tokenizer, wide)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:

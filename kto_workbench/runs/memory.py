@@ -34,6 +34,45 @@ TWO_MATRICES = {"gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "bloom", "falcon",
 
 
 @dataclass(frozen=True, slots=True)
+class VisionShape:
+    """The sizes of what sees, in elements; `patch` are those of the image that make one of its tokens.
+
+    Its `parameters` are never trained, and nothing is kept of it for a backward pass.
+    """
+
+    layers: int
+    hidden: int
+    intermediate: int
+    patch: int
+    parameters: int
+
+    @classmethod
+    def of(cls, config: Any, language: int) -> "VisionShape | None":
+        """From a config's `vision_config`, by whichever names it uses, and the width of the language side."""
+        if not isinstance(config, dict):
+            return None
+
+        def first(*names: str, default: float = 0) -> float:
+            return next((config[name] for name in names if isinstance(config.get(name), int | float)), default)
+
+        # Qwen2-VL calls the width of its language side hidden_size, and its own embed_dim.
+        hidden, layers = int(first("embed_dim", "hidden_size")), int(first("num_hidden_layers", "depth"))
+        intermediate = int(first("intermediate_size") or hidden * first("mlp_ratio", default=4))
+        if not hidden or not layers:
+            return None
+        patch = int(3 * first("patch_size", default=14) ** 2 * first("temporal_patch_size", default=1))
+        merged = int(first("spatial_merge_size", default=1)) ** 2 * hidden
+        # Layers, the embedding of a patch, and two matrices that lead to the language side.
+        parameters = layers * (4 * hidden * hidden + 2 * hidden * intermediate) + patch * hidden
+        parameters += max(merged, language) ** 2 + merged * language
+        return cls(layers, hidden, intermediate, patch, parameters)
+
+    def passing(self, pixels: float, size: int) -> float:
+        """Bytes that live at once while images of so many elements are seen: a layer's at its widest, no gradient."""
+        return pixels * size + pixels / self.patch * 2 * (self.intermediate + self.hidden) * size
+
+
+@dataclass(frozen=True, slots=True)
 class ModelShape:
     """The sizes of a decoder that its memory follows from, in elements."""
 
@@ -46,12 +85,12 @@ class ModelShape:
     vocabulary: int
     tied: bool = False
     gated: bool = True
-    vision: int = 0  # parameters of what sees, which are never trained
+    vision: VisionShape | None = None
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> "ModelShape | None":
         """From the content of a config.json, by whichever names it uses; None where sizes are missing."""
-        vision = _vision_parameters(config.get("vision_config"))
+        sees = config.get("vision_config")
         config = {**config, **(config.get("text_config") or {})}
 
         def first(*names: str) -> int | None:
@@ -72,7 +111,7 @@ class ModelShape:
             vocabulary=vocabulary,
             tied=bool(config.get("tie_word_embeddings", kind in ("gpt2", "gemma", "gemma2", "gemma3_text"))),
             gated=kind not in TWO_MATRICES,
-            vision=vision,
+            vision=VisionShape.of(sees, hidden),
         )
 
     @property
@@ -108,11 +147,15 @@ class ModelShape:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The largest batch, in tokens: of its prompts, its completions, and of its longest sequence."""
+    """The largest batch, in tokens: of its prompts, its completions, and of its longest sequence.
+
+    `pixels`: elements of what a processor makes of its images.
+    """
 
     prompt: int
     completion: int
     longest: int
+    pixels: int = 0
 
     @classmethod
     def at_most(cls, config: KTOConfig) -> "Tokens":
@@ -224,10 +267,11 @@ def estimate_memory(
     # What is trained: all weights, in the dtype of the model, or the adapter.
     trained, trained_bytes = (shape.body + shape.embedding, size) if full_tuning else (n_adapter, adapter_bytes)
     rank = 0 if full_tuning else config.lora_r
+    sees = shape.vision.parameters if shape.vision else 0
     if config.load_in_4bit:
-        weights = (shape.body + shape.vision) * BYTES_4BIT + shape.embedding * size
+        weights = (shape.body + sees) * BYTES_4BIT + shape.embedding * size
     else:
-        weights = (shape.body + shape.vision + shape.embedding) * size
+        weights = (shape.body + sees + shape.embedding) * size
 
     layer = _kept_by_layer(shape, rank, size)
     full, checkpointed = layers * layer, layers * h * size
@@ -245,6 +289,11 @@ def estimate_memory(
     peak = activations + max(scoring, t * backward + c * h * size)
     if not in_one and kl:
         peak = max(peak, t * forward + chunks)
+    reference = t * (forward + (layers * 2 * kv * size if kl else 0)) + chunks
+    # Images are seen before anything else is there, and stay until the pass is over.
+    pixels = tokens.pixels * share
+    looking = shape.vision.passing(pixels, size) if shape.vision else 0
+    peak, reference = (max(looking, pixels * size + most) for most in (peak, reference))
     # A matrix is stepped whole, be it the embedding.
     at_once = max(MASTERS_AT_ONCE, shape.vocabulary * h if full_tuning else 0)
     prompts = max(len(config.sample_prompts), 4) if config.sample_steps >= 0 else 0
@@ -260,7 +309,7 @@ def estimate_memory(
         passing=round(peak - activations),
         runtime=RUNTIME.get(device, 0),
         stepping=STEPPING * min(trained, at_once) if trained_bytes == 2 else 0,
-        reference=round(t * (forward + (layers * 2 * kv * size if kl else 0)) + chunks),
+        reference=round(reference),
         generation=round(prompts * (answer * layers * 2 * kv * size + shape.vocabulary * 4 * 3)),
         tokens=t,
         recomputed=config.gradient_checkpointing,
@@ -268,20 +317,6 @@ def estimate_memory(
         bytes_per_token_checkpointed=round(checkpointed + layer + 2 * i * size),
         fragments=fragments(config, device, in_one=in_one),
     )
-
-
-def _vision_parameters(config: dict[str, Any] | None) -> int:
-    """About how many parameters a vision tower has: its layers' matrices, by whichever names its sizes have."""
-    if not isinstance(config, dict):
-        return 0
-
-    def first(*names: str) -> int | float:
-        return next((config[name] for name in names if isinstance(config.get(name), int | float)), 0)
-
-    # Qwen2-VL calls the width of its language side hidden_size, and its own embed_dim.
-    hidden, layers = first("embed_dim", "hidden_size"), first("num_hidden_layers", "depth")
-    intermediate = first("intermediate_size") or hidden * (first("mlp_ratio") or 4)
-    return round(layers * (4 * hidden * hidden + 2 * hidden * intermediate))
 
 
 def optimizer_bytes(config: KTOConfig, trained: int, trained_bytes: int) -> int:

@@ -10,13 +10,14 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kto_workbench import files
 from kto_workbench.config import KTOConfig, read_template_kwargs
 from kto_workbench.errors import ConfigError
-from kto_workbench.feedback import Feedback
+from kto_workbench.feedback import Feedback, sight
 from kto_workbench.feedback.images import Images
 from kto_workbench.feedback.rendering import encode_rows, load_tokenizer
 from kto_workbench.feedback.rows import Problem
@@ -28,29 +29,43 @@ from kto_workbench.runs.settings import model_folder
 from kto_workbench.ui import html
 from kto_workbench.ui.words import say
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 SAMPLE = 400  # rows; the median of a sample of these is as good as that of a million
 SEEN_SAMPLE = 40  # of rows with images, each of which is decoded
+MEASURED_LOOKS = 4  # of those, whose images are made ready for the model
 PROCESS = 350 * 2**20  # Python and its libraries, which a run on a CPU has in the same memory
 GPU_LOOK_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of the prompts and the completions of a sample of rows, before and after max_length cuts them."""
+    """Tokens of the prompts and the completions of a sample of rows, before and after max_length cuts them.
+
+    `pixels`: elements of what the model's processor makes of a prompt's images, at most.
+    """
 
     prompt: np.ndarray
     completion: np.ndarray
     kept_prompt: np.ndarray
     kept_completion: np.ndarray
+    pixels: int = 0
 
-    def largest_batch(self, size: int) -> tuple[int, int, int]:
-        """Tokens of the prompts, the completions and the longest row of a batch two deviations above the mean."""
+    def largest_batch(self, size: int) -> tuple[int, int, int, int]:
+        """Tokens of prompts, completions and longest row of a batch two deviations above the mean, and its pixels.
+
+        Rows with images are padded to the longest.
+        """
 
         def most(tokens: np.ndarray) -> int:
             return math.ceil(size * tokens.mean() + 2 * tokens.std() * math.sqrt(size))
 
         longest = int((self.kept_prompt + self.kept_completion).max())
-        return most(self.kept_prompt), most(self.kept_completion), longest
+        if self.pixels:
+            completion = size * int(self.kept_completion.max())
+            return size * longest - completion, completion, longest, size * self.pixels
+        return most(self.kept_prompt), most(self.kept_completion), longest, 0
 
 
 @dataclass(frozen=True)
@@ -79,14 +94,22 @@ def _look(feedback: Feedback, folder: str, max_length: int, template: str, templ
     sample = min(SEEN_SAMPLE if feedback.n_with_images else SAMPLE, count)
     chosen = np.sort(np.random.default_rng(0).choice(count, sample, replace=False))
     how = {"template": template, "template_kwargs": read_template_kwargs(template_kwargs)}
-    encoded = encode_rows(_tokenizer(folder, feedback.images), feedback.rows.take(chosen), max_length, **how)
+    tokenizer = _tokenizer(folder, feedback.images)
+    encoded = encode_rows(tokenizer, feedback.rows.take(chosen), max_length, **how)
     refused = tuple(row for row in encoded if isinstance(row, Problem))
     encoded = [row for row in encoded if not isinstance(row, Problem)]
     if not encoded:
         return Look(None, refused, len(chosen))
     kept = np.array([(len(row.prompt_ids), len(row.completion_ids)) for row in encoded])
     cut = np.array([(row.prompt_cut, row.completion_cut) for row in encoded])
-    return Look(Lengths(*(kept + cut).T, *kept.T), refused, len(chosen))
+    looks = [row.look for row in encoded if row.look][:MEASURED_LOOKS]
+    pixels = max((_pixels(tokenizer, look) for look in looks), default=0)
+    return Look(Lengths(*(kept + cut).T, *kept.T, pixels), refused, len(chosen))
+
+
+def _pixels(tokenizer: "PreTrainedTokenizerBase", look: sight.Look) -> int:
+    _, others = sight.sight_of(tokenizer).numbers([look])
+    return sum(values.size for values in others.values() if values.dtype.kind == "f")
 
 
 def token_lengths(
