@@ -4,13 +4,13 @@ import functools
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from warm import WarmPython
 
 pytest_plugins = ["promises"]
 
@@ -35,8 +35,16 @@ SMALL = dict(
 SMALL_ROWS = 50
 
 
+@functools.cache
+def warm_python() -> WarmPython:
+    """Where commands are called that need no fresh imports; started by the first of them."""
+    return WarmPython()
+
+
 def pytest_sessionfinish():
     """Reap what has ended, or Python would warn of it after the last line."""
+    if warm_python.cache_info().currsize:
+        warm_python().close()
     from kto_workbench.runs.children import reap
 
     reap()
@@ -72,8 +80,10 @@ def call_kto(
     *arguments: Any, code: int = 0, cwd: Path | None = None, timeout: int = 180
 ) -> subprocess.CompletedProcess:
     """Call `kto` in a process of its own; fails the test unless it exits with `code`."""
-    command = [sys.executable, "-m", "kto_workbench", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=timeout)
+    python = warm_python()
+    command = [*python.command(), "-m", "kto_workbench", *map(str, arguments)]
+    environment = python.environment()
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=timeout, env=environment)
     assert done.returncode == code, (arguments, done.stdout, done.stderr)
     return done
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import warm_python
 
 import kto_workbench
 from kto_workbench import notebook
@@ -29,19 +30,15 @@ def commands(page):
 @pytest.mark.parametrize("page", [p for p in WITH_COMMANDS if p.name not in AS_ELSEWHERE], ids=lambda page: page.name)
 def test_a_page_works_as_it_is_typed(page, tmp_path):
     # `kto` is this Python's, whatever else is installed.
+    python = warm_python()
     (tmp_path / "bin").mkdir()
     kto = tmp_path / "bin" / "kto"
-    kto.write_text(f'#!/bin/sh\nexec {sys.executable} -m kto_workbench "$@"\n')
+    kto.write_text(f'#!/bin/sh\nexec {" ".join(python.command())} -m kto_workbench "$@"\n')
     kto.chmod(0o755)
-    environment = {
-        **os.environ,
-        "PATH": f"{kto.parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-        "MPLBACKEND": "Agg",
-    }
+    environment = python.environment(PATH=f"{kto.parent}:{os.environ['PATH']}", PYTHONPATH=str(ROOT), MPLBACKEND="Agg")
     (tmp_path / "here").mkdir()
     for language, code in commands(page):
-        run = ["bash", "-euo", "pipefail", "-c", code] if language == "sh" else [sys.executable, "-c", code]
+        run = ["bash", "-euo", "pipefail", "-c", code] if language == "sh" else [*python.command(), "-c", code]
         done = subprocess.run(run, cwd=tmp_path / "here", env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, f"{page.name}:\n{code}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr, done.stderr
