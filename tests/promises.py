@@ -1,13 +1,18 @@
-"""The table of `make reliability`: each promise, how many cases it was tried on, how many failed.
+"""The table of `make reliability`: each promise, how many cases it was tried on, how many the docs name, how many failed.
+Where all tests were run, fewer cases than docs/reliability.md names are a failure, too.
 
 A test that keeps a promise is marked `@pytest.mark.reliability("The promise")`; one that goes through many cases asks
 for the fixture `cases` and calls `cases(n)` as they pass. Those marked `long` run only with `--thorough`.
 """
 
+import re
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "reliability.md"
+ROW = re.compile(r"^\| \*\*(?P<promise>.+?)\*\*.*?\| (?P<cases>[\d,/ ]+) \| (?P<tests>.+?) \|$", re.MULTILINE)
 COUNTED = pytest.StashKey[int]()
 TABLE = pytest.StashKey[dict]()
 
@@ -50,11 +55,31 @@ def pytest_runtest_makereport(item, call):
     return report
 
 
+def named() -> dict[str, int]:
+    """How many cases the page names for each promise: the last of its numbers is that of all tests."""
+    rows = ROW.finditer(PAGE.read_text(encoding="utf-8"))
+    return {row["promise"]: int(row["cases"].split("/")[-1].replace(",", "")) for row in rows}
+
+
+def fewer(config) -> list[str]:
+    """The promises that were tried on fewer cases than the page names, by a session of all tests."""
+    all_of_them = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.keyword
+    if not (config.option.thorough and all_of_them and config.option.markexpr == "reliability"):
+        return []
+    return [promise for promise, cases in named().items() if config.stash[TABLE][promise][0] < cases]
+
+
+def pytest_sessionfinish(session, exitstatus):
+    if exitstatus == pytest.ExitCode.OK and fewer(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 def pytest_terminal_summary(terminalreporter, config):
-    table = config.stash[TABLE]
+    table = dict(config.stash[TABLE])
     if not table or not config.getoption("--thorough"):
         return
-    width = max(len(promise) for promise in table)
-    terminalreporter.write_line(f"\n{'promise':<{width}}  {'cases':>7}  {'failures':>8}")
+    width, expected, few = max(map(len, table)), named(), fewer(config)
+    terminalreporter.write_line(f"\n{'promise':<{width}}  {'cases':>7}  {'named':>7}  {'failures':>8}")
     for promise, (count, failed) in table.items():
-        terminalreporter.write_line(f"{promise:<{width}}  {count:>7,}  {failed:>8,}")
+        told = f"{promise:<{width}}  {count:>7,}  {expected.get(promise, 0):>7,}  {failed:>8,}"
+        terminalreporter.write_line(told + ("  fewer than named" if promise in few else ""))

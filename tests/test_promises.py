@@ -4,8 +4,9 @@ import ast
 import re
 from pathlib import Path
 
+from promises import PAGE, ROW, named
+
 TESTS = Path(__file__).parent
-ROW = re.compile(r"^\| \*\*(.+?)\*\*.*?\|.*?\| (.+?) \|$", re.MULTILINE)
 
 
 def test_each_promise_is_kept_by_the_tests_that_stand_beside_it():
@@ -14,6 +15,7 @@ def test_each_promise_is_kept_by_the_tests_that_stand_beside_it():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.reliability":
                 kept.setdefault(node.args[0].value, set()).add(path.name)
-    text = (TESTS.parent / "docs" / "reliability.md").read_text(encoding="utf-8")
-    promised = {promise: set(re.findall(r"`(test_\w+\.py)`", tests)) for promise, tests in ROW.findall(text)}
+    rows = list(ROW.finditer(PAGE.read_text(encoding="utf-8")))
+    promised = {row["promise"]: set(re.findall(r"`(test_\w+\.py)`", row["tests"])) for row in rows}
     assert promised == kept and len(kept) > 15
+    assert named().keys() == kept.keys() and min(named().values()) > 0
