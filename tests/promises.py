@@ -1,4 +1,4 @@
-"""The table of `make reliability`: each promise, how many cases it was tried on, how many the docs name, how many failed.
+"""The table of `make reliability`: each promise, how many cases it was tried on, how many are named, how many failed.
 Where all tests were run, fewer cases than docs/reliability.md names are a failure, too.
 
 A test that keeps a promise is marked `@pytest.mark.reliability("The promise")`; one that goes through many cases asks
