@@ -70,24 +70,73 @@ def test_the_form_tells_of_pairs_and_shows_what_is_used(page):
         assert {name for name, yes in zip(OPTIONS, shown, strict=True) if not yes} == unused_by(objective)
 
 
+def choose(page, objective):
+    """Train on the demo's pairs with an objective, from the tab Train, until the page says that it has finished."""
+    if not page.locator("#train-objective input").is_visible():
+        page.locator("#data-source input").click()
+        page.get_by_role("option", name="Demo: pairs").click()
+        wait_for(lambda: "1 : 1" in page.inner_text("#data-cards"), 20)
+        go_to(page, "Train")
+        page.locator("#train-num-train-epochs input").fill("0.5")
+        page.locator("#train-num-train-epochs input").press("Tab")
+    page.locator("#train-objective input").click()
+    page.get_by_role("option", name=objective, exact=True).click()
+    told = lambda: page.inner_text("#train-goes-on").strip()
+    learns = "" if objective == "kto" else OBJECTIVES[objective].learns  # what KTO does is said everywhere
+    wait_for(lambda: learns in told() and bool(learns) == bool(told()), 20, told)
+
+
+def train_it(page, workspace, objective):
+    known = len(list_runs(workspace))
+    page.click("#train-start")
+    wait_for(lambda: len(list_runs(workspace)) > known, 20)
+    run = list_runs(workspace)[0]
+    said = lambda: page.input_value("#train-run input")
+    wait_for(lambda: run.about()["name"] in said() and said().endswith("finished"), 120, said)
+    wait_for(lambda: "finished" in page.inner_text("#train-progress"), 20)
+    assert run.status().state == "finished" and run.config().objective == objective
+    return run
+
+
 @needs_browser
 def test_dpo_on_the_demos_pairs(workbench, open_page):  # noqa: F811
     page = open_page(workbench.url)
-    page.locator("#data-source input").click()
-    page.get_by_role("option", name="Demo: pairs").click()
-    wait_for(lambda: "1 : 1" in page.inner_text("#data-cards"), 20)
-    go_to(page, "Train")
+    choose(page, "kto")
     assert page.locator("#train-desirable-weight").is_visible()
-    page.locator("#train-objective input").click()
-    page.get_by_role("option", name="dpo", exact=True).click()
+    choose(page, "dpo")
     wait_for(lambda: "200 pairs of 400 rows" in page.inner_text("#train-goes-on"), 20)
     wait_for(lambda: not page.locator("#train-desirable-weight").is_visible(), 20)
     assert page.locator("#train-beta").is_visible()
-    page.locator("#train-num-train-epochs input").fill("0.5")
-    page.locator("#train-num-train-epochs input").press("Tab")
-    page.click("#train-start")
-    wait_for(lambda: "finished" in page.inner_text("#train-progress"), 120, lambda: page.inner_text("#train-progress"))
+    train_it(page, workbench.workspace, "dpo")
     wait_for(lambda: "KL, in nats" in page.inner_text("#train-z0-key"), 20)
     assert "z0" not in page.inner_text("#train-z0-key") + page.inner_text("#train-rewards-key")
     assert "margin" in page.inner_text("#train-rewards-key") and "dpo" in page.input_value("#train-run input")
     screenshot(page, "train-dpo-1280")
+
+
+@needs_browser
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_all_others_start_from_the_page_and_end(workbench, open_page):  # noqa: F811
+    page = open_page(workbench.url)
+    titles = {"z0": "Rewards, and β·z0", "mean": "Rewards", "": "Rewards"}
+
+    def head(name):
+        return page.inner_text(f"#train-{name}-key")
+
+    for objective in sorted(OBJECTIVES.keys() - {"dpo"}):
+        one = OBJECTIVES[objective]
+        choose(page, objective)
+        for option in ("beta", "desirable_weight"):
+            field = page.locator(f"#train-{option.replace('_', '-')}")
+            wait_for(lambda field=field, shown=option in one.options: field.is_visible() == shown, 20)
+        train_it(page, workbench.workspace, objective)
+        title = titles[one.centre] if one.reference else "Log-probabilities of the answers"
+        wait_for(lambda title=title: head("rewards").startswith(title), 20, lambda: head("rewards"))
+        assert ("z0" in head("rewards") + head("z0")) == (one.centre == "z0")
+        assert ("δ, the mean reward" in head("rewards")) == (one.centre == "mean")
+        assert ("margin" in head("rewards")) == ("thumbs down" in head("rewards")) == one.reference
+        page.set_viewport_size({"width": 390, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        screenshot(page, f"train-{objective}-390")
+        page.set_viewport_size({"width": 1280, "height": 900})

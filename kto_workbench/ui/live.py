@@ -115,7 +115,7 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
 
         def drawn_once(name: str, beta: float, family: Sequence[str]) -> tuple[str, pd.DataFrame]:
             how = (part, language, beta, smoothing)
-            return records.made((name, *how), lambda: draw(records, name, *how, family, config.objective))
+            return records.made((name, *family, *how), lambda: draw(records, name, *how, family, config.objective))
 
         if shown.changed("progress", (_visible(status), language)):
             updates[progress] = show_progress(language, found, status)
@@ -124,7 +124,9 @@ def build(bench: Workbench, page: gr.Blocks, run: gr.Dropdown, stop: gr.Button, 
             updates[now] = gr.Button(interactive=status.state == "running")
         if shown.changed("curves", drawn):
             beta = config.beta
-            updates[rewards_key], updates[rewards] = drawn_once("rewards", beta, ["rewards"])
+            # Without a reference there are no rewards; what there is of the answers has curves of the same names.
+            of_answers = "rewards" if OBJECTIVES[config.objective].reference else "logps"
+            updates[rewards_key], updates[rewards] = drawn_once(of_answers, beta, ["rewards"])
             updates[noted] = records.made(
                 ("notes", language), lambda: html.notes(language, notes_on(records.train, records.eval, config))
             )
