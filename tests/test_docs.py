@@ -18,6 +18,8 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 # What a reader types as it stands; `console` is for another machine, a model of the hub, or a name of the reader's own.
 TYPED = re.compile(r"^```(sh|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# What a page says that they print, if it says so.
+PRINTED = re.compile(r"^```output\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 WITH_COMMANDS = [page for page in PAGES if TYPED.search(page.read_text(encoding="utf-8"))]
 # The same commands as in another language's page.
 AS_ELSEWHERE = {"quick_start.zh.md": "quick_start.md"}
@@ -37,11 +39,15 @@ def test_a_page_works_as_it_is_typed(page, tmp_path):
     kto.chmod(0o755)
     environment = python.environment(PATH=f"{kto.parent}:{os.environ['PATH']}", PYTHONPATH=str(ROOT), MPLBACKEND="Agg")
     (tmp_path / "here").mkdir()
+    said = ""
     for language, code in commands(page):
         run = ["bash", "-euo", "pipefail", "-c", code] if language == "sh" else [*python.command(), "-c", code]
         done = subprocess.run(run, cwd=tmp_path / "here", env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, f"{page.name}:\n{code}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr, done.stderr
+        said += done.stdout
+    for lines in PRINTED.findall(page.read_text(encoding="utf-8")):
+        assert lines in said, said
 
 
 @pytest.mark.parametrize(("page", "other"), AS_ELSEWHERE.items())

@@ -75,7 +75,8 @@ def plot(run: Run | Sequence[Run], smoothing: float = 0.6) -> "Figure":
     for axis in axes.flat:
         handles, _ = axis.get_legend_handles_labels()
         if handles:
-            axis.legend(fontsize=8, frameon=False)
+            # Where no corner is free, lines show through.
+            axis.legend(fontsize=8, frameon=True, facecolor="white", edgecolor="none", framealpha=0.75)
         else:
             rewards = any(OBJECTIVES[name].reference for name in objectives)
             said = "nothing logged yet" if rewards or axis not in axes[0] else "sft counts no rewards"
