@@ -108,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--max-length", type=int, default=1024, help="with --model: what training would cut at")
     check.add_argument("--template", choices=("auto", "none"), default="auto", help="with --model: as kto train has it")
     check.add_argument("--template-kwargs", default="", metavar="JSON", help="with --model: as kto train has them")
+    check.add_argument("--trust", nargs="+", default=[], metavar="MODEL", help="with --model: as kto train has it")
     check.add_argument(
         "--map",
         "--mapping",
@@ -211,6 +212,7 @@ def _check(arguments: argparse.Namespace) -> None:
             max_length=arguments.max_length,
             template=arguments.template,
             template_kwargs=read_template_kwargs(arguments.template_kwargs),
+            trust=arguments.trust,
             mapping=arguments.map,
             workspace=workspace_of(arguments),
             progress=tell,

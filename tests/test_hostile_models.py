@@ -13,9 +13,12 @@ from tiny_models import tiny_lora, tiny_model, tiny_tokenizer
 from kto_workbench import KTOConfig, train
 from kto_workbench.answers.export import export
 from kto_workbench.config import options
+from kto_workbench.doctor.child import check as looked_at
+from kto_workbench.doctor.results import Subject
 from kto_workbench.engine.models import load_adapter, load_model
 from kto_workbench.engine.reward_model import RewardModel
 from kto_workbench.errors import WorkbenchError
+from kto_workbench.feedback import check
 from kto_workbench.feedback.rendering import load_tokenizer
 from kto_workbench.ui import fields
 
@@ -171,6 +174,37 @@ def test_a_run_of_a_trusted_model_uses_its_code_and_its_pickled_weights(folder, 
     assert seen.exists() and run.config().trusted
     merged = load_file(export(run, "merged") / "model.safetensors")
     assert merged.keys() == tiny_model().state_dict().keys()
+
+
+def test_check_and_doctor_run_a_model_s_code_only_if_it_is_named(folder, tmp_path, monkeypatch):
+    """A tokenizer and a config that are code: refused in a sentence, and used where the owner names the model."""
+    seen = tmp_path / "seen"
+    (folder / "own.py").write_text(
+        "from transformers import LlamaConfig, PreTrainedTokenizerFast\n"
+        f"open({str(seen)!r}, 'a').close()\n"
+        "class OwnConfig(LlamaConfig):\n    model_type = 'own'\n"
+        "class OwnTokenizer(PreTrainedTokenizerFast):\n    pass\n"
+    )
+    change(folder / "config.json", model_type="own", auto_map={"AutoConfig": "own.OwnConfig"})
+    change(
+        folder / "tokenizer_config.json",
+        tokenizer_class="OwnTokenizer", auto_map={"AutoTokenizer": [None, "own.OwnTokenizer"]},
+    )  # fmt: skip
+    rows = [{"prompt": "the cat", "completion": f"sat {n}", "label": n < 2} for n in range(4)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    for trusted in ([], ["another"]):
+        with pytest.raises(WorkbenchError, match="code of its own"):
+            check(tmp_path / "rows.json", model=str(folder), trust=trusted)
+    assert not looked_at("model", Subject(tmp_path, str(folder))).ok and not seen.exists()
+    assert check(tmp_path / "rows.json", model=str(folder), trust=[str(folder)]).tokens.rows == 4
+    assert seen.exists()
+    seen.unlink()
+    command = [sys.executable, "-m", "kto_workbench", "doctor", "--model", str(folder), "--trust", str(folder)]
+    asked = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "fresh")}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=asked)
+    assert seen.exists() and "own, " in done.stdout and "code of its own" not in done.stdout, done.stdout
 
 
 def test_a_visitor_of_the_page_can_t_trust_a_model():

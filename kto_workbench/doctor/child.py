@@ -36,6 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("workspace", type=Path)
     parser.add_argument("--model")
+    parser.add_argument("--trust", action="store_true")
     parser.add_argument("names", nargs="+")
     arguments = parser.parse_args()
     # Results get a pipe of their own: what a library prints to stdout must not break a line of JSON.
@@ -51,7 +52,7 @@ def main() -> None:
     while left:
         name, *left = left
         say({"begins": name})
-        result = check(name, Subject(arguments.workspace, arguments.model))
+        result = check(name, Subject(arguments.workspace, arguments.model, arguments.trust))
         say(dataclasses.asdict(result))
         left = left if result.ok else without(left, name)
     say({"end": True})

@@ -89,7 +89,7 @@ def examine(subject: Subject) -> Iterator[Result]:
 
 @contextlib.contextmanager
 def _child(subject: Subject, names: list[str], log: IO[bytes]) -> "Iterator[subprocess.Popen[str]]":
-    model = ["--model", subject.model] if subject.model else []
+    model = ["--model", subject.model, *(["--trust"] if subject.trust else [])] if subject.model else []
     child = subprocess.Popen(
         [sys.executable, "-m", "kto_workbench.doctor.child", str(subject.workspace), *model, *names],
         stdin=subprocess.DEVNULL,

@@ -44,9 +44,9 @@ def files(subject: Subject) -> Result:
     folder = Path(model_path(subject.model)).expanduser()
     if folder.is_dir() and not (folder / "config.json").is_file():
         return Result(BROKEN, f"{folder} is a folder, but holds no model: there is no config.json in it.")
-    tokenizer = _tokenizer(subject.model)
+    tokenizer = _tokenizer(subject.model, subject.trust)
     config = AutoConfig.from_pretrained(
-        os.path.expanduser(model_path(subject.model)), local_files_only=folder.is_dir(), trust_remote_code=False
+        os.path.expanduser(model_path(subject.model)), local_files_only=folder.is_dir(), trust_remote_code=subject.trust
     )
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     figures = {"type": config.model_type, "vocabulary": len(tokenizer), "positions": positions}
@@ -63,7 +63,7 @@ def files(subject: Subject) -> Result:
 
 def template(subject: Subject) -> Result:
     """What the chat template takes, and whether a rated answer comes through it as it was."""
-    tokenizer = _tokenizer(subject.model)
+    tokenizer = _tokenizer(subject.model, subject.trust)
     refused, changed, unseen = {}, [], []
     for shape, (prompt, tools, part) in SHAPES.items():
         try:
@@ -95,7 +95,7 @@ def memory(subject: Subject) -> Result:
     from kto_workbench.runs.memory import MemoryEstimate, ModelShape, estimate_memory
 
     config, place = KTOConfig(model=subject.model), device()
-    shape = ModelShape.of(_config(subject.model))
+    shape = ModelShape.of(_config(subject.model, subject.trust))
     if shape is None:
         return Result(LACKING, "Its config.json does not say what its memory follows from.")
     size, free = pick_dtype(config.dtype, place).itemsize, free_memory(place)
@@ -124,7 +124,7 @@ def family(subject: Subject) -> Result:
     logger = logging.getLogger("kto_workbench")
     logger.addHandler(heard)
     try:
-        scorer = _scorer(subject.model)
+        scorer = _scorer(subject.model, subject.trust)
     finally:
         logger.removeHandler(heard)
     figures = {"layout": scorer.name, "said": heard.lines}
@@ -137,7 +137,7 @@ def family(subject: Subject) -> Result:
 def step(subject: Subject) -> Result:
     """Steps on a few rows, then on more and longer ones while that is quick, and what one of a training would take."""
     config = KTOConfig(model=subject.model, desirable_weight=1.0, undesirable_weight=1.0)
-    scorer, usual = _scorer(subject.model), round(config.max_length * USUAL)
+    scorer, usual = _scorer(subject.model, subject.trust), round(config.max_length * USUAL)
     goal, told = config.batch_size * usual, []
     for rows, length in ((2, min(64, usual)), (4, usual), (config.batch_size, usual)):
         if told and told[-1][0] / told[-1][1] * rows * length > PATIENCE:
@@ -196,18 +196,18 @@ class _Heard(logging.Handler):
 
 
 @functools.cache
-def _tokenizer(model: str) -> Any:
-    return load_tokenizer(model)
+def _tokenizer(model: str, trust: bool = False) -> Any:
+    return load_tokenizer(model, trust=trust)
 
 
-def _config(model: str) -> dict[str, Any]:
+def _config(model: str, trust: bool = False) -> dict[str, Any]:
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(os.path.expanduser(model_path(model)), trust_remote_code=False).to_dict()
+    return AutoConfig.from_pretrained(os.path.expanduser(model_path(model)), trust_remote_code=trust).to_dict()
 
 
 @functools.cache
-def _scorer(model: str) -> Any:
+def _scorer(model: str, trust: bool = False) -> Any:
     """The model with a fresh adapter, as a training begins."""
     from kto_workbench.engine.models import add_lora, load_model
     from kto_workbench.engine.scoring import make_scorer
@@ -215,4 +215,5 @@ def _scorer(model: str) -> Any:
     config, place = KTOConfig(model=model), device()
     if config.threads:
         torch.set_num_threads(config.threads)
-    return make_scorer(add_lora(load_model(model, device=place, dtype=pick_dtype(config.dtype, place)), config))
+    loaded = load_model(model, device=place, dtype=pick_dtype(config.dtype, place), trust=trust)
+    return make_scorer(add_lora(loaded, config))

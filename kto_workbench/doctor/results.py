@@ -12,10 +12,13 @@ NAME_WIDTH = 16
 
 @dataclass(frozen=True)
 class Subject:
-    """What is looked at: the machine with this workspace, and a model, if one is named."""
+    """What is looked at: the machine with this workspace, and a model, if one is named, which may run code of its own
+    with `trust`.
+    """
 
     workspace: Path
     model: str | None = None
+    trust: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The check: what `kto check FILE` prints and what the page shows, as one object."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,6 +153,7 @@ def check(
     max_length: int = 1024,
     template: str = "auto",
     template_kwargs: Mapping[str, Any] | None = None,
+    trust: Collection[str] = (),
     token_sample: int | None = TOKEN_SAMPLE,
     workspace: str | Path = "workspace",
     mapping: Mapping[str, Any] | Iterable[str] | None = None,
@@ -161,8 +162,8 @@ def check(
     """Load a source (or take a Feedback) and look at it like a doctor.
 
     With a model, its tokenizer counts the tokens of at most `token_sample` rows (None: of all), and `max_length` is
-    what training would cut at; `template` and `template_kwargs` are the options of these names. `progress` is called
-    with "read", "looked at" or "tokenized" and the rows so far.
+    what training would cut at; `template`, `template_kwargs` and `trust` are the options of these names. `progress` is
+    called with "read", "looked at" or "tokenized" and the rows so far.
     Raises DataError if there is nothing to look at, ModelError if the model's tokenizer can't be loaded.
     """
     if isinstance(source, Feedback):
@@ -173,7 +174,7 @@ def check(
     findings = diagnose(feedback, facts)
     tokens = None
     if model:
-        how: dict[str, Any] = {"template": template, "template_kwargs": template_kwargs}
+        how: dict[str, Any] = {"template": template, "template_kwargs": template_kwargs, "trust": model in trust}
         tokens = check_tokens(feedback, model, max_length, sample=token_sample, progress=progress, **how)
         found = find_in_tokens(tokens)
         notes = [finding for finding in found if finding.severity == "note"]

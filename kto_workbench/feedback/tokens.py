@@ -71,14 +71,16 @@ def check_tokens(
     *,
     template: str = "auto",
     template_kwargs: Mapping[str, Any] | None = None,
+    trust: bool = False,
     sample: int | None = TOKEN_SAMPLE,
     progress: Callable[[str, int], None] | None = None,
 ) -> TokenCheck:
     """Tokenize the rows (or a sample, for a large file; None takes all) in parallel. Raises ModelError.
 
-    Of rows with images fewer are looked at, since each image is decoded for it.
+    Of rows with images fewer are looked at, since each image is decoded for it. With `trust` the model may run code of
+    its own.
     """
-    tokenizer = load_tokenizer(model, feedback.images)
+    tokenizer = load_tokenizer(model, feedback.images, trust=trust)
     if sample is not None and feedback.n_with_images:
         sample = min(sample, SEEN_SAMPLE)
     # The tokenizer's threads are off in a process that has forked; nothing here forks.

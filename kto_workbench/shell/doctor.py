@@ -9,6 +9,7 @@ from kto_workbench.shell.common import as_json, workspace_of
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Those of kto doctor."""
     parser.add_argument("--model", default=None, help="also look at this model: a folder, a hub id, or `demo`")
+    parser.add_argument("--trust", nargs="+", default=[], metavar="MODEL", help="with --model: as kto train has it")
 
 
 def doctor(arguments: argparse.Namespace) -> int:
@@ -17,7 +18,8 @@ def doctor(arguments: argparse.Namespace) -> int:
     from kto_workbench.doctor.results import Subject, summary
 
     results = []
-    for result in examine(Subject(Path(workspace_of(arguments)), arguments.model)):
+    subject = Subject(Path(workspace_of(arguments)), arguments.model, arguments.model in arguments.trust)
+    for result in examine(subject):
         results.append(result)
         if not arguments.json:
             print(result.line(), flush=True)
