@@ -309,7 +309,7 @@ def test_memory_that_does_not_do_says_what_would_make_it_fit(tmp_path, monkeypat
 
 def test_a_step_whose_gradient_is_no_number_is_named(tmp_path):
     model._scorer.cache_clear()
-    trained = [p for p in model._scorer("demo").model.parameters() if p.requires_grad]
+    trained = [p for p in model._scorer("demo", False).model.parameters() if p.requires_grad]
     with torch.no_grad():
         trained[0].fill_(torch.inf)
     said = check("step", Subject(tmp_path, "demo"))

@@ -102,7 +102,7 @@ def train_it(page, workspace, objective):
 def test_dpo_on_the_demos_pairs(workbench, open_page):  # noqa: F811
     page = open_page(workbench.url)
     choose(page, "kto")
-    assert page.locator("#train-desirable-weight").is_visible()
+    wait_for(lambda: page.locator("#train-desirable-weight").is_visible(), 20)
     choose(page, "dpo")
     wait_for(lambda: "200 pairs of 400 rows" in page.inner_text("#train-goes-on"), 20)
     wait_for(lambda: not page.locator("#train-desirable-weight").is_visible(), 20)

@@ -196,18 +196,18 @@ class _Heard(logging.Handler):
 
 
 @functools.cache
-def _tokenizer(model: str, trust: bool = False) -> Any:
+def _tokenizer(model: str, trust: bool) -> Any:
     return load_tokenizer(model, trust=trust)
 
 
-def _config(model: str, trust: bool = False) -> dict[str, Any]:
+def _config(model: str, trust: bool) -> dict[str, Any]:
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(os.path.expanduser(model_path(model)), trust_remote_code=trust).to_dict()
 
 
 @functools.cache
-def _scorer(model: str, trust: bool = False) -> Any:
+def _scorer(model: str, trust: bool) -> Any:
     """The model with a fresh adapter, as a training begins."""
     from kto_workbench.engine.models import add_lora, load_model
     from kto_workbench.engine.scoring import make_scorer
