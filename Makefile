@@ -66,7 +66,7 @@ jupyter: .venv/ready-notebooks
 	$(BIN)/jupyter lab notebooks $(ARGS)
 
 notebooks: .venv/ready-notebooks
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 release: .venv/ready
 	$(BIN)/python .ci/release.py $(ARGS)
