@@ -25,6 +25,11 @@ def test_a_name_tells_what_differs_from_the_run_before(make, tmp_path):
     several = called(make(beta=0.5, learning_rate=1e-4, lora_r=4, seed=7))
     assert several == "harmless-test · β 0.5 · rate 0.0001 · rank 4"  # three at most, the gravest first
     assert called(make(beta=0.5, learning_rate=1e-4, lora_r=4, seed=7, desirable_weight=2.0)).endswith(" · λ_D 2")
+    # Of another objective, what it uses: SFT knows neither β nor weights.
+    assert called(make(objective="sft", beta=2.0, desirable_weight=3.0, seed=7)).startswith(
+        "harmless-test · sft · rate "
+    )
+    assert called(make(objective="sft", beta=1.0, seed=7)) == "harmless-test · sft"
 
 
 def test_a_run_is_found_by_its_name_as_by_its_id(make, tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from kto_workbench.config import DEMO_MODEL, KTOConfig
 from kto_workbench.errors import WorkbenchError
+from kto_workbench.objectives import unused_by
 from kto_workbench.runs.directory import list_runs
 from kto_workbench.runs.shelf import LONGEST_NAME
 
@@ -48,13 +49,15 @@ def suggest_name(config: KTOConfig) -> str:
         parts.append(_end_of(config.model))
     if config.start_adapter:
         parts.append("next round")
+    unused = unused_by(config.objective)
     told = [
         form.format(value)
         for name, form in TOLD.items()
-        if (value := getattr(config, name)) is not None
+        if name not in unused
+        and (value := getattr(config, name)) is not None
         and (getattr(before, name) != value if before else _particular(name, value))
     ]
-    parts += told[:DIFFERENCES] or [f"β {config.beta:g}"]
+    parts += told[:DIFFERENCES] or [config.objective if "beta" in unused else f"β {config.beta:g}"]
     name = " · ".join(parts)[: LONGEST_NAME - 6]
     taken = {run.about()["name"] for run in runs}
     return next(one for n in range(1, len(runs) + 3) if (one := name if n == 1 else f"{name} · {n}") not in taken)
