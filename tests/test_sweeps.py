@@ -515,8 +515,10 @@ def test_the_table_says_who_is_best_and_who_was_ended(config, tmp_path):
             run.record({"step": 10 * step, "eval_ranking": value, "eval_ranking_error": 0.02})
     drawn = show("en", sweep)
     assert "The best ranking: 0.900 ± 0.020 with β 1; the standard error is over held-out rows." in drawn
-    assert "overlaps with no other" in drawn and drawn.count("not among the best behind 33% of its steps") == 2
-    assert drawn.count("<circle") == 2 * 3 and 'aria-label="ranking by β, with its 95 % interval"' in drawn
+    assert "No other was trained to its end, to compare it with." in drawn and "overlap" not in drawn
+    assert drawn.count("not among the best behind 33% of its steps") == 2 and "a half is chance" in drawn
+    assert in_words(summary(sweep)).endswith("; no other point of the grid is trained to its end, to compare it with.")
+    assert drawn.count("<circle") == 2 * 3 and 'aria-label="Ranking by β, with its 95 % interval"' in drawn
     chinese = show("zh", sweep)
     assert "最佳排序：β 1，0.900 ± 0.020（标准误按留出的行计算）。" in chinese and chinese.count("提前结束") == 2
     (sweep.path / "sweep.yaml").write_text("grid: {beta: ['<b>', 2]}\nconfig: {}")
@@ -554,6 +556,9 @@ def test_a_sweep_in_the_page(workbench, open_page):  # noqa: F811
     wait_in_page(lambda: shown().count("finished") == 2 and "The best ranking" in shown(), 240, shown)
     assert "2 / 2" in shown() and not page.inner_text("#sweep-message").strip()
     wait_in_page(lambda: "finished" in page.locator("#sweep-shown input").input_value(), 20)
+    # The history above knows of them, though nobody has left the tab.
+    wait_in_page(lambda: page.locator("#runs-table tbody tr").count() == 2, 20)
+    assert page.locator("#runs-folder").is_visible()
     assert not unnamed_controls(page) and not faint_texts(page)
     screenshot(page, "sweep-1280")
     page.set_viewport_size({"width": 390, "height": 900})

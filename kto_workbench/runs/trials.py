@@ -199,8 +199,8 @@ def find_best(sweep: Sweep, found: Sequence[Mapping[str, Any]], plan: Plan | Non
     """The best of the points that were trained to the end; None while there is none.
 
     Returns:
-        `values`, `trials`, `value`, `error`, `over`, `interval` (None where nothing is known of it), and `not_apart`:
-        the `values` of those whose interval overlaps with its own.
+        `values`, `trials`, `value`, `error`, `over`, `interval` (None where nothing is known of it), `compared` (how
+        many others were trained to the end) and `not_apart`, the `values` of those whose interval overlaps with it.
     """
     ranked = standings(plan or sweep.plan(), found)
     if not ranked:
@@ -213,6 +213,7 @@ def find_best(sweep: Sweep, found: Sequence[Mapping[str, Any]], plan: Plan | Non
         "error": best.error,
         "over": best.over,
         "interval": [best.low, best.high] if math.isfinite(best.low) else None,
+        "compared": len(ranked) - 1,
         "not_apart": [other.values for other in ranked[1:] if other.overlaps(best)],
     }
 

@@ -231,7 +231,9 @@ def in_words(told: dict[str, Any]) -> str:
     if best["not_apart"]:
         others = "; ".join(written(values) for values in best["not_apart"])
         return f"{text}; not distinguishable from {others}: their 95 % intervals overlap."
-    return f"{text}; its 95 % interval overlaps with no other's."
+    if not best["compared"]:
+        return f"{text}; no other point of the grid is trained to its end, to compare it with."
+    return f"{text}; its 95 % interval overlaps with no other's of those that are trained to the end."
 
 
 def _list(arguments: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 import gradio as gr
 
 from kto_workbench.errors import WorkbenchError
+from kto_workbench.objectives import unused_by
 from kto_workbench.runs import Run, resume
 from kto_workbench.runs.directory import EXPORT_FORMATS
 from kto_workbench.runs.shelf import (
@@ -100,11 +101,12 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, train: TrainTab, *, at
         show_line_numbers=False,
         buttons=["copy"],
         elem_id="runs-folder",
+        visible=False,
     )
     told = gr.HTML(elem_id="runs-message", elem_classes="kto-bare kto-told")
     exported = gr.HTML(elem_id="runs-exported", elem_classes="kto-bare kto-told")
     exporting = gr.Timer(EXPORT_SECONDS, active=False)
-    sweeps.build(bench, page, tab, train)
+    of_sweep = sweeps.build(bench, page, tab, train)
     doctor.build(bench)
     acting = [save, watch, again, report, delete, folder, show_folder, *exports.values()]
 
@@ -137,7 +139,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, train: TrainTab, *, at
             gr.Button(interactive=bool(status and status.resumable)),
             gr.DownloadButton(value=report, interactive=report is not None),
             gr.Button(interactive=bool(status and not status.active)),
-            gr.Code(value=str(one.path.resolve()) if one else ""),
+            gr.Code(value=str(one.path.resolve()) if one else "", visible=bool(one)),
             gr.Button(interactive=bool(one)),
             *(gr.Button(interactive=can_export(one)) for _ in EXPORT_FORMATS),
             *exports_of(one, language),
@@ -223,7 +225,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, train: TrainTab, *, at
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
     listed = [table, chosen, undo, empty]
     seen = [overlay, difference, name, note, *acting, exported, exporting]
-    gr.on(tab.select, show, [chosen], listed, **quiet)
+    gr.on([tab.select, of_sweep.change], show, [chosen], listed, **quiet)
     gr.on([chosen.change, metric.change, part.change, tab.select], look, [chosen, metric, part], seen, **quiet)
     shown_again = save.click(describe, [chosen, name, note], [told], **quiet).then(show, [chosen], listed, **quiet)
     shown_again.then(look, [chosen, metric, part], seen, **quiet)
@@ -269,7 +271,7 @@ def _line(language: str, run: Run) -> str:
     cells = [
         pill,
         f"{html.esc(Path(config.data).name)}<br><small>{thumbs}</small>",
-        f"{config.beta:g}",
+        "–" if "beta" in unused_by(config.objective) else f"{config.beta:g}",
         f"{html.number(config.desirable_weight)} / {html.number(config.undesirable_weight)}",
         f"{config.learning_rate:g}",
         f"{status.step:,} / {status.total_steps:,}",

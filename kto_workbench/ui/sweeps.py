@@ -31,8 +31,8 @@ HALVING = 3
 AUTO = "auto"
 
 
-def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, train: TrainTab) -> None:
-    """Lay out the panel, folded, and wire it."""
+def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, train: TrainTab) -> gr.HTML:
+    """Lay out the panel, folded, and wire it; returns what changes whenever a run of the sweep that is shown does."""
     with gr.Accordion(label("sweep.title"), open=False, elem_id="sweep"):
         gr.HTML(label("sweep.intro"), elem_classes="kto-bare kto-section")
         grid: list[tuple[gr.Dropdown, gr.Textbox]] = []
@@ -147,6 +147,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, train: TrainTab) -> No
     begin.click(start, asked, [told, *outputs], show_progress="minimal")
     end.click(act(stop_sweep, "sweep.stopping"), [shown], [told, *outputs], **quiet)
     again.click(act(start_sweep, "sweep.going_on"), [shown], [told, *outputs], **quiet)
+    return result
 
 
 def sweep_named(bench: Workbench, name: str | None) -> Sweep:
@@ -200,8 +201,12 @@ def verdict(language: str, sweep: Sweep, plan: Plan, found: list[dict[str, Any]]
         over = say(language, f"sweep.over.{best['over']}")
         text = say(language, "sweep.best", error=f"{best['error']:.3f}", over=over, **facts)
     others = "; ".join(in_words(language, values) for values in best["not_apart"])
-    rest = say(language, "sweep.not_apart", others=others) if others else say(language, "sweep.apart")
-    return html.message(f"{text} {rest}", "plain" if others else "fine")
+    if others:
+        rest = say(language, "sweep.not_apart", others=others)
+    else:
+        rest = say(language, "sweep.apart" if best["compared"] else "sweep.alone")
+    what = html.aside(say(language, "sweep.ranking")) if plan.by == "ranking" else ""
+    return html.message(f"{text} {rest}", "fine" if best["compared"] and not others else "plain") + what
 
 
 def in_words(language: str, values: dict[str, Any]) -> str:
@@ -209,11 +214,15 @@ def in_words(language: str, values: dict[str, Any]) -> str:
     return ", ".join(f"{say(language, f'option.{name}')} {fields.shown(value)}" for name, value in values.items())
 
 
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
 def table(language: str, plan: Plan, found: list[dict[str, Any]]) -> str:
     """A row for each trial."""
     heads = ["sweep.trial", "sweep.options", "runs.state", "runs.steps", f"sweep.measure.{plan.by}"]
     heads += ["curve.loss", "sweep.computed"]
-    names = [html.esc(say(language, head)) for head in heads]
+    names = [html.esc(_capital(say(language, head))) for head in heads]
     body = ""
     for row in found:
         outcome = "–" if row["value"] is None else f"{row['value']:.3f}"
@@ -263,7 +272,7 @@ def picture(language: str, plan: Plan, found: list[dict[str, Any]]) -> str:
                 lines.append(Line(name, [at, at], [one.low, one.high], color, dashed=True))
         keys.append((name, color, None))
     measure = say(language, f"sweep.measure.{plan.by}")
-    title = say(language, "sweep.chart", measure=measure, option=say(language, f"option.{option}"))
+    title = _capital(say(language, "sweep.chart", measure=measure, option=say(language, f"option.{option}")))
     shown = [fields.shown(value) for value in swept[option]]
     how = {"dots": dots, "x_names": shown, "x_range": (-0.5, len(shown) - 0.5)}
     head = html.chart_head(title, keys if len(keys) > 1 else [], values=False)

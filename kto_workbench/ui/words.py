@@ -708,7 +708,18 @@ WORDS: dict[str, tuple[str, str]] = {
         "It can't be told apart from {others}: their 95 % intervals overlap.",
         "与 {others} 无法区分：95% 置信区间重叠。",
     ),
-    "sweep.apart": ("Its 95 % interval overlaps with no other's.", "其 95% 置信区间不与其他任何一个重叠。"),
+    "sweep.apart": (
+        "Its 95 % interval overlaps with no other's of those that were trained to the end.",
+        "其 95% 置信区间不与其他任何一个训练到底的结果重叠。",
+    ),
+    "sweep.alone": (
+        "No other was trained to its end, to compare it with.",
+        "没有其他训练到底的结果可供比较。",
+    ),
+    "sweep.ranking": (
+        "Ranking: how often a held-out thumb up gets a higher reward than a thumb down; a half is chance, 1 is always.",
+        "排序：留出数据中点赞的奖励高于点踩的比例；0.5 等于随机，1 为总是如此。",
+    ),
     "sweep.none": ("No run of it has finished yet.", "还没有训练完成。"),
     "sweep.unmeasured": (
         "Nothing to compare was measured in the runs that have finished.",
