@@ -204,7 +204,9 @@ def disk_refusal(error: BaseException) -> str:
     why = next((os.strerror(code) for code in FULL_DISK if os.strerror(code) in said), "")
     if not why and ("PytorchStreamWriter failed" in said or "unexpected pos" in said):
         why = os.strerror(errno.ENOSPC)
-    return f"The disk can't be written to: {why}; make room, and go on." if why else ""
+    if not why:
+        return ""
+    return f"The disk can't be written to: {why}; make room, and go on."
 
 
 def _kind(mode: int) -> str:

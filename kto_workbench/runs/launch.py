@@ -130,7 +130,7 @@ def start_adapter(name: str, model: str, workspace: str) -> tuple[Path, dict[str
 
 def start(run: Run) -> int:
     """Start the training of a run in a child process and return its PID at once."""
-    with alone(run.path, f"run {run.id}"):
+    with alone(run.path, f"Run {run.id}"):
         return _start(run)
 
 
@@ -153,9 +153,9 @@ def alone(path: Path, what: str) -> Iterator[None]:
         with FileLock(commands / ".starting", timeout=START_SECONDS):
             yield
     except Timeout:
-        raise RunError(f"{what[0].upper()}{what[1:]} is being started by another process.") from None
+        raise RunError(f"{what} is being started by another process.") from None
     except OSError as error:
-        raise RunError(f"Can't start {what} in {path}: {error.strerror}.") from None
+        raise RunError(f"{what} can't be started in {path}: {error.strerror}.") from None
 
 
 def stop(run: Run, patience: float = END_SECONDS) -> bool:
@@ -180,7 +180,7 @@ def stop(run: Run, patience: float = END_SECONDS) -> bool:
 
 def resume(run: Run) -> int:
     """Go on with a stopped, failed or crashed run from its latest checkpoint, in a child process."""
-    with alone(run.path, f"run {run.id}"):
+    with alone(run.path, f"Run {run.id}"):
         requeue(run)
         return _start(run)
 

@@ -389,7 +389,7 @@ def find_sweep(name: str, workspace: str | Path = "workspace") -> Sweep | None:
 
 def start(sweep: Sweep) -> int:
     """Start working on a sweep, or go on with it, in a process of its own; returns its PID at once."""
-    with alone(sweep.path, f"sweep {sweep.id}"):
+    with alone(sweep.path, f"Sweep {sweep.id}"):
         return _start(sweep)
 
 

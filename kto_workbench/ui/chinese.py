@@ -251,6 +251,15 @@ SENTENCES_ZH: dict[str, str] = {
     r"Trials are compared by (.+); not by (.+)\.": "各次训练按 {0} 之一比较，而不是 {1}。",
     r"Option `halving` should be 0, or between 2 and 10, not (.+)\.": "选项 `halving` 应为 0，或在 2 与 10 之间，"
     "而不是 {0}。",
+    r"Trials are compared on what is held out of (.+), and with seed (.+) that has no rows: raise `eval_fraction`\.": (
+        "各次训练按 {0} 中留出的数据比较，而种子为 {1} 时没有留出任何行：请调高 `eval_fraction`。"
+    ),
+    r"Trials are compared on what is held out of (.+), and with seed (.+) that has no pairs: raise `eval_fraction`\.": (
+        "各次训练按 {0} 中留出的数据比较，而种子为 {1} 时其中没有成对回答：请调高 `eval_fraction`。"
+    ),
+    r"Trials are compared on what is held out of (.+), and with seed (.+) that has no .+: raise `eval_fraction`\.": (
+        "各次训练按 {0} 中留出的数据比较，而种子为 {1} 时其中没有同时包含两种拇指：请调高 `eval_fraction`。"
+    ),
     r"A sweep needs at least two trials: .*": "扫描至少需要两次训练：请给某个选项多个值，例如 beta=0.03,0.1,0.3。",
     r"That would be (.+) trials; a sweep takes at most (.+)\.": "这将是 {0} 次训练；一次扫描最多 {1} 次。",
     r"To compare trials by a judge, .*": "要按评判者比较，请用选项 `judge` 指定一个。",
@@ -344,7 +353,7 @@ SENTENCES_ZH: dict[str, str] = {
     r"The server is being ended\.": "服务器正在关闭。",
     r"It was asked to stop (.+) s ago, .*": "{0} 秒前已请求停止，但尚未到达下一步；再次点击停止会立即结束它。",
     r"Process (.+), which answers for another server .*": "为此工作区的另一服务器作答的进程 {0} 无响应；请先结束它。",
-    r"Run (.+) is being started by another process\.": "训练 {0} 正由另一进程启动。",
+    r"(.+) is being started by another process\.": "{0} 正由另一进程启动。",
     r"Its process did not answer and was ended; .*": "该进程无响应，已被结束；可从最近的检查点继续。",
     r"Its (file \S+|\S+\.jsonl?) (.+)\.": "其 {0} 无法读取（{1}）。",
     r"The process that answers did not answer any more .*": "回答进程不再响应，已被结束。再次提问会启动新的进程。",
@@ -355,7 +364,7 @@ SENTENCES_ZH: dict[str, str] = {
     r"Option `report_to` should name any of (.+), not (.+)\.": "选项 report_to 应为 {0} 之一，而不是 {1}。",
     r"The checkpoint (.+) can't be loaded; .*": "检查点 {0} 无法载入；移走该文件夹后将从更早的检查点继续。",
     r"Train on (.+), or on --data (.+)\? Name one of them\.": "同时给出了 {0} 与 --data {1}，请只指定其一。",
-    r"Can't start run (.+) in (.+): (.+)\.": "无法在 {1} 中启动训练 {0}：{2}。",
+    r"(.+) can't be started in (.+): (.+)\.": "无法在 {1} 中启动 {0}：{2}。",
     r"Its process ended without a word; the end of its log says more\.": "进程已无声结束；日志末尾有更多信息。",
     r"The loss or its gradient is no longer a number at step (.+?): .*": "第 {0} 步的损失或梯度不再是数值："
     "请降低学习率，或用 `kto check` 检查异常行。",
