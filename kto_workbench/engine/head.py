@@ -155,23 +155,24 @@ class _TokenLogps(torch.autograd.Function):
             part = slice(start, start + size)
             logits = head.logits(hidden[part])
             target = targets[part, None]
-            normalizer = logits.logsumexp(-1, keepdim=True)
-            logps[part] = (logits.gather(-1, target) - normalizer).squeeze(-1)
-            if not (needs_grad or entropy):
-                continue
             # d(softcap(s)) / ds = 1 − (softcap(s) / cap)²
-            slope = 1 - (logits / head.softcap) ** 2 if head.softcap else None
+            slope = 1 - (logits / head.softcap) ** 2 if needs_grad and head.softcap else None
+            # A vocabulary is long: what follows goes over it as seldom as it can, and in place.
+            of_target, peak = logits.gather(-1, target), logits.amax(-1, keepdim=True)
+            logits.sub_(peak)
+            shifted = logits.clone() if entropy else None
+            exponentials = logits.exp_()
+            total = exponentials.sum(-1, keepdim=True)
+            logps[part] = (of_target - peak - total.log()).squeeze(-1)
             if entropy:
-                entropies[part] = normalizer.squeeze(-1) - (logits.sub(normalizer).exp() * logits).sum(-1)
+                entropies[part] = (total.log() - exponentials.mul(shifted).sum(-1, keepdim=True) / total).squeeze(-1)
             if needs_grad:
-                # d logp / d logits = onehot(target) − softmax
-                d_logits = logits.sub_(normalizer).exp_().neg_()
-                d_logits.scatter_add_(-1, target, torch.ones_like(target, dtype=d_logits.dtype))
+                # d logp / d logits = onehot(target) − softmax, here times −total
+                exponentials.scatter_add_(-1, target, -total)
                 if slope is not None:
-                    d_logits *= slope
-                if head.scale != 1.0:
-                    d_logits *= head.scale
-                gradient[part] = (d_logits.to(head.weight.dtype) @ head.weight).to(hidden.dtype)
+                    exponentials *= slope
+                product = (exponentials.to(head.weight.dtype) @ head.weight).to(torch.float32)
+                gradient[part] = product.mul_(-head.scale / total).to(hidden.dtype)
         if needs_grad:
             ctx.save_for_backward(gradient)
         if entropies is not None:
