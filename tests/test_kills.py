@@ -23,7 +23,7 @@ OPTIONS = dict(num_train_epochs=2, save_steps=2, sample_steps=3, sample_max_new_
 
 def quick_and_long(quick: int, all_of_them: int):
     """So many seeds always, and the rest in `make reliability`."""
-    rest = pytest.param(range(quick, all_of_them), marks=pytest.mark.long)
+    rest = pytest.param(range(quick, all_of_them), marks=[pytest.mark.long, pytest.mark.timeout(2 * 3600)])
     return pytest.mark.parametrize("seeds", [range(quick), rest], ids=len)
 
 

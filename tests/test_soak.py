@@ -131,16 +131,11 @@ def test_a_busy_server_does_not_grow(busy, cases):
 
 
 @pytest.mark.long
-@pytest.mark.timeout(2 * LONG_SECONDS)
+@pytest.mark.timeout(4 * LONG_SECONDS)
 def test_a_server_that_is_busy_for_long_does_not_grow(busy, cases):
-    page = busy.pages[0]
-    for number in range(SESSIONS):  # as many pages as are remembered were open once
-        page.session = f"past{number}"
-        page.send(page.on("tick")[0], busy.run.id)
-    page.session = "page0"
-    busy.work(range(5))
+    busy.work(range(SESSIONS))  # as many pages as are remembered have been open once
     before, end = Held.by(busy.server), time.monotonic() + LONG_SECONDS
-    busy.work(itertools.takewhile(lambda _: time.monotonic() < end, itertools.count(5)), PACE)
+    busy.work(itertools.takewhile(lambda _: time.monotonic() < end, itertools.count(SESSIONS)), PACE)
     check_growth(before, Held.by(busy.server), megabytes=40)
     cases(busy.votes)
     assert len(ThumbStore(busy.workspace)) == busy.votes

@@ -40,8 +40,8 @@ MAX_UPLOAD = "2gb"
 PORTS_TRIED = 20
 # Between two looks for a click, and for a progress to tell; gradio looks a thousand times a second, with nobody there.
 QUEUE_SECONDS = 0.1
-# Open pages whose state is remembered, 0.9 MB each; gradio forgets none of those that were closed, up to 10,000.
-SESSIONS = 200
+# Pages whose state is remembered, 1.6 to 2.5 MB each; gradio would forget none of those that were closed, up to 10,000.
+SESSIONS = 100
 OTHERS_SECONDS = 30.0  # between two looks for other servers
 TABS = ("data", "train", "compare", "feedback", "runs", "learn")
 # The first tab selects itself while the page loads, so the one that was asked for must be noted before; and whoever
