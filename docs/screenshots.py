@@ -38,6 +38,7 @@ def ask(page: Page) -> None:
     page.click("[data-why='0:tuned']")
     wait_for(lambda: page.locator("#compare-tuned .kto-heat").count() == 1, 60)
     go_to(page, "Feedback")
+    wait_for(lambda: "finished" in page.locator("#feedback-run input").input_value(), 60)
     for number, question in enumerate(QUESTIONS, 1):
         page.locator("#feedback-prompt textarea").fill(question)
         page.click("#feedback-send")
@@ -48,12 +49,20 @@ def ask(page: Page) -> None:
     page.wait_for_timeout(500)
 
 
+def settle(page: Page) -> None:
+    """Wait until the page has not grown for three seconds, since a tab is filled when it is opened."""
+    heights: list[int] = []
+    while len(heights) < 7 or len(set(heights[-7:])) > 1:
+        heights.append(page.evaluate("document.documentElement.scrollHeight"))
+        page.wait_for_timeout(500)
+
+
 def photograph(page: Page, folder: Path, width: int, tabs: Sequence[str] = TABS, suffix: str = "") -> None:
     """Each tab, from top to bottom."""
     page.set_viewport_size({"width": width, "height": 860})
     for tab in tabs:
         go_to(page, tab)
-        page.wait_for_timeout(1500)
+        settle(page)
         page.screenshot(path=folder / f"{tab.lower()}-{width}{suffix}.png", full_page=True)
         print(folder / f"{tab.lower()}-{width}{suffix}.png")
 
