@@ -50,10 +50,13 @@ def side_field(elem_id: str, name: str = "side.choose", **settings: Any) -> gr.D
     return gr.Dropdown([], label=label(name), elem_id=elem_id, allow_custom_value=True, **settings)
 
 
-def offer_sides(bench: Workbench, language: str, chosen: str | None) -> gr.Dropdown:
-    """The field with all that can be chosen now; a choice that still means something stays."""
+def offer_sides(bench: Workbench, language: str, wanted: str | None, chosen: str | None) -> gr.Dropdown:
+    """The field with all that can be chosen now, and what is wanted in it, where that means something.
+
+    `chosen` is what the field showed when the page asked.
+    """
     choices = offered_sides(bench, language)
-    return offer(choices, _kept(bench, choices, chosen), chosen)
+    return offer(choices, _kept(bench, choices, wanted), chosen)
 
 
 def offer_others(bench: Workbench, language: str, chosen: str | None, side: str | None) -> gr.Dropdown:
@@ -74,7 +77,7 @@ def any_trained(bench: Workbench) -> bool:
 def offer_both(bench: Workbench, language: str, chosen: str | None, other: str | None) -> tuple[gr.Dropdown, ...]:
     """The fields for both sides of a comparison."""
     side = _kept(bench, offered_sides(bench, language), chosen)
-    return offer_sides(bench, language, chosen), offer_others(bench, language, other, side)
+    return offer_sides(bench, language, chosen, chosen), offer_others(bench, language, other, side)
 
 
 def _kept(bench: Workbench, choices: Sequence[tuple[str, str]], chosen: str | None) -> str:

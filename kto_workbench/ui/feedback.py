@@ -281,8 +281,8 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab, train_t
         """Who can be talked with; a run that has been trained since is chosen, for the next round is about it."""
         language = language_of(request)
         now = next((run.id for run in bench.runs() if run.trained()), None)
-        chosen = name if name and newest == now else now or name
-        return offer_sides(bench, language, chosen), now, *tally(language)
+        wanted = name if name and newest == now else now or name
+        return offer_sides(bench, language, wanted, name), now, *tally(language)
 
     def tell_round(name: str | None, start: str, reference: str, request: gr.Request) -> tuple[Any, ...]:
         side = side_or_none(bench, name)
