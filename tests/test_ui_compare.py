@@ -435,6 +435,18 @@ def test_prompts_are_those_of_the_file_else_the_parts_of_the_text(bench, tmp_pat
         prompts_asked(bench, "One", str(tmp_path / "secret.txt"))
 
 
+def test_a_run_that_saw_pictures_and_is_asked_without_one_says_so(trained, tmp_path):
+    run = Run(shutil.copytree(trained.path, tmp_path / "runs" / trained.id))
+    sides = {"reference": Side(run, "reference"), "tuned": Side(run)}
+    blind = [[{"role": "user", "content": "What is it?"}]]
+    seen = [[{"role": "user", "content": [{"type": "image", "image": "image:" + "0" * 32}]}]]
+    said = "was asked without one"
+    assert said not in show("en", Comparison(blind, sides))
+    run.note_images()
+    assert said in show("en", Comparison(blind, sides)) and said in show("en", Comparison(["What is it?"], sides))
+    assert said not in show("en", Comparison(seen, sides)) and "没有图片" in show("zh", Comparison(blind, sides))
+
+
 def test_words_that_only_one_side_has_are_found(trained):
     assert only_here("A cow says moo.", "A dog says moo.") == [("A ", False), ("cow", True), (" says moo.", False)]
     assert only_here("Hmph. It is blue.", "It is blue.") == [("Hmph.", True), (" It is blue.", False)]

@@ -476,6 +476,13 @@ def test_a_run_goes_from_a_file_with_pictures_to_an_adapter_that_answers(trained
     assert {"reference", "tuned"} <= answer.keys()
 
 
+def test_held_out_prompts_are_asked_with_their_pictures(trained):
+    from kto_workbench.judging.questions import held_out_of
+
+    pictured = [prompt for prompt in held_out_of(trained) if keys_in(prompt)]
+    assert pictured and {"reference", "tuned"} <= compare(trained, pictured[:1], max_new_tokens=4)[0].keys()
+
+
 def test_a_second_run_computes_no_reference_again(trained):
     again = train(trained.config().replace(beta=0.3), progress=False)
     note = json.loads((again.path / "reference.json").read_text())

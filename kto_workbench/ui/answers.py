@@ -1,6 +1,6 @@
 """What the tabs that ask models share: choosing who answers, in one way everywhere; how often the page is told."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import gradio as gr
 
 from kto_workbench.config import DEMO_MODEL
 from kto_workbench.errors import ConfigError, WorkbenchError
+from kto_workbench.feedback.images import keys_in
 from kto_workbench.runs import Run
 from kto_workbench.runs.directory import RUN_ID
 from kto_workbench.runs.shelf import title_of
@@ -140,6 +141,12 @@ def run_of(bench: Workbench, name: str | None) -> Run | None:
     """The run that a side is of; None if it is of none."""
     side = side_or_none(bench, name)
     return side.run if side else None
+
+
+def without_picture(language: str, sides: Iterable[AnySide], prompts: Iterable[Any]) -> str:
+    """A remark where a run that learned from prompts with images is asked without one; else nothing."""
+    missed = any(side.run is not None and side.run.trained_with_images() for side in sides)
+    return say(language, "answer.no_picture") if missed and not any(map(keys_in, prompts)) else ""
 
 
 def home_named(bench: Workbench, name: str | None) -> Run | Home | None:

@@ -30,6 +30,7 @@ from kto_workbench.ui.answers import (
     side_field,
     side_title,
     sides_named,
+    without_picture,
 )
 from kto_workbench.ui.heat import heat_map
 from kto_workbench.ui.html import LONGEST_TEXT, esc
@@ -348,8 +349,9 @@ def show(language: str, comparison: Comparison | None, marked: bool = True) -> s
         )
         where = f'<p class="kto-plain kto-facts">{esc(where)}</p>'
     key = f'<p class="kto-plain">{_key(language)}</p>' if marked and "<mark" in cards else ""
-    note = retell(language, comparison.unexplained)
-    note = f'<p class="kto-plain">{esc(note)}</p>' if note else ""
+    notes = [retell(language, comparison.unexplained)]
+    notes.append(without_picture(language, comparison.sides.values(), comparison.prompts))
+    note = "".join(f'<p class="kto-plain">{esc(one)}</p>' for one in notes if one)
     return f'<div class="kto-stack">{where}{key}{cards}{note}</div>'
 
 

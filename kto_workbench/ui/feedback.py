@@ -25,6 +25,7 @@ from kto_workbench.ui.answers import (
     side_field,
     side_named,
     side_or_none,
+    without_picture,
 )
 from kto_workbench.ui.chat import COPY_JS, Chat
 from kto_workbench.ui.data import DataTab, sources
@@ -156,7 +157,9 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, data: DataTab, train_t
             yield messages, html.message(retell(language_of(request), error)), False, gr.skip()
             return
         made = {**(made or {}), (len(messages), text): origin}
-        yield [*messages, {"role": "assistant", "content": text}], "", False, made
+        remark = without_picture(language_of(request), [side], [messages])
+        remark = remark and html.message(remark, "info")
+        yield [*messages, {"role": "assistant", "content": text}], remark, False, made
 
     def ask(turns: list[Any], prompt: str) -> tuple[list[Any], str, str]:
         messages = conversation(turns)[-LONGEST_CHAT:]

@@ -720,6 +720,11 @@ WORDS: dict[str, tuple[str, str]] = {
         "Ranking: how often a held-out thumb up gets a higher reward than a thumb down; a half is chance, 1 is always.",
         "排序：留出数据中点赞的奖励高于点踩的比例；0.5 等于随机，1 为总是如此。",
     ),
+    "answer.no_picture": (
+        "This run learned from prompts with images, and was asked without one. Its watched answers, and an evaluation "
+        "on held-out prompts, show it with them.",
+        "该训练的提示带有图片，而这里提问时没有图片。带图片的回答见所观察的回答，以及在留出提示上的评估。",
+    ),
     "sweep.none": ("No run of it has finished yet.", "还没有训练完成。"),
     "sweep.unmeasured": (
         "Nothing to compare was measured in the runs that have finished.",
