@@ -85,7 +85,7 @@ def page_of(browser: str, url: str) -> Any:
 
 def one_start(page: Any, workspace: Path) -> dict[str, float]:
     """Seconds from a click on Start to what is seen of it; the run is stopped then."""
-    before = set(workspace.glob("runs/*"))
+    before = runs_in(workspace)
     page.wait_for_selector("#train-start:not([disabled])")
     clicked = time.perf_counter()
     page.click("#train-start")
@@ -96,7 +96,7 @@ def one_start(page: Any, workspace: Path) -> dict[str, float]:
             seen.setdefault(name, time.perf_counter() - clicked)
         return what
 
-    (run,) = wait_for(lambda: noted("directory", set(workspace.glob("runs/*")) - before))
+    (run,) = wait_for(lambda: noted("directory", runs_in(workspace) - before))
     status = lambda: json.loads((run / "status.json").read_text())
     wait_for(lambda: noted("running", status()["state"] == "running"))
     wait_for(lambda: noted("record", (run / "metrics.jsonl").is_file()))
@@ -107,6 +107,10 @@ def one_start(page: Any, workspace: Path) -> dict[str, float]:
     page.click("#train-stop")
     wait_for(lambda: status()["state"] in ("stopped", "finished"))
     return {**seen, "cpu": times.user + times.system}
+
+
+def runs_in(workspace: Path) -> set[Path]:
+    return {path for path in workspace.glob("runs/*") if not path.name.startswith(".")}  # one in the making is hidden
 
 
 def wait_for(look: Any) -> Any:
