@@ -106,7 +106,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, train: TrainTab, *, at
     told = gr.HTML(elem_id="runs-message", elem_classes="kto-bare kto-told")
     exported = gr.HTML(elem_id="runs-exported", elem_classes="kto-bare kto-told")
     exporting = gr.Timer(EXPORT_SECONDS, active=False)
-    of_sweep = sweeps.build(bench, page, tab, train)
+    at_work = sweeps.build(bench, page, tab, train)
     doctor.build(bench)
     acting = [save, watch, again, report, delete, folder, show_folder, *exports.values()]
 
@@ -122,6 +122,9 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, train: TrainTab, *, at
             gr.Button(visible=bool(gone)),
             gr.Button(visible=bool(gone)),
         ]
+
+    def history(request: gr.Request) -> str:
+        return runs_table(language_of(request), bench.runs()[:SHOWN])
 
     def look(chosen_ids: list[str] | None, metric: str, part: str, request: gr.Request) -> list[Any]:
         language = language_of(request)
@@ -225,7 +228,8 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, train: TrainTab, *, at
     quiet: dict[str, Any] = {"show_progress": "hidden", "queue": False}
     listed = [table, chosen, undo, empty]
     seen = [overlay, difference, name, note, *acting, exported, exporting]
-    gr.on([tab.select, of_sweep.change], show, [chosen], listed, **quiet)
+    gr.on(tab.select, show, [chosen], listed, **quiet)
+    at_work.tick(history, None, [table], **quiet)  # and nothing that is chosen, which may be in another tab's hands
     gr.on([chosen.change, metric.change, part.change, tab.select], look, [chosen, metric, part], seen, **quiet)
     shown_again = save.click(describe, [chosen, name, note], [told], **quiet).then(show, [chosen], listed, **quiet)
     shown_again.then(look, [chosen, metric, part], seen, **quiet)

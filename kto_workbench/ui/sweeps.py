@@ -31,8 +31,8 @@ HALVING = 3
 AUTO = "auto"
 
 
-def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, train: TrainTab) -> gr.HTML:
-    """Lay out the panel, folded, and wire it; returns what changes whenever a run of the sweep that is shown does."""
+def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, train: TrainTab) -> gr.Timer:
+    """Lay out the panel, folded, and wire it; returns what ticks while a sweep is at work."""
     with gr.Accordion(label("sweep.title"), open=False, elem_id="sweep"):
         gr.HTML(label("sweep.intro"), elem_classes="kto-bare kto-section")
         grid: list[tuple[gr.Dropdown, gr.Textbox]] = []
@@ -147,7 +147,7 @@ def build(bench: Workbench, page: gr.Blocks, tab: gr.Tab, train: TrainTab) -> gr
     begin.click(start, asked, [told, *outputs], show_progress="minimal")
     end.click(act(stop_sweep, "sweep.stopping"), [shown], [told, *outputs], **quiet)
     again.click(act(start_sweep, "sweep.going_on"), [shown], [told, *outputs], **quiet)
-    return result
+    return timer
 
 
 def sweep_named(bench: Workbench, name: str | None) -> Sweep:
