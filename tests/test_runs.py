@@ -476,10 +476,11 @@ def killed(tmp_path_factory, small_data):
     start(first)
     with pytest.raises(RunError, match="is queued already"):
         start(first)  # a second click, before its process has said a word
+    wait_for(lambda: first.latest_checkpoint() and first.status().state == "running", what=first.log())
+    os.kill(first.status().pid, signal.SIGSTOP)  # it would end before the second is there
     options = {**SMALL, "max_steps": 5_000, "workspace": workspace}
     flags = [word for name, value in options.items() for word in ("--" + name.replace("_", "-"), value)]
     second = Run(only_json(call_kto("train", small_data, *flags, "--detach", "--json"))["path"])
-    wait_for(lambda: first.latest_checkpoint() and first.status().state == "running", what=first.log())
     os.kill(first.status().pid, signal.SIGKILL)
     wait_for(lambda: not psutil.pid_exists(first.status().pid) or not first.status().active)
     at_kill = SimpleNamespace(
