@@ -117,6 +117,16 @@ def test_head_in_chunks_equals_log_softmax(monkeypatch, scale, softcap, bias):
     assert not entropies.requires_grad
 
 
+def test_a_head_that_is_trained_says_to_the_bit_what_a_frozen_one_says():
+    # So the reward before the first step is 0, and not rounding, when every weight is tuned.
+    draw = torch.Generator().manual_seed(0)
+    weight, hidden = torch.randn(50, 64, generator=draw), torch.randn(200, 64, generator=draw)
+    targets = torch.randint(0, 50, (200,), generator=draw)
+    frozen, _ = token_logps(Head(weight), hidden, targets)
+    trained, _ = token_logps(Head(weight.clone().requires_grad_()), hidden, targets)
+    assert trained.requires_grad and not frozen.requires_grad and torch.equal(frozen, trained)
+
+
 def bfloat16_head():
     """A head and hidden states whose logits lie between −30 and 30, where bfloat16's steps are an eighth."""
     draw = torch.Generator().manual_seed(0)

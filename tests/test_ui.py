@@ -254,7 +254,7 @@ def test_the_demo_trains_with_one_click_survives_a_reload_and_stops_with_a_usabl
 
     go_to(page, "Runs")
     wait_for(lambda: run.id in page.inner_text("#runs-table"), 10)
-    assert "stopped" in page.inner_text("#runs-table")
+    wait_for(lambda: "stopped" in page.inner_text("#runs-table"), 10, lambda: page.inner_text("#runs-table"))
     screenshot(page, "runs-1280")
     wait_for(lambda: page.locator("#runs-export-adapter").is_enabled(), 10)
     page.click("#runs-export-adapter")

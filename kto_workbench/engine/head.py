@@ -163,7 +163,8 @@ class _TokenLogps(torch.autograd.Function):
             shifted = logits.clone() if entropy else None
             exponentials = logits.exp_()
             total = exponentials.sum(-1, keepdim=True)
-            logps[part] = (of_target - peak - total.log()).squeeze(-1)
+            # In the order of torch's logsumexp, which a trained head takes: so equal weights give equal bits.
+            logps[part] = (of_target - (total.log() + peak)).squeeze(-1)
             if entropy:
                 entropies[part] = (total.log() - exponentials.mul(shifted).sum(-1, keepdim=True) / total).squeeze(-1)
             if needs_grad:
