@@ -35,6 +35,20 @@ SMALL = dict(
 SMALL_ROWS = 50
 
 
+# Files begin in this order, then the others: whoever is given a long one last keeps everybody waiting.
+LONGEST = (
+    "test_ui test_crew test_ui_compare test_docs test_ui_feedback test_training test_sweeps test_notebooks "
+    "test_evaluation test_damage test_ui_events test_shell test_answering test_sides test_runs test_soak test_step "
+    "test_best_of_run test_ui_evaluate test_kills test_processes"
+).split()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, file by file."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
 @functools.cache
 def warm_python() -> WarmPython:
     """Where commands are called that need no fresh imports; started by the first of them."""
