@@ -192,4 +192,4 @@ def test_a_killed_upload_is_kept_whole_or_not_at_all(work, tmp_path, seeds, case
         assert drop() == (0, ["kept", "400"]), (seed, moment)  # dropped again it is the same file
         assert [path.name for path in bench.uploaded()] == ["thumbs.jsonl"], (seed, moment)
         cases(1)
-    assert killed > 0.4 * len(seeds)
+    assert killed > 0.2 * len(seeds)  # the others had ended before their moment came
